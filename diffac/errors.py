@@ -1,0 +1,30 @@
+"""Errors that say what was given, what is allowed and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class UsageError(ValueError):
+    """The caller asked for something impossible; the command line prints the message alone and exits with code 2."""
+
+
+def check_positive(name: str, value: Any, *, zero_allowed: bool = False) -> None:
+    """Refuses a count or factor that is not positive (or negative, where zero is allowed)."""
+    if not (value >= 0 if zero_allowed else value > 0):
+        raise UsageError(f"{name} must be {'at least 0' if zero_allowed else 'greater than 0'}, got {value!r}")
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> UsageError:
+    """The error for a name that is not among the allowed ones; names the nearest."""
+    allowed = sorted(allowed)
+    near = difflib.get_close_matches(given, allowed, n=1)
+    parts = [f"unknown {kind} {given!r}"]
+    if near:
+        parts.append(f"did you mean {near[0]!r}?")
+    parts.append(f"known: {', '.join(allowed) or 'none'}")
+    if hint:
+        parts.append(hint)
+    return UsageError("; ".join(parts))

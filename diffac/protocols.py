@@ -1,0 +1,368 @@
+"""The contracts between the parts. Everything else in diffac is a leaf that satisfies one of them.
+
+Conventions, the same in every backend:
+
+* Leading axes are batch axes and broadcast: `obs [batch obs_dim]` beside `action [particles batch action_dim]` is fine.
+* Actions live in [-1, 1]; the environment wrapper rescales them. Times t are integers in {0, ..., T-1}; noise grows with t.
+* A component draws no random number: it states its noise (`noise_spec`) and receives it (`noise`). The `shape` that a
+  `noise_spec` is given is always the shape of the actions concerned, `(*batch, action_dim)`.
+* The first argument of an objective is the only thing that is differentiated.
+* A *state* is a flat mapping from names to arrays, `{}` for a part that has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+
+from diffac.noise import Noise, NoiseSpec, Shape
+
+Array: TypeAlias = Any
+"""An array of the backend at hand: numpy.ndarray, torch.Tensor or jax.Array."""
+State: TypeAlias = Mapping[str, Array]
+Metrics: TypeAlias = Mapping[str, Array]
+
+
+class Transition(NamedTuple):
+    """A batch of environment transitions."""
+
+    obs: Array
+    """[*batch obs_dim]"""
+    action: Array
+    """[*batch action_dim], in [-1, 1]."""
+    reward: Array
+    """[*batch], as the environment gave it; the learner scales it, once."""
+    next_obs: Array
+    """[*batch obs_dim], the observation after the action, never the first one of the next episode."""
+    terminated: Array
+    """[*batch] of bool: the episode ended in a state without future. A time limit is not one."""
+    next_action: Array | None = None
+    """[*batch action_dim], the policy's action at next_obs. The learner fills it in before it calls an objective."""
+    next_log_prob: Array | None = None
+    """[*batch], its log-probability where the sampler knows it, else None. Filled in by the learner too."""
+
+
+class Loss(NamedTuple):
+    """What an objective returns."""
+
+    value: Array
+    """Scalar to be minimised."""
+    metrics: Metrics
+    """Scalars worth logging."""
+    state: State
+    """The objective's state after this batch; it replaces the one passed in."""
+
+
+class Rollout(NamedTuple):
+    """One run of a sampler."""
+
+    action: Array
+    """[*batch action_dim]"""
+    noisy: Array | None = None
+    """[T *batch action_dim] for a diffusion sampler: entry t is the state at which the denoiser was evaluated at time t."""
+    log_prob: Array | None = None
+    """[*batch], log-probability of `action` where the sampler knows it."""
+
+
+@runtime_checkable
+class NoiseSchedule(Protocol):
+    """A forward diffusion process with T discrete times.
+
+    `t` is a Python integer or an integer array that broadcasts against the batch axes.
+    """
+
+    @property
+    def num_steps(self) -> int:
+        """T."""
+        ...
+
+    def add_noise(self, action: Array, eps: Array, t: Array | int) -> Array:
+        """alpha[t] action + sigma[t] eps."""
+        ...
+
+    def predict_action(self, noisy: Array, eps: Array, t: Array | int) -> Array:
+        """The inverse of `add_noise`: (noisy - sigma[t] eps) / alpha[t]."""
+        ...
+
+    def score(self, eps: Array, t: Array | int) -> Array:
+        """The score of the noised density that belongs to a predicted noise: -eps / sigma[t]."""
+        ...
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Predicts the noise in a noisy action. A network that is called this way can be the actor of a diffusion policy."""
+
+    def __call__(self, obs: Array, noisy: Array, t: Array | int) -> Array:
+        """
+        Args:
+            obs: [*batch obs_dim], or what `condition` returned.
+            noisy: [*batch action_dim]
+            t: integer, or [*batch] of integers.
+
+        Returns:
+            Predicted noise, [*batch action_dim] with all batch axes broadcast.
+        """
+        ...
+
+
+@runtime_checkable
+class ConditionalDenoiser(Denoiser, Protocol):
+    """A denoiser with a share that depends on the observation alone; samplers then compute that share once per chain."""
+
+    def condition(self, obs: Array, num_steps: int) -> Any:
+        """Something that may be passed to `__call__` in place of `obs` for all t < num_steps, with the same result."""
+        ...
+
+
+@runtime_checkable
+class Critic(Protocol):
+    """An ensemble of state-action values."""
+
+    def __call__(self, obs: Array, action: Array) -> Array:
+        """Values [ensemble *batch] of obs [*batch obs_dim] and action [*batch action_dim] (batch axes broadcast).
+
+        For a distributional critic these are the means.
+        """
+        ...
+
+
+@runtime_checkable
+class DistributionalCritic(Critic, Protocol):
+    """A critic that knows a Gaussian of returns."""
+
+    def distribution(self, obs: Array, action: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation, each [ensemble *batch]; the standard deviation is positive."""
+        ...
+
+
+@runtime_checkable
+class Sampler(Protocol):
+    """Turns an actor network, observations and noise into actions.
+
+    `critic` and `temperature` are for samplers that need them (`BestOf`, `AdditiveNoise`); the others ignore them.
+    """
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The noise needed for actions of shape (*batch, action_dim)."""
+        ...
+
+    def rollout(
+        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
+    ) -> Rollout:
+        """Samples actions and keeps what came up on the way. Differentiable in the actor's parameters.
+
+        Args:
+            actor: the network, a `Denoiser` for diffusion samplers.
+            obs: [*batch obs_dim]
+            noise: as `noise_spec` says.
+            critic: the critic that ranks candidates.
+            temperature: scalar.
+        """
+        ...
+
+    def __call__(
+        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
+    ) -> Array:
+        """The action of `rollout` alone, [*batch action_dim], in [-1, 1]; keeps nothing else in memory."""
+        ...
+
+
+@runtime_checkable
+class ActorObjective(Protocol):
+    """A loss of the actor."""
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The noise needed for a batch whose actions have shape (batch, action_dim)."""
+        ...
+
+    def init_state(self) -> State:
+        """The state before the first batch, as NumPy arrays; `{}` for an objective without one."""
+        ...
+
+    def __call__(
+        self, actor: Any, critic: Critic, batch: Transition, noise: Noise, temperature: Array, state: State
+    ) -> Loss:
+        """The loss on a batch; only `actor` is differentiated.
+
+        Args:
+            actor: the network.
+            critic: the online critic.
+            batch: arrays with one batch axis; `next_action` is filled in.
+            noise: as `noise_spec` says.
+            temperature: scalar.
+            state: as returned by the previous call, or `init_state()` for the first one.
+        """
+        ...
+
+
+@runtime_checkable
+class RolloutObjective(ActorObjective, Protocol):
+    """An actor objective that looks at a rollout of the current policy on `batch.obs`.
+
+    Its noise has an entry "rollout". `Sum` runs the rollout once for all of its terms with the same sampler and passes it
+    on; the noise entry "rollout" is then not read.
+    """
+
+    @property
+    def rollout_sampler(self) -> Sampler | None:
+        """The sampler of the rollout; None if this configuration of the objective needs none."""
+        ...
+
+    def __call__(
+        self,
+        actor: Any,
+        critic: Critic,
+        batch: Transition,
+        noise: Noise,
+        temperature: Array,
+        state: State,
+        rollout: Rollout | None = None,
+    ) -> Loss:
+        """As `ActorObjective`, with the rollout where somebody has run it already."""
+        ...
+
+
+@runtime_checkable
+class CriticObjective(Protocol):
+    """A loss of the critic."""
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The noise needed for a batch whose actions have shape (batch, action_dim)."""
+        ...
+
+    def init_state(self, critic: Critic) -> State:
+        """The state before the first batch, as NumPy arrays; `{}` for an objective without one."""
+        ...
+
+    def __call__(
+        self, critic: Critic, target_critic: Critic, batch: Transition, noise: Noise, temperature: Array, state: State
+    ) -> Loss:
+        """The loss on a batch; only `critic` is differentiated.
+
+        Args:
+            critic: the online critic.
+            target_critic: its slowly moving copy.
+            batch: arrays with one batch axis, reward scaled, `next_action` filled in.
+            noise: as `noise_spec` says.
+            temperature: scalar.
+            state: as returned by the previous call, or `init_state(critic)` for the first one.
+        """
+        ...
+
+
+@runtime_checkable
+class Temperature(Protocol):
+    """The entropy coefficient and the rule that adapts it. State is data: this object never changes."""
+
+    @property
+    def interval(self) -> int:
+        """Updates of the learner between two calls of `update`; 0: never."""
+        ...
+
+    def init_state(self) -> State:
+        """The state before training, as NumPy arrays."""
+        ...
+
+    def value(self, state: State) -> Array:
+        """The temperature, a positive scalar."""
+        ...
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The noise that one `update` needs for a batch whose actions have shape (batch, action_dim)."""
+        ...
+
+    def update(self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise) -> tuple[State, Metrics]:
+        """One step of the rule at the batch's observations obs [batch obs_dim]; nothing is differentiated outside."""
+        ...
+
+
+class Learner(Protocol):
+    """Everything that happens in one update, assembled from parts. Holds no parameters: those are in the state.
+
+    A learner either returns a new state (Equinox) or changes it in place and returns the same object (torch). The state
+    that was passed in must not be used afterwards.
+    """
+
+    def init(self, actor: Any, critic: Critic) -> Any:
+        """The state before the first update; takes ownership of both networks."""
+        ...
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The noise of one `step` for a batch whose actions have shape (batch, action_dim).
+
+        Entries: "next_action" (sampler), "critic" and "actor" (objectives), "temperature".
+        """
+        ...
+
+    def step(self, state: Any, batch: Transition, noise: Noise) -> tuple[Any, Metrics]:
+        """One update with explicit noise; arrays of `batch` and `noise` may be NumPy's."""
+        ...
+
+    def draw_noise(self, key: int, index: int, shape: Shape) -> Noise:
+        """The noise that `update` with this key uses for its update number `index` (counted from 0)."""
+        ...
+
+    def update(self, state: Any, batches: Transition, key: int) -> tuple[Any, Metrics]:
+        """K fused updates, one for each entry of the leading axis of `batches`; noise is drawn on the device.
+
+        Metrics are means over those of the K updates that computed them (NaN if none did) and stay on the device.
+        """
+        ...
+
+    def act_noise_spec(self, shape: Shape, *, deterministic: bool = False) -> NoiseSpec:
+        """The noise of `act` for actions of shape (num_envs, action_dim); deterministic: exploration noise is off."""
+        ...
+
+    def act(self, state: Any, obs: np.ndarray, noise: Noise) -> np.ndarray:
+        """Actions [num_envs action_dim], in [-1, 1], for obs [num_envs obs_dim], from the acting copy of the policy."""
+        ...
+
+
+Activation: TypeAlias = Literal["mish", "gelu", "relu", "silu", "tanh"]
+
+
+class Backend(Protocol):
+    """A backend is a module with these names; DESIGN: same files, same names, same argument lists in each of them."""
+
+    name: str
+
+    # data
+    TabularSchedule: Any
+    # networks
+    MLPDenoiser: Any
+    GaussianActor: Any
+    EnsembleCritic: Any
+    TwinCritic: Any
+    GaussianCritic: Any
+    # samplers
+    DDPMSampler: Any
+    DDIMSampler: Any
+    TanhGaussianSampler: Any
+    BestOf: Any
+    AdditiveNoise: Any
+    # actor objectives
+    ValueThroughSampler: Any
+    TimeWeightedQGradient: Any
+    ReweightedScoreMatching: Any
+    ReverseProposal: Any
+    PolicyProposal: Any
+    EntropyRegularisedValue: Any
+    Sum: Any
+    # critic objectives
+    MeanSquaredTD: Any
+    GaussianTD: Any
+    # temperatures
+    FixedTemperature: Any
+    NoiseEntropyTemperature: Any
+    MixtureEntropyTemperature: Any
+    TargetEntropyTemperature: Any
+    mixture_entropy: Any
+    # learning
+    Adam: Any
+    Learner: Any
+    # parameters and states to and from NumPy
+    to_arrays: Any
+    from_arrays: Any
