@@ -28,3 +28,10 @@ def unknown(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> Us
     if hint:
         parts.append(hint)
     return UsageError("; ".join(parts))
+
+
+class RunError(RuntimeError):
+    """A run cannot go on: an environment broke its contract or training diverged.
+
+    The command line prints the message alone and exits with code 1.
+    """

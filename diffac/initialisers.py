@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import numpy as np
@@ -28,5 +29,5 @@ def layer_parameters(
     leading = () if ensemble is None else (ensemble,)
     return [
         (truncated_normal(rng, (*leading, n_out, n_in), n_in), np.zeros((*leading, n_out)))
-        for n_in, n_out in zip(sizes[:-1], sizes[1:], strict=True)
+        for n_in, n_out in itertools.pairwise(sizes)
     ]

@@ -81,15 +81,16 @@ def _draw_one(rng: np.random.Generator, name: str, law: Any, dtype: Any) -> Any:
             return np.zeros(shape, dtype)
         case _:
             raise TypeError(
-                f"noise {name!r} is {law!r}; a noise specification holds Normal, Uniform, Integers, Zeros or a mapping of these"
+                f"noise {name!r} is {law!r}; a noise specification holds Normal, Uniform, Integers, Zeros "
+                f"or mappings of these"
             )
 
 
 def without_exploration(spec: NoiseSpec) -> dict[str, Any]:
     """The same specification with every noise called "exploration" replaced by zeros, at any depth.
 
-    This is what acting *deterministically* means in diffac: the noise that a sampler adds in order to explore is off. The
-    noise that a diffusion chain needs to represent its distribution (its start and its reverse steps) stays on.
+    This is what acting *deterministically* means in diffac: the noise that a sampler adds in order to explore is off.
+    The noise that a diffusion chain needs to represent its distribution (its start and its reverse steps) stays on.
     """
     quiet: dict[str, Any] = {}
     for name, law in spec.items():

@@ -3,7 +3,8 @@
 Conventions, the same in every backend:
 
 * Leading axes are batch axes and broadcast: `obs [batch obs_dim]` beside `action [particles batch action_dim]` is fine.
-* Actions live in [-1, 1]; the environment wrapper rescales them. Times t are integers in {0, ..., T-1}; noise grows with t.
+* Actions live in [-1, 1]; the environment wrapper rescales them.
+* Times t are integers in {0, ..., T-1}; noise grows with t.
 * A component draws no random number: it states its noise (`noise_spec`) and receives it (`noise`). The `shape` that a
   `noise_spec` is given is always the shape of the actions concerned, `(*batch, action_dim)`.
 * The first argument of an objective is the only thing that is differentiated.
@@ -61,7 +62,7 @@ class Rollout(NamedTuple):
     action: Array
     """[*batch action_dim]"""
     noisy: Array | None = None
-    """[T *batch action_dim] for a diffusion sampler: entry t is the state at which the denoiser was evaluated at time t."""
+    """[T *batch action_dim] for a diffusion sampler: entry t is where the denoiser was evaluated at time t."""
     log_prob: Array | None = None
     """[*batch], log-probability of `action` where the sampler knows it."""
 
@@ -93,7 +94,7 @@ class NoiseSchedule(Protocol):
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """Predicts the noise in a noisy action. A network that is called this way can be the actor of a diffusion policy."""
+    """Predicts the noise in a noisy action; any network that is called this way can be a diffusion policy's actor."""
 
     def __call__(self, obs: Array, noisy: Array, t: Array | int) -> Array:
         """
@@ -110,7 +111,7 @@ class Denoiser(Protocol):
 
 @runtime_checkable
 class ConditionalDenoiser(Denoiser, Protocol):
-    """A denoiser with a share that depends on the observation alone; samplers then compute that share once per chain."""
+    """A denoiser with a share that depends on the observation alone; samplers compute that share once per chain."""
 
     def condition(self, obs: Array, num_steps: int) -> Any:
         """Something that may be passed to `__call__` in place of `obs` for all t < num_steps, with the same result."""
@@ -202,8 +203,8 @@ class ActorObjective(Protocol):
 class RolloutObjective(ActorObjective, Protocol):
     """An actor objective that looks at a rollout of the current policy on `batch.obs`.
 
-    Its noise has an entry "rollout". `Sum` runs the rollout once for all of its terms with the same sampler and passes it
-    on; the noise entry "rollout" is then not read.
+    Its noise has an entry "rollout". `Sum` runs the rollout once for all of its terms with the same sampler and passes
+    it on; the noise entry "rollout" is then not read.
     """
 
     @property

@@ -9,7 +9,7 @@ import dataclasses
 
 import numpy as np
 
-from diffac.errors import check_positive
+from diffac.errors import UsageError, check_positive
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -42,11 +42,11 @@ def table_from_betas(beta: np.ndarray) -> ScheduleTable:
     """The table that belongs to forward variances `beta` [T].
 
     Raises:
-        ValueError: beta is empty, not one-dimensional, or leaves (0, 1).
+        UsageError: beta is empty, not one-dimensional, or leaves (0, 1).
     """
     beta = np.asarray(beta, np.float64)
     if beta.ndim != 1 or len(beta) == 0 or not np.all((beta > 0) & (beta < 1)):
-        raise ValueError(f"beta must be a non-empty vector of numbers strictly between 0 and 1, got {beta!r}")
+        raise UsageError(f"beta must be a non-empty vector of numbers strictly between 0 and 1, got {beta!r}")
     alpha_bar = np.cumprod(1 - beta)
     alpha_bar_prev = np.concatenate([[1.0], alpha_bar[:-1]])
     return ScheduleTable(
@@ -100,4 +100,4 @@ class LinearSchedule:
 
     def __post_init__(self) -> None:
         if not 0 <= self.begin < self.end:
-            raise ValueError(f"a LinearSchedule needs 0 <= begin < end, got begin={self.begin} and end={self.end}")
+            raise UsageError(f"a LinearSchedule needs 0 <= begin < end, got begin={self.begin} and end={self.end}")

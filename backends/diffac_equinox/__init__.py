@@ -1,0 +1,74 @@
+"""The Equinox/JAX backend of diffac; `diffac.protocols.Backend` lists the names that all backends share."""
+
+from diffac_equinox.convert import from_arrays as from_arrays
+from diffac_equinox.convert import to_arrays as to_arrays
+from diffac_equinox.critics import GaussianTD as GaussianTD
+from diffac_equinox.critics import MeanSquaredTD as MeanSquaredTD
+from diffac_equinox.learner import Learner as Learner
+from diffac_equinox.learner import LearnerState as LearnerState
+from diffac_equinox.networks import EnsembleCritic as EnsembleCritic
+from diffac_equinox.networks import GaussianActor as GaussianActor
+from diffac_equinox.networks import GaussianCritic as GaussianCritic
+from diffac_equinox.networks import MLPDenoiser as MLPDenoiser
+from diffac_equinox.networks import TwinCritic as TwinCritic
+from diffac_equinox.networks import activation as activation
+from diffac_equinox.networks import time_embedding as time_embedding
+from diffac_equinox.objectives import EntropyRegularisedValue as EntropyRegularisedValue
+from diffac_equinox.objectives import PolicyProposal as PolicyProposal
+from diffac_equinox.objectives import Regression as Regression
+from diffac_equinox.objectives import ReverseProposal as ReverseProposal
+from diffac_equinox.objectives import ReweightedScoreMatching as ReweightedScoreMatching
+from diffac_equinox.objectives import Sum as Sum
+from diffac_equinox.objectives import TimeWeightedQGradient as TimeWeightedQGradient
+from diffac_equinox.objectives import ValueThroughSampler as ValueThroughSampler
+from diffac_equinox.optimisers import Adam as Adam
+from diffac_equinox.samplers import AdditiveNoise as AdditiveNoise
+from diffac_equinox.samplers import BestOf as BestOf
+from diffac_equinox.samplers import DDIMSampler as DDIMSampler
+from diffac_equinox.samplers import DDPMSampler as DDPMSampler
+from diffac_equinox.samplers import TanhGaussianSampler as TanhGaussianSampler
+from diffac_equinox.schedules import TabularSchedule as TabularSchedule
+from diffac_equinox.temperatures import FixedTemperature as FixedTemperature
+from diffac_equinox.temperatures import MixtureEntropyTemperature as MixtureEntropyTemperature
+from diffac_equinox.temperatures import NoiseEntropyTemperature as NoiseEntropyTemperature
+from diffac_equinox.temperatures import TargetEntropyTemperature as TargetEntropyTemperature
+from diffac_equinox.temperatures import mixture_entropy as mixture_entropy
+
+name = "equinox"
+
+__all__ = [
+    "Adam",
+    "AdditiveNoise",
+    "BestOf",
+    "DDIMSampler",
+    "DDPMSampler",
+    "EnsembleCritic",
+    "EntropyRegularisedValue",
+    "FixedTemperature",
+    "GaussianActor",
+    "GaussianCritic",
+    "GaussianTD",
+    "Learner",
+    "LearnerState",
+    "MLPDenoiser",
+    "MeanSquaredTD",
+    "MixtureEntropyTemperature",
+    "NoiseEntropyTemperature",
+    "PolicyProposal",
+    "Regression",
+    "ReverseProposal",
+    "ReweightedScoreMatching",
+    "Sum",
+    "TabularSchedule",
+    "TanhGaussianSampler",
+    "TargetEntropyTemperature",
+    "TimeWeightedQGradient",
+    "TwinCritic",
+    "ValueThroughSampler",
+    "activation",
+    "from_arrays",
+    "mixture_entropy",
+    "name",
+    "time_embedding",
+    "to_arrays",
+]

@@ -1,0 +1,135 @@
+"""Critic objectives: temporal-difference losses whose only differentiated argument is the critic."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffac.errors import UsageError, check_positive
+from diffac.noise import Noise, NoiseSpec, Normal, Shape
+from diffac.protocols import Array, Critic, DistributionalCritic, Loss, State, Transition
+
+
+def _check_gamma(gamma: float) -> None:
+    if not 0 <= gamma <= 1:
+        raise UsageError(f"gamma must be in [0, 1], got {gamma!r}")
+
+
+def _discounted(batch: Transition, gamma: float, next_value: Array) -> Array:
+    """r + gamma (1 - terminated) next_value"""
+    return batch.reward + gamma * jnp.where(batch.terminated, 0, next_value)
+
+
+class MeanSquaredTD(eqx.Module):
+    """sum_i mean_B (Q_i - y)^2 with y = r + gamma (1 - terminated) min_j Q'_j(s', a').
+
+    Clipped double Q-learning (Fujimoto et al. 2018, arXiv 1802.09477); soft: the target has -temperature log pi(a'|s')
+    beside the minimum (SAC, arXiv 1812.05905, equation 3). Metrics: q_mean, target_mean.
+
+    Args:
+        gamma: discount, in [0, 1].
+        soft: whether the entropy belongs to the value.
+
+    Raises:
+        UsageError: gamma is out of range; on a call with soft: the batch has no next_log_prob.
+    """
+
+    gamma: float = 0.99
+    soft: bool = False
+
+    def __check_init__(self) -> None:
+        _check_gamma(self.gamma)
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """No noise."""
+        return {}
+
+    def init_state(self, critic: Critic) -> State:
+        """No state."""
+        return {}
+
+    def __call__(
+        self, critic: Critic, target_critic: Critic, batch: Transition, noise: Noise, temperature: Array, state: State
+    ) -> Loss:
+        """The loss on a batch."""
+        next_value = target_critic(batch.next_obs, batch.next_action).min(0)
+        if self.soft:
+            if batch.next_log_prob is None:
+                raise UsageError("soft=True needs a sampler that knows log_prob, such as TanhGaussianSampler")
+            next_value = next_value - temperature * batch.next_log_prob
+        y = _discounted(batch, self.gamma, next_value)
+        q = critic(batch.obs, batch.action)
+        return Loss(((q - y) ** 2).mean(-1).sum(), {"q_mean": q.mean(), "target_mean": y.mean()}, state)
+
+
+class GaussianTD(eqx.Module):
+    """The loss of Gaussian critics of DSAC-T (Duan et al. 2023, arXiv 2310.05858), as DACER has it (arXiv 2405.15177).
+
+    The value is the sum over the online critics i of
+
+        -(omega_i^2 + 0.1) mean[Q_i (y - q)/(s^2 + 0.1) + std_i ((q - y_b)^2 - s^2)/(s^3 + 0.1)]
+
+    with q and s the detached Q_i and std_i. The expected target y and a sampled target y_z come from the target critic
+    with the smaller mean, chosen *for each sample*; y_b = q + clip(y_z - q, -clip omega_i, clip omega_i); omega_i is
+    the running mean of std_i, set by the first batch. Metrics: q_mean, q_std, target_mean.
+
+    Args:
+        gamma: discount, in [0, 1].
+        tau: rate of omega, in (0, 1].
+        clip: deviations of a sampled return that are believed, in units of omega.
+
+    Raises:
+        UsageError: an argument is out of range, or the critic has no `distribution`.
+    """
+
+    gamma: float = 0.99
+    tau: float = 0.005
+    clip: float = 3.0
+
+    def __check_init__(self) -> None:
+        _check_gamma(self.gamma)
+        check_positive("clip", self.clip)
+        if not 0 < self.tau <= 1:
+            raise UsageError(f"tau must be in (0, 1], got {self.tau!r}")
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Entry "target" [batch]: one number for each state serves, as only one critic's sample is used."""
+        return {"target": Normal(shape[:-1])}
+
+    def init_state(self, critic: Any) -> State:
+        """omega [ensemble], 0 before the first batch."""
+        if not isinstance(critic, DistributionalCritic):
+            raise UsageError("GaussianTD needs a critic with a method `distribution`, such as GaussianCritic")
+        return {"omega": np.zeros(critic.size)}  # type: ignore[attr-defined]
+
+    def __call__(
+        self,
+        critic: DistributionalCritic,
+        target_critic: DistributionalCritic,
+        batch: Transition,
+        noise: Noise,
+        temperature: Array,
+        state: State,
+    ) -> Loss:
+        """The loss on a batch."""
+        next_mean, next_std = target_critic.distribution(batch.next_obs, batch.next_action)
+        smaller = next_mean.argmin(0, keepdims=True)
+        next_mean, next_std = (jnp.take_along_axis(x, smaller, 0)[0] for x in (next_mean, next_std))
+        y = _discounted(batch, self.gamma, next_mean)
+        y_z = _discounted(batch, self.gamma, next_mean + next_std * jnp.clip(noise["target"], -3, 3))
+
+        q, std = critic.distribution(batch.obs, batch.action)
+        q_fixed, std_fixed = jax.lax.stop_gradient((q, std))
+        batch_std = std_fixed.mean(-1)
+        omega = jnp.where(state["omega"] == 0, batch_std, (1 - self.tau) * state["omega"] + self.tau * batch_std)
+        width = self.clip * omega[:, None]
+        y_b = q_fixed + jnp.clip(y_z - q_fixed, -width, width)
+        mean_term = q * (y - q_fixed) / (std_fixed**2 + 0.1)
+        std_term = std * ((q_fixed - y_b) ** 2 - std_fixed**2) / (std_fixed**3 + 0.1)
+        loss = -((omega**2 + 0.1) * (mean_term + std_term).mean(-1)).sum()
+        metrics = {"q_mean": q.mean(), "q_std": std.mean(), "target_mean": y.mean()}
+        return Loss(loss, metrics, {"omega": omega})

@@ -1,0 +1,374 @@
+"""One update of actor, critic, temperature and slow copies, assembled from parts and compiled."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any, TypeVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffac.errors import UsageError, check_positive
+from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
+from diffac.protocols import (
+    ActorObjective,
+    Array,
+    Critic,
+    CriticObjective,
+    Metrics,
+    Sampler,
+    State,
+    Temperature,
+    Transition,
+)
+from diffac_equinox.optimisers import Adam, AdamState, loss_and_gradient
+from diffac_equinox.random import draw, key_data, stream
+
+Tree = TypeVar("Tree")
+
+_ENTRIES = ("next_action", "critic", "actor", "temperature")
+"""Names of the noise of one step; the position tells the random streams apart."""
+
+
+class LearnerState(eqx.Module):
+    """Everything that training changes. `update` and `step` consume the state they are given and return the next."""
+
+    actor: Any
+    critic: Any
+    target_critic: Any
+    ema_actor: Any
+    """None without `Learner(ema_actor=True)`."""
+    actor_optimiser: AdamState
+    critic_optimiser: AdamState
+    temperature: State
+    actor_objective: State
+    critic_objective: State
+    updates: Array
+    """Number of updates done, int32."""
+
+
+class Learner(eqx.Module):
+    """Everything that happens in one update; holds no parameters.
+
+    Update number u, counted from 0 over the whole training:
+
+    1. The reward is scaled; `sampler` draws the next actions with the online actor.
+    2. Critic loss and gradient.
+    3. If u is a multiple of actor_delay: actor loss and gradient, with the critic from before its step. They are not
+       computed otherwise.
+    4. Optimiser steps.
+    5. If u + 1 is a multiple of the temperature's interval: its step, with the new actor and critic.
+    6. If the actor was updated: target critic and slow actor move by tau towards their originals.
+
+    Metrics: critic_loss, actor_loss, temperature, critic_grad_norm, actor_grad_norm, and those of the parts with the
+    prefix critic_, actor_ or temperature_; NaN for a part that was not due.
+
+    The first call with new batch shapes compiles; other keys, values or update counts do not.
+
+    Args:
+        sampler: draws actions, for acting and for the critic's target.
+        actor_objective: loss of the actor.
+        critic_objective: loss of the critic.
+        temperature: the entropy coefficient and its rule.
+        actor_optimiser: of the actor.
+        critic_optimiser: of the critic.
+        tau: rate of the slow copies, in (0, 1].
+        actor_delay: updates of the critic for one of the actor.
+        reward_scale: factor of the reward, applied here and nowhere else.
+        ema_actor: whether a slow copy of the actor acts.
+        critic_steps: optimiser steps with one critic gradient; 1, except to reproduce the official DPMD code (2).
+
+    Raises:
+        UsageError: a number is out of range.
+    """
+
+    _: dataclasses.KW_ONLY
+    sampler: Sampler
+    actor_objective: ActorObjective
+    critic_objective: CriticObjective
+    temperature: Temperature
+    actor_optimiser: Adam
+    critic_optimiser: Adam
+    tau: float = 0.005
+    actor_delay: int = 2
+    reward_scale: float = 1.0
+    ema_actor: bool = False
+    critic_steps: int = 1
+
+    def __check_init__(self) -> None:
+        for name in ("actor_delay", "reward_scale", "critic_steps"):
+            check_positive(name, getattr(self, name))
+        if not 0 < self.tau <= 1:
+            raise UsageError(f"tau must be in (0, 1], got {self.tau!r}")
+
+    def init(self, actor: Any, critic: Any) -> LearnerState:
+        """The state before the first update. It holds copies: the networks given stay valid.
+
+        Raises:
+            UsageError: actor or critic is not an `equinox.Module` with parameters.
+        """
+        dtype = _parameter_dtype("actor", actor)
+        state = LearnerState(
+            actor=actor,
+            critic=critic,
+            target_critic=critic,
+            ema_actor=actor if self.ema_actor else None,
+            actor_optimiser=self.actor_optimiser.init(actor),
+            critic_optimiser=self.critic_optimiser.init(critic),
+            temperature=_cast(self.temperature.init_state(), dtype),
+            actor_objective=_cast(self.actor_objective.init_state(), dtype),
+            critic_objective=_cast(self.critic_objective.init_state(critic), _parameter_dtype("critic", critic)),
+            updates=jnp.zeros((), jnp.int32),
+        )
+        # Every leaf gets a buffer of its own, because a buffer can be donated only once.
+        return jax.tree.map(lambda x: jnp.array(x, copy=True) if eqx.is_array(x) else x, state)
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The noise of one `step` for actions (batch, action_dim): "next_action", "critic", "actor", "temperature"."""
+        return {
+            "next_action": self.sampler.noise_spec(shape),
+            "critic": self.critic_objective.noise_spec(shape),
+            "actor": self.actor_objective.noise_spec(shape),
+            "temperature": self.temperature.noise_spec(shape),
+        }
+
+    def step(self, state: LearnerState, batch: Transition, noise: Noise) -> tuple[LearnerState, Metrics]:
+        """One update with explicit noise.
+
+        Args:
+            state: is consumed.
+            batch: arrays with one batch axis; NumPy's are fine.
+            noise: as `noise_spec` says; an entry without noise may be absent.
+
+        Raises:
+            UsageError: shapes or types of the batch are wrong, or noise is missing.
+        """
+        _check_batch(batch, ("batch",))
+        missing = [name for name, spec in self.noise_spec(batch.action.shape).items() if spec and name not in noise]
+        if missing:
+            raise UsageError(f"noise lacks {', '.join(missing)}; noise_spec says what a step needs")
+        return _compiled_step((self, batch, noise), state)
+
+    def draw_noise(self, key: int, index: int, shape: Shape) -> Noise:
+        """The noise that `update` with this key uses for its update number `index` (counted from 0 in each call)."""
+        return _compiled_draw(self, key_data(key), np.int32(index), shape)
+
+    def update(self, state: LearnerState, batches: Transition, key: int) -> tuple[LearnerState, Metrics]:
+        """K updates in one compiled call.
+
+        Args:
+            state: is consumed.
+            batches: arrays with two leading axes [K batch]; NumPy's are fine.
+            key: seed of all noise, not negative; use another one for each call.
+
+        Returns:
+            The new state, and means of the metrics over those of the K updates that computed them (NaN: none did).
+
+        Raises:
+            UsageError: shapes or types of the batches are wrong.
+        """
+        _check_batch(batches, ("updates", "batch"))
+        return _compiled_update((self, batches, key_data(key)), state)
+
+    def act_noise_spec(self, shape: Shape, *, deterministic: bool = False) -> NoiseSpec:
+        """The noise of `act` for actions (num_envs, action_dim); deterministic: what only explores is off."""
+        spec = self.sampler.noise_spec(shape)
+        return without_exploration(spec) if deterministic else spec
+
+    def act(self, state: LearnerState, obs: np.ndarray, noise: Noise) -> np.ndarray:
+        """Float32 actions [num_envs action_dim] from the slow copy of the actor if there is one, else from the actor.
+
+        Raises:
+            UsageError: obs is not a floating array [num_envs obs_dim].
+        """
+        _check_obs("obs", obs, ("num_envs",))
+        actor = state.actor if state.ema_actor is None else state.ema_actor
+        return np.asarray(_compiled_act(self, actor, state.critic, state.temperature, obs, noise), np.float32)
+
+    def _draw(self, key: Array, index: Array, shape: Shape, name: str) -> Noise:
+        """One entry of the noise of an update, from a stream of its own."""
+        entry = stream(key, index, _ENTRIES.index(name))
+        return draw(entry, self.noise_spec(shape)[name], jnp.zeros(()).dtype)
+
+    def _update(
+        self, state: LearnerState, batch: Transition, noise: Callable[[str], Noise]
+    ) -> tuple[LearnerState, Metrics]:
+        """One update; noise(name) is asked for only where it is needed."""
+        dtype = _parameter_dtype("actor", state.actor)
+        batch = _cast(batch, dtype)
+        temperature = self.temperature.value(state.temperature)
+        rollout = self.sampler.rollout(
+            state.actor,
+            batch.next_obs,
+            _cast(noise("next_action"), dtype),
+            critic=state.critic,
+            temperature=temperature,
+        )
+        batch = batch._replace(
+            reward=self.reward_scale * batch.reward, next_action=rollout.action, next_log_prob=rollout.log_prob
+        )
+        old_critic = state.critic
+        loss, gradient = loss_and_gradient(
+            self.critic_objective,
+            state.critic,
+            state.target_critic,
+            batch,
+            _cast(noise("critic"), dtype),
+            temperature,
+            state.critic_objective,
+        )
+        critic, critic_optimiser = state.critic, state.critic_optimiser
+        for _ in range(self.critic_steps):
+            critic, critic_optimiser, step_metrics = self.critic_optimiser.step(critic_optimiser, critic, gradient)
+        metrics = {"critic_loss": loss.value, "temperature": temperature}
+        metrics |= _prefixed("critic", {**step_metrics, **loss.metrics})
+        actor_is_due = state.updates % self.actor_delay == 0
+        state = dataclasses.replace(
+            state,
+            critic=critic,
+            critic_optimiser=critic_optimiser,
+            critic_objective=loss.state,
+            updates=state.updates + 1,
+        )
+
+        def update_actor(state: LearnerState) -> tuple[LearnerState, Metrics]:
+            loss, gradient = loss_and_gradient(
+                self.actor_objective,
+                state.actor,
+                old_critic,
+                batch,
+                _cast(noise("actor"), dtype),
+                temperature,
+                state.actor_objective,
+            )
+            actor, actor_optimiser, step_metrics = self.actor_optimiser.step(
+                state.actor_optimiser, state.actor, gradient
+            )
+            state = dataclasses.replace(
+                state,
+                actor=actor,
+                actor_optimiser=actor_optimiser,
+                actor_objective=loss.state,
+                target_critic=_towards(state.target_critic, state.critic, self.tau),
+                ema_actor=_towards(state.ema_actor, actor, self.tau) if self.ema_actor else None,
+            )
+            return state, {"actor_loss": loss.value} | _prefixed("actor", {**step_metrics, **loss.metrics})
+
+        def update_temperature(state: LearnerState) -> tuple[LearnerState, Metrics]:
+            new, metrics = self.temperature.update(
+                state.temperature, state.actor, state.critic, batch.obs, _cast(noise("temperature"), dtype)
+            )
+            return dataclasses.replace(state, temperature=new), _prefixed("temperature", metrics)
+
+        state, actor_metrics = _run_if(actor_is_due, update_actor, state)
+        metrics |= actor_metrics
+        if self.temperature.interval:
+            is_due = state.updates % self.temperature.interval == 0
+            state, temperature_metrics = _run_if(is_due, update_temperature, state)
+            metrics |= temperature_metrics
+        return state, metrics
+
+
+# What is not donated travels in the first argument.
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _compiled_step(inputs: tuple[Learner, Transition, Noise], state: LearnerState) -> tuple[LearnerState, Metrics]:
+    learner, batch, noise = inputs
+    return learner._update(state, batch, lambda name: noise.get(name, {}))
+
+
+@eqx.filter_jit(donate="all-except-first")
+def _compiled_update(inputs: tuple[Learner, Transition, Array], state: LearnerState) -> tuple[LearnerState, Metrics]:
+    learner, batches, key = inputs
+    num_updates, *shape = batches.action.shape
+    dynamic, static = eqx.partition(state, eqx.is_array)
+
+    def body(dynamic: Any, index_and_batch: tuple[Array, Transition]) -> tuple[Any, Metrics]:
+        index, batch = index_and_batch
+        noise = partial(learner._draw, key, index, tuple(shape))
+        state, metrics = learner._update(eqx.combine(dynamic, static), batch, noise)
+        return eqx.filter(state, eqx.is_array), metrics
+
+    if num_updates == 1:
+        dynamic, metrics = body(dynamic, (jnp.int32(0), jax.tree.map(lambda x: x[0], batches)))
+    else:
+        dynamic, metrics = jax.lax.scan(body, dynamic, (jnp.arange(num_updates, dtype=jnp.int32), batches))
+        metrics = {name: jnp.nanmean(values) for name, values in metrics.items()}
+    return eqx.combine(dynamic, static), metrics
+
+
+@eqx.filter_jit
+def _compiled_draw(learner: Learner, key: Array, index: Array, shape: Shape) -> Noise:
+    return {name: learner._draw(key, index, shape, name) for name in _ENTRIES}
+
+
+@eqx.filter_jit
+def _compiled_act(learner: Learner, actor: Any, critic: Critic, temperature: State, obs: Array, noise: Noise) -> Array:
+    dtype = _parameter_dtype("actor", actor)
+    value = learner.temperature.value(temperature)
+    return learner.sampler(actor, _cast(obs, dtype), _cast(noise, dtype), critic=critic, temperature=value)
+
+
+def _run_if(
+    due: Array, part: Callable[[LearnerState], tuple[LearnerState, Metrics]], state: LearnerState
+) -> tuple[LearnerState, Metrics]:
+    """part(state) where it is due; else the state as it is and NaN for every metric, without computing the part."""
+    dynamic, static = eqx.partition(state, eqx.is_array)
+
+    def run(dynamic: Any) -> tuple[Any, Metrics]:
+        new, metrics = part(eqx.combine(dynamic, static))
+        return eqx.filter(new, eqx.is_array), metrics
+
+    def skip(dynamic: Any) -> tuple[Any, Metrics]:
+        _, metrics = jax.eval_shape(run, dynamic)
+        return dynamic, jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), metrics)
+
+    dynamic, metrics = jax.lax.cond(due, run, skip, dynamic)
+    return eqx.combine(dynamic, static), metrics
+
+
+def _towards(slow: Tree, fast: Tree, tau: float) -> Tree:
+    """(1 - tau) slow + tau fast for every parameter."""
+    return jax.tree.map(lambda s, f: (1 - tau) * s + tau * f if eqx.is_inexact_array(s) else s, slow, fast)
+
+
+def _cast(tree: Tree, dtype: Any) -> Tree:
+    """Arrays of the device; floating ones get the type."""
+    return jax.tree.map(lambda x: jnp.asarray(x, dtype if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype), tree)
+
+
+def _prefixed(prefix: str, metrics: Metrics) -> dict[str, Array]:
+    return {f"{prefix}_{name}": value for name, value in metrics.items()}
+
+
+def _parameter_dtype(name: str, module: Any) -> Any:
+    leaves = jax.tree.leaves(eqx.filter(module, eqx.is_inexact_array))
+    if not isinstance(module, eqx.Module) or not leaves:
+        raise UsageError(f"{name} must be an equinox.Module with parameters, got {type(module).__name__}")
+    return leaves[0].dtype
+
+
+def _check_obs(name: str, obs: Any, axes: tuple[str, ...]) -> None:
+    if np.ndim(obs) != len(axes) + 1 or not np.issubdtype(obs.dtype, np.floating):
+        given = f"{obs.dtype} {obs.shape}" if hasattr(obs, "dtype") else type(obs).__name__
+        raise UsageError(f"{name} must be a floating array [{' '.join(axes)} obs_dim], got {given}")
+
+
+def _check_batch(batch: Transition, axes: tuple[str, ...]) -> None:
+    _check_obs("obs", batch.obs, axes)
+    leading = batch.obs.shape[:-1]
+    expected = {
+        "action": (*leading, *batch.action.shape[-1:]),
+        "reward": leading,
+        "next_obs": batch.obs.shape,
+        "terminated": leading,
+    }
+    for name, shape in expected.items():
+        given = getattr(batch, name).shape
+        if given != shape:
+            raise UsageError(f"{name} has shape {given}, expected {shape} beside obs of shape {batch.obs.shape}")

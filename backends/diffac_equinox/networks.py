@@ -1,0 +1,372 @@
+"""Actors and critics. Parameters are drawn on the host, so one key gives the same network in every backend."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from diffac.errors import UsageError, check_positive, unknown
+from diffac.initialisers import layer_parameters
+
+Function = Callable[[Array], Array]
+
+
+@jax.custom_jvp
+def _mish(x: Array) -> Array:
+    return x * _mish_gate(x)[0]
+
+
+def _mish_gate(x: Array) -> tuple[Array, Array]:
+    """n/(n+2) and the slope of mish, with e = exp(x), n = e(e+2); from x = 20 on the first is 1 to rounding."""
+    e = jnp.exp(jnp.minimum(x, 20.0))
+    n = e * (e + 2)
+    reciprocal = 1 / (n + 2)
+    gate = n * reciprocal
+    return gate, gate + 4 * x * (e * (e + 1) * reciprocal) * reciprocal
+
+
+@_mish.defjvp
+def _mish_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (tangent,) = primals, tangents
+    gate, slope = _mish_gate(x)
+    return x * gate, slope * tangent
+
+
+_ACTIVATIONS: dict[str, Function] = {
+    "mish": _mish,
+    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "relu": jax.nn.relu,
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+
+
+def activation(name: str) -> Function:
+    """The elementwise function of that name: "mish", "gelu" (exact, with erf), "relu", "silu" or "tanh".
+
+    Mish (Misra 2019, arXiv 1908.08681) is computed as x n/(n+2) with n = e^x (e^x + 2), which is exact and needs one
+    exponential; it can be differentiated twice.
+
+    Raises:
+        UsageError: the name is unknown.
+    """
+    if name not in _ACTIVATIONS:
+        raise unknown("activation", name, _ACTIVATIONS)
+    return _ACTIVATIONS[name]
+
+
+def time_embedding(t: Int[Array, "*batch"] | int, dim: int = 16) -> Float[Array, "*batch dim"]:
+    """Sinusoidal embedding concat[sin(t f), cos(t f)] / sqrt(dim), f_j = 10000^(-j/(dim/2)) for j < dim/2.
+
+    Vaswani et al. 2017 (arXiv 1706.03762), section 3.5; the factor 1/sqrt(dim) is that of the official SDAC networks.
+
+    Args:
+        t: integers of any shape.
+        dim: even and positive.
+
+    Returns:
+        [*t dim], of JAX's default float type.
+
+    Raises:
+        UsageError: dim is odd or not positive.
+    """
+    check_positive("dim", dim)
+    if dim % 2:
+        raise UsageError(f"dim must be even (half sines, half cosines), got {dim!r}")
+    angle = jnp.asarray(t)[..., None] * 10_000.0 ** (-2 * np.arange(dim // 2) / dim)
+    return jnp.concatenate([jnp.sin(angle), jnp.cos(angle)], axis=-1) / math.sqrt(dim)
+
+
+class Linear(eqx.Module):
+    """An affine map; an ensemble of them has a further leading axis in both parameters."""
+
+    weight: Float[Array, "*ensemble out in"]
+    bias: Float[Array, "*ensemble out"]
+
+    def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
+        """x weight^T + bias, without an ensemble axis."""
+        return x @ self.weight.T + self.bias
+
+
+def _layers(rng: np.random.Generator, sizes: tuple[int, ...], ensemble: int | None = None) -> tuple[Linear, ...]:
+    for size in sizes:
+        check_positive("every layer size (obs_dim, action_dim, hidden_sizes, time_dim)", size)
+    parameters = layer_parameters(rng, sizes, ensemble)
+    return tuple(Linear(jnp.asarray(weight), jnp.asarray(bias)) for weight, bias in parameters)
+
+
+def _rest(layers: tuple[Linear, ...], function: Function, hidden: Array) -> Array:
+    """All layers after the first, given the output of the first."""
+    for layer in layers[1:]:
+        hidden = layer(function(hidden))
+    return hidden
+
+
+class Condition(NamedTuple):
+    """What of a denoiser's first layer depends on the observation alone, and on the time alone."""
+
+    obs_share: Array
+    """[*batch hidden]"""
+    time_share: Array
+    """[T hidden], with the bias."""
+
+
+class MLPDenoiser(eqx.Module):
+    """Predicts the noise from concat(obs, noisy, time features); a `ConditionalDenoiser`.
+
+    Time features: `time_embedding`, then Linear(2 time_dim), activation, Linear(time_dim), as in the official SDAC
+    code. The concatenation is never formed: the first layer's shares of obs, noisy and time are added, so batch axes
+    broadcast and the first and last share can be reused along a chain.
+
+    Args:
+        obs_dim: length of an observation.
+        action_dim: length of an action.
+        key: seed of the initial parameters.
+        hidden_sizes: widths of the hidden layers.
+        activation: a name known to `activation`.
+        time_dim: number of time features, even.
+
+    Raises:
+        UsageError: a size is not positive, time_dim is odd, or the activation is unknown.
+    """
+
+    time_layers: tuple[Linear, ...]
+    layers: tuple[Linear, ...]
+    obs_dim: int = eqx.field(static=True)
+    action_dim: int = eqx.field(static=True)
+    time_dim: int = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        *,
+        key: int,
+        hidden_sizes: tuple[int, ...] = (256, 256, 256),
+        activation: str = "mish",
+        time_dim: int = 16,
+    ) -> None:
+        check_positive("obs_dim", obs_dim)
+        check_positive("action_dim", action_dim)
+        rng = np.random.default_rng(key)
+        self.time_layers = _layers(rng, (time_dim, 2 * time_dim, time_dim))
+        self.layers = _layers(rng, (obs_dim + action_dim + time_dim, *hidden_sizes, action_dim))
+        self.obs_dim, self.action_dim, self.time_dim = obs_dim, action_dim, time_dim
+        self.activation = activation
+
+    def __check_init__(self) -> None:
+        activation(self.activation)
+        time_embedding(0, self.time_dim)
+
+    def condition(self, obs: Float[Array, "*batch obs"], num_steps: int) -> Condition:
+        """The shares of obs and of all times t < num_steps; may stand for `obs` in `__call__`."""
+        return Condition(self._obs_share(obs), self._time_share(jnp.arange(num_steps)))
+
+    def __call__(
+        self,
+        obs: Float[Array, "*#batch obs"] | Condition,
+        noisy: Float[Array, "*#batch act"],
+        t: Int[Array, "*#batch"] | int,
+    ) -> Float[Array, "*#batch act"]:
+        """Predicted noise [*batch action_dim]; batch axes broadcast."""
+        if isinstance(obs, Condition):
+            obs_share, time_share = obs.obs_share, obs.time_share[t]
+        else:
+            obs_share, time_share = self._obs_share(obs), self._time_share(t)
+        weight = self.layers[0].weight[:, self.obs_dim : self.obs_dim + self.action_dim]
+        return _rest(self.layers, activation(self.activation), obs_share + noisy @ weight.T + time_share)
+
+    def _obs_share(self, obs: Array) -> Array:
+        return obs @ self.layers[0].weight[:, : self.obs_dim].T
+
+    def _time_share(self, t: Array | int) -> Array:
+        first = self.layers[0]
+        embedding = time_embedding(t, self.time_dim).astype(first.weight.dtype)
+        features = _rest(self.time_layers, activation(self.activation), self.time_layers[0](embedding))
+        return features @ first.weight[:, self.obs_dim + self.action_dim :].T + first.bias
+
+
+class GaussianActor(eqx.Module):
+    """Mean and logarithmic standard deviation of a Gaussian, for `TanhGaussianSampler`.
+
+    Args:
+        obs_dim: length of an observation.
+        action_dim: length of an action.
+        key: seed of the initial parameters.
+        hidden_sizes: widths of the hidden layers.
+        activation: a name known to `activation`.
+        log_std_min: lower end to which log_std is clipped.
+        log_std_max: upper end.
+
+    Raises:
+        UsageError: a size is not positive, the activation is unknown, or log_std_min >= log_std_max.
+    """
+
+    layers: tuple[Linear, ...]
+    activation: str = eqx.field(static=True)
+    log_std_min: float = eqx.field(static=True)
+    log_std_max: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        *,
+        key: int,
+        hidden_sizes: tuple[int, ...] = (256, 256, 256),
+        activation: str = "mish",
+        log_std_min: float = -20.0,
+        log_std_max: float = 2.0,
+    ) -> None:
+        self.layers = _layers(np.random.default_rng(key), (obs_dim, *hidden_sizes, 2 * action_dim))
+        self.activation = activation
+        self.log_std_min, self.log_std_max = log_std_min, log_std_max
+
+    def __check_init__(self) -> None:
+        activation(self.activation)
+        if not self.log_std_min < self.log_std_max:
+            raise UsageError(
+                f"log_std_min must be below log_std_max, got {self.log_std_min!r} and {self.log_std_max!r}"
+            )
+
+    def __call__(
+        self, obs: Float[Array, "*batch obs"]
+    ) -> tuple[Float[Array, "*batch act"], Float[Array, "*batch act"]]:
+        """(mean, log_std), each [*batch action_dim]."""
+        output = _rest(self.layers, activation(self.activation), self.layers[0](obs))
+        mean, log_std = jnp.split(output, 2, axis=-1)
+        return mean, jnp.clip(log_std, self.log_std_min, self.log_std_max)
+
+
+def _ensemble_share(weight: Array, x: Array, num_axes: int) -> Array:
+    """x [*batch in] times every member's weight [size out in]: [size *batch out], padded to num_axes batch axes."""
+    rows = x.reshape(-1, x.shape[-1])
+    share = jnp.einsum("ri,eoi->ero", rows, weight)
+    padding = (1,) * (num_axes - (x.ndim - 1))
+    return share.reshape(len(weight), *padding, *x.shape[:-1], weight.shape[1])
+
+
+def _ensemble_outputs(layers: tuple[Linear, ...], function: Function, obs: Array, action: Array) -> Array:
+    """Outputs [size *batch out] on concat(obs, action), which is never formed, so that batch axes broadcast."""
+    first, obs_dim = layers[0], obs.shape[-1]
+    num_axes = max(obs.ndim, action.ndim) - 1
+    hidden = _ensemble_share(first.weight[..., :obs_dim], obs, num_axes)
+    hidden = hidden + _ensemble_share(first.weight[..., obs_dim:], action, num_axes)
+    batch = hidden.shape[1:-1]
+    # One leading row axis, so that each layer is one batched matrix product.
+    hidden = hidden.reshape(len(hidden), -1, hidden.shape[-1]) + first.bias[:, None]
+    for layer in layers[1:]:
+        hidden = jnp.einsum("eri,eoi->ero", function(hidden), layer.weight) + layer.bias[:, None]
+    return hidden.reshape(len(hidden), *batch, hidden.shape[-1])
+
+
+class EnsembleCritic(eqx.Module):
+    """Independent state-action values, with stacked parameters, so that each layer is one batched product.
+
+    Args:
+        obs_dim: length of an observation.
+        action_dim: length of an action.
+        key: seed of the initial parameters.
+        size: number of members.
+        hidden_sizes: widths of the hidden layers.
+        activation: a name known to `activation`.
+
+    Raises:
+        UsageError: a size is not positive or the activation is unknown.
+    """
+
+    layers: tuple[Linear, ...]
+    size: int = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        *,
+        key: int,
+        size: int = 2,
+        hidden_sizes: tuple[int, ...] = (256, 256, 256),
+        activation: str = "mish",
+    ) -> None:
+        self.layers = _critic_layers(obs_dim, action_dim, key, size, hidden_sizes, 1)
+        self.size, self.activation = size, activation
+
+    def __check_init__(self) -> None:
+        activation(self.activation)
+
+    def __call__(
+        self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*#batch act"]
+    ) -> Float[Array, "size *#batch"]:
+        """Values [size *batch]."""
+        return _ensemble_outputs(self.layers, activation(self.activation), obs, action)[..., 0]
+
+
+def TwinCritic(
+    obs_dim: int,
+    action_dim: int,
+    *,
+    key: int,
+    hidden_sizes: tuple[int, ...] = (256, 256, 256),
+    activation: str = "mish",
+) -> EnsembleCritic:
+    """An `EnsembleCritic` of two (clipped double Q-learning, Fujimoto et al. 2018, arXiv 1802.09477)."""
+    return EnsembleCritic(obs_dim, action_dim, key=key, size=2, hidden_sizes=hidden_sizes, activation=activation)
+
+
+class GaussianCritic(eqx.Module):
+    """An ensemble of Gaussians of the return (DSAC-T, arXiv 2310.05858); a `DistributionalCritic`.
+
+    Outputs are the mean and a raw number whose softplus is the standard deviation. Arguments and errors as
+    `EnsembleCritic`.
+    """
+
+    layers: tuple[Linear, ...]
+    size: int = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        *,
+        key: int,
+        size: int = 2,
+        hidden_sizes: tuple[int, ...] = (256, 256, 256),
+        activation: str = "mish",
+    ) -> None:
+        self.layers = _critic_layers(obs_dim, action_dim, key, size, hidden_sizes, 2)
+        self.size, self.activation = size, activation
+
+    def __check_init__(self) -> None:
+        activation(self.activation)
+
+    def __call__(
+        self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*#batch act"]
+    ) -> Float[Array, "size *#batch"]:
+        """Means [size *batch]."""
+        return self.distribution(obs, action)[0]
+
+    def distribution(
+        self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*#batch act"]
+    ) -> tuple[Float[Array, "size *#batch"], Float[Array, "size *#batch"]]:
+        """Mean and standard deviation, each [size *batch]."""
+        outputs = _ensemble_outputs(self.layers, activation(self.activation), obs, action)
+        return outputs[..., 0], jax.nn.softplus(outputs[..., 1])
+
+
+def _critic_layers(
+    obs_dim: int, action_dim: int, key: int, size: int, hidden_sizes: tuple[int, ...], num_outputs: int
+) -> tuple[Linear, ...]:
+    check_positive("obs_dim", obs_dim)
+    check_positive("action_dim", action_dim)
+    check_positive("size", size)
+    return _layers(np.random.default_rng(key), (obs_dim + action_dim, *hidden_sizes, num_outputs), size)

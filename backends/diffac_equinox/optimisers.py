@@ -1,0 +1,97 @@
+"""Gradients and gradient steps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, PyTree
+
+from diffac.errors import UsageError, check_positive
+from diffac.protocols import Loss, Metrics
+from diffac.schedules import LinearSchedule
+
+
+def loss_and_gradient(objective: Any, module: Any, *args: Any) -> tuple[Loss, Any]:
+    """objective(module, *args) and the gradient of its value with respect to the parameters of `module`."""
+
+    def value(module: Any) -> tuple[Array, Loss]:
+        loss = objective(module, *args)
+        return loss.value, loss
+
+    (_, loss), gradient = eqx.filter_value_and_grad(value, has_aux=True)(module)
+    return loss, gradient
+
+
+class AdamState(eqx.Module):
+    """First and second moments of the gradient (shaped as the parameters), and the number of steps done."""
+
+    m: PyTree
+    v: PyTree
+    count: Array
+
+
+def adam_direction(state: AdamState, gradient: Any, b1: float, b2: float, eps: float) -> tuple[Any, AdamState]:
+    """What Adam adds at learning rate -1, with bias correction (Kingma and Ba 2015, arXiv 1412.6980, algorithm 1)."""
+    moments = optax.ScaleByAdamState(count=state.count, mu=state.m, nu=state.v)
+    direction, new = optax.scale_by_adam(b1, b2, eps).update(gradient, moments)
+    return direction, AdamState(new.mu, new.nu, new.count)  # type: ignore[attr-defined]
+
+
+class Adam(eqx.Module):
+    """Adam (Kingma and Ba 2015, arXiv 1412.6980), optionally behind a clip of the gradient's global norm.
+
+    Args:
+        learning_rate: a positive number, or a schedule over the number of steps done before.
+        max_grad_norm: gradients g become g min(1, max_grad_norm/|g|); None: no clip.
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        eps: added to the root of the second moment.
+
+    Raises:
+        UsageError: a number is out of range.
+    """
+
+    learning_rate: float | LinearSchedule = 3e-4
+    max_grad_norm: float | None = None
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def __check_init__(self) -> None:
+        rates = self.learning_rate
+        for rate in (rates.initial, rates.final) if isinstance(rates, LinearSchedule) else (rates,):
+            check_positive("learning_rate", rate, zero_allowed=isinstance(rates, LinearSchedule))
+        if self.max_grad_norm is not None:
+            check_positive("max_grad_norm", self.max_grad_norm)
+        check_positive("eps", self.eps)
+        for name, decay in (("b1", self.b1), ("b2", self.b2)):
+            if not 0 <= decay < 1:
+                raise UsageError(f"{name} must be in [0, 1), got {decay!r}")
+
+    def init(self, module: Any) -> AdamState:
+        """The state before the first step."""
+        parameters = eqx.filter(module, eqx.is_inexact_array)
+        m, v = (jax.tree.map(jnp.zeros_like, parameters) for _ in range(2))
+        return AdamState(m, v, jnp.zeros((), jnp.int32))
+
+    def step(self, opt_state: AdamState, module: Any, grads: Any) -> tuple[Any, AdamState, Metrics]:
+        """The module after one step, the new state, and {"grad_norm"}, the norm before the clip."""
+        norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads)))
+        if self.max_grad_norm is not None:
+            factor = jnp.minimum(1, self.max_grad_norm / norm)
+            grads = jax.tree.map(lambda g: g * factor, grads)
+        rate = self._rate(opt_state.count, norm.dtype)
+        direction, opt_state = adam_direction(opt_state, grads, self.b1, self.b2, self.eps)
+        module = eqx.apply_updates(module, jax.tree.map(lambda d: -rate * d, direction))
+        return module, opt_state, {"grad_norm": norm}
+
+    def _rate(self, count: Array, dtype: Any) -> Array | float:
+        rate = self.learning_rate
+        if not isinstance(rate, LinearSchedule):
+            return rate
+        progress = jnp.clip((count.astype(dtype) - rate.begin) / (rate.end - rate.begin), 0, 1)
+        return rate.initial + progress * (rate.final - rate.initial)

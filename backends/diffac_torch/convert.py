@@ -1,0 +1,120 @@
+"""Between NumPy and torch: batches and noise on their way in, parameters and states by name for checkpoints."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffac.errors import UsageError
+from diffac_torch.optimisers import AdamState
+
+Tree = TypeVar("Tree")
+
+
+def _map_arrays(function: Callable[[Any], Any], tree: Any) -> Any:
+    """The same nest of mappings and (named) tuples with `function` applied to its arrays and floats."""
+    match tree:
+        case Mapping():
+            return {name: _map_arrays(function, value) for name, value in tree.items()}
+        case tuple() if hasattr(tree, "_fields"):
+            return type(tree)(*(_map_arrays(function, value) for value in tree))
+        case tuple() | list():
+            return type(tree)(_map_arrays(function, value) for value in tree)
+        case Tensor() | np.ndarray() | np.generic() | float():
+            return function(tree)
+        case _:
+            return tree
+
+
+def _to_device(tree: Any, dtype: torch.dtype, device: torch.device) -> Any:
+    """Arrays of a nest as tensors on the device; floats get `dtype`, integers and booleans keep theirs."""
+
+    def convert(array: Any) -> Tensor:
+        tensor = torch.as_tensor(array)
+        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+
+    return _map_arrays(convert, tree)
+
+
+class _Slot(NamedTuple):
+    """A place that holds one array of a tree."""
+
+    get: Callable[[], Tensor]
+    put: Callable[[Tensor], Any]
+
+
+def to_arrays(tree: Any) -> dict[str, np.ndarray]:
+    """All arrays of a network or a `LearnerState`, copied to the host, by names such as "actor.layers.0.weight".
+
+    Names and shapes are the same in every backend.
+    """
+    return {name: slot.get().detach().cpu().numpy().copy() for name, slot in _slots(tree).items()}
+
+
+def from_arrays(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
+    """Puts copies of the arrays in place of the tree's own and returns the same object; the inverse of `to_arrays`.
+
+    Floating arrays keep the type they are given in, so float64 arrays make a float64 network; devices stay as they are.
+
+    Raises:
+        UsageError: an array is missing, unexpected, or of another shape; the message lists all of them.
+    """
+    slots = _slots(tree)
+    problems = [f"missing: {name}" for name in slots if name not in arrays]
+    problems += [f"unexpected: {name}" for name in arrays if name not in slots]
+    for name, slot in slots.items():
+        expected = tuple(slot.get().shape)
+        if name in arrays and np.shape(arrays[name]) != expected:
+            problems.append(f"{name} has shape {np.shape(arrays[name])}, expected {expected}")
+    if problems:
+        raise UsageError("these arrays do not fit: " + "; ".join(problems))
+    for name, slot in slots.items():
+        slot.put(torch.tensor(np.asarray(arrays[name]), device=slot.get().device))
+    return tree
+
+
+def _slots(tree: Any) -> dict[str, _Slot]:
+    """The arrays of a tree by name."""
+    if isinstance(tree, nn.Module):
+        return {name: _parameter_slot(parameter) for name, parameter in tree.named_parameters()}
+    parts: dict[str, dict[str, _Slot]] = {
+        "actor": _slots(tree.actor),
+        "critic": _slots(tree.critic),
+        "target_critic": _slots(tree.target_critic),
+        "ema_actor": {} if tree.ema_actor is None else _slots(tree.ema_actor),
+        "actor_optimiser": _optimiser_slots(tree.actor_optimiser, tree.actor),
+        "critic_optimiser": _optimiser_slots(tree.critic_optimiser, tree.critic),
+        "temperature": _state_slots(tree.temperature),
+        "actor_objective": _state_slots(tree.actor_objective),
+        "critic_objective": _state_slots(tree.critic_objective),
+    }
+    slots = {f"{part}.{name}": slot for part, named in parts.items() for name, slot in named.items()}
+    slots["updates"] = _number_slot(lambda: tree.updates, lambda value: setattr(tree, "updates", value))
+    return slots
+
+
+def _parameter_slot(parameter: nn.Parameter) -> _Slot:
+    return _Slot(lambda: parameter, lambda value: setattr(parameter, "data", value))
+
+
+def _item_slot(mapping: Any, name: str) -> _Slot:
+    return _Slot(lambda: mapping[name], lambda value: mapping.__setitem__(name, value))
+
+
+def _number_slot(get: Callable[[], int], put: Callable[[int], Any]) -> _Slot:
+    return _Slot(lambda: torch.tensor(get(), dtype=torch.int32), lambda value: put(int(value)))
+
+
+def _state_slots(state: Any) -> dict[str, _Slot]:
+    return {name: _item_slot(state, name) for name in state}
+
+
+def _optimiser_slots(state: AdamState, module: nn.Module) -> dict[str, _Slot]:
+    slots = {}
+    for short, long in (("m", "exp_avg"), ("v", "exp_avg_sq")):
+        for name, parameter in module.named_parameters():
+            slots[f"{short}.{name}"] = _item_slot(state.optimiser.state[parameter], long)
+    slots["count"] = _number_slot(lambda: state.count, state.set_count)
+    return slots

@@ -1,0 +1,304 @@
+"""One update of actor, critic, temperature and slow copies, assembled from parts."""
+
+import copy
+import dataclasses
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffac.errors import UsageError, check_positive
+from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
+from diffac.protocols import ActorObjective, CriticObjective, Metrics, Sampler, State, Temperature, Transition
+from diffac_torch.convert import _to_device
+from diffac_torch.optimisers import Adam, AdamState, loss_and_gradient
+from diffac_torch.random import draw, stream
+
+_ENTRIES = ("next_action", "critic", "actor", "temperature")
+"""Names of the noise of one step; the position tells the random streams apart."""
+
+
+@dataclasses.dataclass
+class LearnerState:
+    """Everything that training changes; `update` and `step` change it in place."""
+
+    actor: Any
+    critic: Any
+    target_critic: Any
+    ema_actor: Any
+    """None without `Learner(ema_actor=True)`."""
+    actor_optimiser: AdamState
+    critic_optimiser: AdamState
+    temperature: State
+    actor_objective: State
+    critic_objective: State
+    updates: int
+    """Number of updates done."""
+
+
+@dataclasses.dataclass(eq=False, kw_only=True)
+class Learner:
+    """Everything that happens in one update; holds no parameters.
+
+    Update number u, counted from 0 over the whole training:
+
+    1. The reward is scaled; `sampler` draws the next actions with the online actor.
+    2. Critic loss and gradient.
+    3. If u is a multiple of actor_delay: actor loss and gradient, with the critic from before its step. They are not
+       computed otherwise.
+    4. Optimiser steps.
+    5. If u + 1 is a multiple of the temperature's interval: its step, with the new actor and critic.
+    6. If the actor was updated: target critic and slow actor move by tau towards their originals.
+
+    Metrics: critic_loss, actor_loss, temperature, critic_grad_norm, actor_grad_norm, and those of the parts with the
+    prefix critic_, actor_ or temperature_; absent for a part that was not due.
+
+    Batches and noise may be NumPy's. They go to the device of the actor's parameters, floats in their dtype.
+
+    Args:
+        sampler: draws actions, for acting and for the critic's target.
+        actor_objective: loss of the actor.
+        critic_objective: loss of the critic.
+        temperature: the entropy coefficient and its rule.
+        actor_optimiser: of the actor.
+        critic_optimiser: of the critic.
+        tau: rate of the slow copies, in (0, 1].
+        actor_delay: updates of the critic for one of the actor.
+        reward_scale: factor of the reward, applied here and nowhere else.
+        ema_actor: whether a slow copy of the actor acts.
+        critic_steps: optimiser steps with one critic gradient; 1, except to reproduce the official DPMD code (2).
+
+    Raises:
+        UsageError: a number is out of range.
+    """
+
+    sampler: Sampler
+    actor_objective: ActorObjective
+    critic_objective: CriticObjective
+    temperature: Temperature
+    actor_optimiser: Adam
+    critic_optimiser: Adam
+    tau: float = 0.005
+    actor_delay: int = 2
+    reward_scale: float = 1.0
+    ema_actor: bool = False
+    critic_steps: int = 1
+    # Where `update` draws: `draw_noise` has no state to ask, and torch's random numbers differ between devices.
+    _device: torch.device | None = dataclasses.field(default=None, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        for name in ("actor_delay", "reward_scale", "critic_steps"):
+            check_positive(name, getattr(self, name))
+        if not 0 < self.tau <= 1:
+            raise UsageError(f"tau must be in (0, 1], got {self.tau!r}")
+
+    def init(self, actor: Any, critic: Any) -> LearnerState:
+        """The state before the first update; takes ownership of both networks.
+
+        Raises:
+            UsageError: actor or critic is not a `torch.nn.Module` with parameters, or they are on different devices.
+        """
+        (dtype, device), critic_place = _place("actor", actor), _place("critic", critic)
+        if critic_place[1] != device:
+            raise UsageError(f"actor and critic must be on one device, got {device} and {critic_place[1]}")
+        self._device = device
+        return LearnerState(
+            actor=actor,
+            critic=critic,
+            target_critic=copy.deepcopy(critic).requires_grad_(False),
+            ema_actor=copy.deepcopy(actor).requires_grad_(False) if self.ema_actor else None,
+            actor_optimiser=self.actor_optimiser.init(actor),
+            critic_optimiser=self.critic_optimiser.init(critic),
+            temperature=_to_device(self.temperature.init_state(), dtype, device),
+            actor_objective=_to_device(self.actor_objective.init_state(), dtype, device),
+            critic_objective=_to_device(self.critic_objective.init_state(critic), *critic_place),
+            updates=0,
+        )
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The noise of one `step` for actions (batch, action_dim): "next_action", "critic", "actor", "temperature"."""
+        return {
+            "next_action": self.sampler.noise_spec(shape),
+            "critic": self.critic_objective.noise_spec(shape),
+            "actor": self.actor_objective.noise_spec(shape),
+            "temperature": self.temperature.noise_spec(shape),
+        }
+
+    def step(self, state: LearnerState, batch: Transition, noise: Noise) -> tuple[LearnerState, Metrics]:
+        """One update with explicit noise, in place.
+
+        Args:
+            state: is changed.
+            batch: arrays with one batch axis.
+            noise: as `noise_spec` says; an entry without noise may be absent.
+
+        Returns:
+            The same state, and the metrics of this update.
+
+        Raises:
+            UsageError: shapes or types of the batch are wrong, or noise is missing.
+        """
+        place = _place("actor", state.actor)
+        batch = _to_device(batch, *place)
+        _check_batch(batch, ("batch",))
+        missing = [name for name, spec in self.noise_spec(batch.action.shape).items() if spec and name not in noise]
+        if missing:
+            raise UsageError(f"noise lacks {', '.join(missing)}; noise_spec says what a step needs")
+        return state, self._update(state, batch, lambda name: _to_device(noise.get(name, {}), *place))
+
+    def draw_noise(self, key: int, index: int, shape: Shape) -> Noise:
+        """The noise that `update` with this key uses for its update number `index` (counted from 0 in each call).
+
+        It is drawn on the device of the actor last given to `init` or `update`, in torch's default dtype.
+        """
+        return {name: self._draw(key, index, shape, name) for name in _ENTRIES}
+
+    def update(self, state: LearnerState, batches: Transition, key: int) -> tuple[LearnerState, Metrics]:
+        """K updates in place, with noise drawn on the device.
+
+        Args:
+            state: is changed.
+            batches: arrays with two leading axes [K batch].
+            key: seed of all noise, not negative; use another one for each call.
+
+        Returns:
+            The same state, and means of the metrics over those of the K updates that computed them.
+
+        Raises:
+            UsageError: shapes or types of the batches are wrong.
+        """
+        dtype, device = _place("actor", state.actor)
+        self._device = device
+        batches = _to_device(batches, dtype, device)
+        _check_batch(batches, ("updates", "batch"))
+        collected = defaultdict(list)
+        for index in range(len(batches.obs)):
+            batch = Transition(*(array[index] for array in batches[:5]))
+            draw_entry = partial(self._draw, key, index, tuple(batch.action.shape))
+            metrics = self._update(state, batch, lambda name, f=draw_entry: _to_device(f(name), dtype, device))
+            for name, value in metrics.items():
+                collected[name].append(value)
+        return state, {name: torch.stack(values).mean() for name, values in collected.items()}
+
+    def act_noise_spec(self, shape: Shape, *, deterministic: bool = False) -> NoiseSpec:
+        """The noise of `act` for actions (num_envs, action_dim); deterministic: what only explores is off."""
+        spec = self.sampler.noise_spec(shape)
+        return without_exploration(spec) if deterministic else spec
+
+    @torch.inference_mode()
+    def act(self, state: LearnerState, obs: np.ndarray, noise: Noise) -> np.ndarray:
+        """Float32 actions [num_envs action_dim] from the slow copy of the actor if there is one, else from the actor.
+
+        Raises:
+            UsageError: obs is not a floating array [num_envs obs_dim].
+        """
+        place = _place("actor", state.actor)
+        obs_tensor, noise = _to_device((obs, noise), *place)
+        _check_obs(obs_tensor, ("num_envs",))
+        actor = state.actor if state.ema_actor is None else state.ema_actor
+        temperature = self.temperature.value(state.temperature)
+        return (
+            self.sampler(actor, obs_tensor, noise, critic=state.critic, temperature=temperature).float().cpu().numpy()
+        )
+
+    def _draw(self, key: int, index: int, shape: Shape, name: str) -> Noise:
+        """One entry of the noise of an update, from a stream of its own."""
+        device = self._device or torch.get_default_device()
+        generator = stream(device, key, index, _ENTRIES.index(name))
+        return draw(generator, self.noise_spec(shape)[name], torch.get_default_dtype())
+
+    def _update(self, state: LearnerState, batch: Transition, noise: Callable[[str], Noise]) -> dict[str, Tensor]:
+        """One update in place; noise(name) is asked for only where it is needed."""
+        actor_is_due = state.updates % self.actor_delay == 0
+        temperature = self.temperature.value(state.temperature)
+        with torch.no_grad():
+            rollout = self.sampler.rollout(
+                state.actor, batch.next_obs, noise("next_action"), critic=state.critic, temperature=temperature
+            )
+        batch = batch._replace(
+            reward=self.reward_scale * batch.reward, next_action=rollout.action, next_log_prob=rollout.log_prob
+        )
+
+        loss, critic_grads = loss_and_gradient(
+            self.critic_objective,
+            state.critic,
+            state.target_critic,
+            batch,
+            noise("critic"),
+            temperature,
+            state.critic_objective,
+        )
+        state.critic_objective = loss.state
+        metrics = {"critic_loss": loss.value, "temperature": temperature, **_prefixed("critic", loss.metrics)}
+
+        if actor_is_due:
+            loss, grads = loss_and_gradient(
+                self.actor_objective,
+                state.actor,
+                state.critic,
+                batch,
+                noise("actor"),
+                temperature,
+                state.actor_objective,
+            )
+            state.actor_objective = loss.state
+            _, _, step_metrics = self.actor_optimiser.step(state.actor_optimiser, state.actor, grads)
+            metrics |= {"actor_loss": loss.value} | _prefixed("actor", {**step_metrics, **loss.metrics})
+        for _ in range(self.critic_steps):
+            _, _, step_metrics = self.critic_optimiser.step(state.critic_optimiser, state.critic, critic_grads)
+        metrics |= _prefixed("critic", step_metrics)
+
+        state.updates += 1
+        if self.temperature.interval and state.updates % self.temperature.interval == 0:
+            state.temperature, temperature_metrics = self.temperature.update(
+                state.temperature, state.actor, state.critic, batch.obs, noise("temperature")
+            )
+            metrics |= _prefixed("temperature", temperature_metrics)
+        if actor_is_due:
+            _towards(state.target_critic, state.critic, self.tau)
+            if state.ema_actor is not None:
+                _towards(state.ema_actor, state.actor, self.tau)
+        return metrics
+
+
+@torch.no_grad()
+def _towards(slow: nn.Module, fast: nn.Module, tau: float) -> None:
+    """slow <- (1 - tau) slow + tau fast, for every parameter."""
+    torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), tau)  # type: ignore[attr-defined]
+
+
+def _prefixed(prefix: str, metrics: Metrics) -> dict[str, Tensor]:
+    return {f"{prefix}_{name}": value for name, value in metrics.items()}
+
+
+def _place(name: str, module: Any) -> tuple[torch.dtype, torch.device]:
+    """Dtype and device of a network's parameters."""
+    parameter = next(module.parameters(), None) if isinstance(module, nn.Module) else None
+    if parameter is None:
+        raise UsageError(f"{name} must be a torch.nn.Module with parameters, got {type(module).__name__}")
+    return parameter.dtype, parameter.device
+
+
+def _check_obs(obs: Any, axes: Sequence[str]) -> None:
+    if not isinstance(obs, Tensor) or obs.ndim != len(axes) + 1 or not obs.is_floating_point():
+        given = f"{obs.dtype} {tuple(obs.shape)}" if isinstance(obs, Tensor) else type(obs).__name__
+        raise UsageError(f"obs must be a floating array [{' '.join(axes)} obs_dim], got {given}")
+
+
+def _check_batch(batch: Transition, axes: Sequence[str]) -> None:
+    _check_obs(batch.obs, axes)
+    leading = tuple(batch.obs.shape[:-1])
+    expected = {
+        "action": (*leading, *batch.action.shape[-1:]),
+        "reward": leading,
+        "next_obs": tuple(batch.obs.shape),
+        "terminated": leading,
+    }
+    for name, shape in expected.items():
+        given = tuple(getattr(batch, name).shape)
+        if given != shape:
+            raise UsageError(f"{name} has shape {given}, expected {shape} beside obs of shape {tuple(batch.obs.shape)}")

@@ -1,0 +1,116 @@
+"""Gradients of one module, and the steps taken with them."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from diffac.errors import UsageError, check_positive
+from diffac.protocols import Loss, Metrics
+from diffac.schedules import LinearSchedule
+
+Module = TypeVar("Module", bound=nn.Module)
+
+
+def loss_and_gradient(objective: Any, module: Any, *args: Any) -> tuple[Loss, tuple[Tensor, ...]]:
+    """objective(module, *args), with a detached value, and its gradient in the order of `module.parameters()`.
+
+    Nobody's `.grad` is touched.
+    """
+    loss = objective(module, *args)
+    gradient = torch.autograd.grad(loss.value, list(module.parameters()), materialize_grads=True)
+    return loss._replace(value=loss.value.detach()), gradient
+
+
+@dataclasses.dataclass
+class AdamState:
+    """The optimiser of one module, which holds the moments (from the start, as zeros), and the number of steps done."""
+
+    optimiser: torch.optim.Adam
+    count: int = 0
+
+    def set_count(self, count: int) -> None:
+        """Makes this the number of steps done."""
+        self.count = count
+        for state in self.optimiser.state.values():
+            state["step"].fill_(count)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Adam:
+    """Adam (Kingma and Ba 2015, arXiv 1412.6980, algorithm 1), optionally behind a clip of the gradient's global norm.
+
+    Args:
+        learning_rate: a positive number, or a schedule over the number of steps done before the present one.
+        max_grad_norm: gradients g become g min(1, max_grad_norm / ||g||); None: no clip.
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        eps: added to the root of the second moment.
+
+    Raises:
+        UsageError: a number outside its range.
+    """
+
+    learning_rate: float | LinearSchedule = 3e-4
+    max_grad_norm: float | None = None
+    b1: float = 0.9
+    b2: float = 0.999
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        if isinstance(self.learning_rate, LinearSchedule):
+            check_positive("learning_rate.initial", self.learning_rate.initial, zero_allowed=True)
+            check_positive("learning_rate.final", self.learning_rate.final, zero_allowed=True)
+        else:
+            check_positive("learning_rate", self.learning_rate)
+        if self.max_grad_norm is not None:
+            check_positive("max_grad_norm", self.max_grad_norm)
+        check_positive("eps", self.eps)
+        for name, decay in (("b1", self.b1), ("b2", self.b2)):
+            if not 0 <= decay < 1:
+                raise UsageError(f"{name} must be in [0, 1), got {decay!r}")
+
+    def init(self, module: nn.Module) -> AdamState:
+        """The state before the first step."""
+        parameters = list(module.parameters())
+        options = {"lr": self._rate(0), "betas": (self.b1, self.b2), "eps": self.eps}
+        try:
+            optimiser = torch.optim.Adam(parameters, fused=True, **options)
+        except RuntimeError:  # not available for this device or dtype
+            optimiser = torch.optim.Adam(parameters, foreach=True, **options)
+        fused = optimiser.defaults["fused"]
+        for parameter in parameters:
+            optimiser.state[parameter] = {
+                "step": torch.zeros((), dtype=torch.float32, device=parameter.device if fused else "cpu"),
+                "exp_avg": torch.zeros_like(parameter),
+                "exp_avg_sq": torch.zeros_like(parameter),
+            }
+        return AdamState(optimiser)
+
+    def step(self, opt_state: AdamState, module: Module, grads: Sequence[Tensor]) -> tuple[Module, AdamState, Metrics]:
+        """One step in place with gradients in the order of `module.parameters()`.
+
+        Returns:
+            The same module, the same state, and {"grad_norm"}, the norm before the clip.
+        """
+        norm = torch.nn.utils.get_total_norm(grads)
+        if self.max_grad_norm is not None:
+            factor = (self.max_grad_norm / norm).clamp(max=1)
+            grads = [grad * factor for grad in grads]
+        optimiser = opt_state.optimiser
+        for parameter, grad in zip(module.parameters(), grads, strict=True):
+            parameter.grad = grad.contiguous()  # the fused kernel reads expanded gradients wrongly
+        optimiser.param_groups[0]["lr"] = self._rate(opt_state.count)
+        optimiser.step()
+        optimiser.zero_grad()
+        opt_state.count += 1
+        return module, opt_state, {"grad_norm": norm}
+
+    def _rate(self, count: int) -> float:
+        rate = self.learning_rate
+        if not isinstance(rate, LinearSchedule):
+            return rate
+        progress = min(max((count - rate.begin) / (rate.end - rate.begin), 0.0), 1.0)
+        return rate.initial + progress * (rate.final - rate.initial)

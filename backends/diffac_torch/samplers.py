@@ -1,0 +1,336 @@
+"""Samplers: from an actor network, observations and noise to actions. None of them draws a random number."""
+
+import dataclasses
+import math
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from diffac.errors import UsageError, check_positive
+from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
+from diffac.protocols import Critic, Rollout, Sampler
+from diffac_torch.networks import _condition
+from diffac_torch.schedules import TabularSchedule
+
+Scalar: TypeAlias = float | Float[Tensor, ""]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DDPMSampler:
+    """Ancestral sampling of a diffusion policy (Ho et al. 2020, arXiv 2006.11239, algorithm 2).
+
+    The predicted clean action is clipped to [-1, 1] in every step, as in DACER and SDAC. The last step adds no noise,
+    so the chain ends in the clipped prediction.
+
+    Noise: "start" [*batch act] and "steps" [T-1 *batch act], both standard normal.
+
+    Args:
+        schedule: the T coefficients.
+        start_scale: standard deviation of the first state; the official SDAC code uses 0.5, a standard normal is 1.
+    """
+
+    schedule: TabularSchedule
+    start_scale: float = 1.0
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for actions of shape (*batch, action_dim)."""
+        return {"start": Normal(shape), "steps": Normal((self.schedule.num_steps - 1, *shape))}
+
+    def rollout(
+        self,
+        actor: Any,
+        obs: Float[Tensor, "*#batch obs"],
+        noise: Noise,
+        *,
+        critic: Critic | None = None,
+        temperature: Scalar | None = None,
+    ) -> Rollout:
+        """Action and all T states of the chain; obs may have fewer batch axes than the noise."""
+        states: list[Tensor] = []
+        action = self._chain(actor, obs, noise, states)
+        return Rollout(action, noisy=torch.stack(states[::-1]))
+
+    def __call__(
+        self,
+        actor: Any,
+        obs: Float[Tensor, "*#batch obs"],
+        noise: Noise,
+        *,
+        critic: Critic | None = None,
+        temperature: Scalar | None = None,
+    ) -> Float[Tensor, "*#batch act"]:
+        """The action alone, [*batch act] in [-1, 1]."""
+        return self._chain(actor, obs, noise)
+
+    def _chain(self, actor: Any, obs: Tensor, noise: Noise, states: list[Tensor] | None = None) -> Tensor:
+        schedule = self.schedule
+        cond = _condition(actor, obs, schedule.num_steps)
+        noisy = self.start_scale * noise["start"]
+        for t in range(schedule.num_steps - 1, 0, -1):
+            if states is not None:
+                states.append(noisy)
+            action = schedule.predict_action(noisy, actor(cond, noisy, t), t).clamp(-1, 1)
+            noisy = schedule.posterior_mean(action, noisy, t) + schedule.posterior_std(t) * noise["steps"][t - 1]
+        if states is not None:
+            states.append(noisy)
+        return schedule.predict_action(noisy, actor(cond, noisy, 0), 0).clamp(-1, 1)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DDIMSampler:
+    """Deterministic sampling at some of the T times (Song et al. 2020, arXiv 2010.02502, equation 12 with eta = 0).
+
+    The predicted clean action is clipped to [-1, 1], and the noise recomputed from the clipped action, so that the next
+    state lies on the line between the two; the paper does not clip.
+
+    Noise: "start" [*batch act], standard normal.
+
+    Args:
+        schedule: the T coefficients.
+        start_scale: standard deviation of the first state.
+        num_steps: number of evaluations, in 1..T, at times spread evenly over {0, ..., T-1}, of which T-1 is always
+            one; None means T.
+
+    Raises:
+        UsageError: num_steps outside 1..T.
+    """
+
+    schedule: TabularSchedule
+    start_scale: float = 1.0
+    num_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_steps is not None and not 1 <= self.num_steps <= self.schedule.num_steps:
+            raise UsageError(f"num_steps must be between 1 and {self.schedule.num_steps}, got {self.num_steps}")
+
+    @property
+    def _times(self) -> list[int]:
+        """The times at which the denoiser is evaluated, increasing."""
+        last = self.schedule.num_steps - 1
+        if self.num_steps == 1:
+            return [last]
+        return np.linspace(0, last, self.num_steps or last + 1).round().astype(int).tolist()
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for actions of shape (*batch, action_dim)."""
+        return {"start": Normal(shape)}
+
+    def rollout(
+        self,
+        actor: Any,
+        obs: Float[Tensor, "*#batch obs"],
+        noise: Noise,
+        *,
+        critic: Critic | None = None,
+        temperature: Scalar | None = None,
+    ) -> Rollout:
+        """Action and the states at which the denoiser was evaluated, in the order of time."""
+        states: list[Tensor] = []
+        action = self._chain(actor, obs, noise, states)
+        return Rollout(action, noisy=torch.stack(states[::-1]))
+
+    def __call__(
+        self,
+        actor: Any,
+        obs: Float[Tensor, "*#batch obs"],
+        noise: Noise,
+        *,
+        critic: Critic | None = None,
+        temperature: Scalar | None = None,
+    ) -> Float[Tensor, "*#batch act"]:
+        """The action alone, [*batch act] in [-1, 1]."""
+        return self._chain(actor, obs, noise)
+
+    def _chain(self, actor: Any, obs: Tensor, noise: Noise, states: list[Tensor] | None = None) -> Tensor:
+        schedule = self.schedule
+        cond = _condition(actor, obs, schedule.num_steps)
+        noisy = self.start_scale * noise["start"]
+        *earlier, t = self._times
+        while True:
+            if states is not None:
+                states.append(noisy)
+            action = schedule.predict_action(noisy, actor(cond, noisy, t), t).clamp(-1, 1)
+            if not earlier:
+                return action
+            eps = (noisy - schedule.alpha(t) * action) / schedule.sigma(t)
+            t = earlier.pop()
+            noisy = schedule.add_noise(action, eps, t)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TanhGaussianSampler:
+    """tanh of a Gaussian action, the policy of SAC (Haarnoja et al. 2018, arXiv 1801.01290, appendix C, equation 21).
+
+    The actor returns (mean, log_std). The log-probability contains the log-determinant of tanh, in the form that stays
+    exact where tanh saturates.
+
+    Noise: "exploration" [*batch act], standard normal; without it the action is tanh(mean).
+    """
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for actions of shape (*batch, action_dim)."""
+        return {EXPLORATION: Normal(shape)}
+
+    def rollout(
+        self,
+        actor: Any,
+        obs: Float[Tensor, "*#batch obs"],
+        noise: Noise,
+        *,
+        critic: Critic | None = None,
+        temperature: Scalar | None = None,
+    ) -> Rollout:
+        """Action and its log-probability [*batch]."""
+        mean, log_std = actor(obs)
+        eps = noise[EXPLORATION]
+        u = mean + log_std.exp() * eps
+        log_normal = -0.5 * eps.square() - log_std - 0.5 * math.log(2 * math.pi)
+        log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))
+        return Rollout(u.tanh(), log_prob=(log_normal - log_slope).sum(-1))
+
+    def __call__(
+        self,
+        actor: Any,
+        obs: Float[Tensor, "*#batch obs"],
+        noise: Noise,
+        *,
+        critic: Critic | None = None,
+        temperature: Scalar | None = None,
+    ) -> Float[Tensor, "*#batch act"]:
+        """The action alone, [*batch act] in [-1, 1]."""
+        mean, log_std = actor(obs)
+        return torch.tanh(mean + log_std.exp() * noise[EXPLORATION])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BestOf:
+    """The best of several candidates by the smallest value of the critic's ensemble (SDAC, arXiv 2502.00361).
+
+    No gradient flows through the scores.
+
+    Noise: "candidates", that of the inner sampler for [num_candidates *batch act].
+
+    Args:
+        sampler: draws the candidates.
+        num_candidates: at least 1.
+
+    Raises:
+        UsageError: num_candidates is not positive, or (on a call) there is no critic.
+    """
+
+    sampler: Sampler
+    num_candidates: int = 32
+
+    def __post_init__(self) -> None:
+        check_positive("num_candidates", self.num_candidates)
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for actions of shape (*batch, action_dim)."""
+        return {"candidates": self.sampler.noise_spec((self.num_candidates, *shape))}
+
+    def rollout(
+        self,
+        actor: Any,
+        obs: Float[Tensor, "*#batch obs"],
+        noise: Noise,
+        *,
+        critic: Critic | None = None,
+        temperature: Scalar | None = None,
+    ) -> Rollout:
+        """Action, states and log-probability of the chosen candidate."""
+        candidates = self.sampler.rollout(actor, obs, noise["candidates"], critic=critic, temperature=temperature)
+        best = self._best(critic, obs, candidates.action)
+        noisy, log_prob = candidates.noisy, candidates.log_prob
+        return Rollout(
+            torch.take_along_dim(candidates.action, best.unsqueeze(-1), 0).squeeze(0),
+            None if noisy is None else torch.take_along_dim(noisy, best[None, ..., None], 1).squeeze(1),
+            None if log_prob is None else torch.take_along_dim(log_prob, best, 0).squeeze(0),
+        )
+
+    def __call__(
+        self,
+        actor: Any,
+        obs: Float[Tensor, "*#batch obs"],
+        noise: Noise,
+        *,
+        critic: Critic | None = None,
+        temperature: Scalar | None = None,
+    ) -> Float[Tensor, "*#batch act"]:
+        """The chosen action alone, [*batch act] in [-1, 1]."""
+        actions = self.sampler(actor, obs, noise["candidates"], critic=critic, temperature=temperature)
+        return torch.take_along_dim(actions, self._best(critic, obs, actions).unsqueeze(-1), 0).squeeze(0)
+
+    @torch.no_grad()
+    def _best(self, critic: Critic | None, obs: Tensor, actions: Tensor) -> Tensor:
+        """Index of the best candidate, [1 *batch]."""
+        if critic is None:
+            raise UsageError("BestOf ranks its candidates by a critic, and none was given; pass critic=...")
+        return critic(obs, actions).amin(0).argmax(0, keepdim=True)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AdditiveNoise:
+    """Adds exploration noise noise_scale * temperature * N(0, I) to a sampler's actions (DACER, arXiv 2405.15177).
+
+    With `clip` the sum is clipped to [-1, 1], where it is active it stops the gradient. The states of the inner chain
+    are passed on unchanged; the log-probability of the sum is not known.
+
+    Noise: "inner", that of the inner sampler, and "exploration" [*batch act], standard normal.
+
+    Args:
+        sampler: draws the actions.
+        noise_scale: standard deviation of the noise at temperature 1.
+        clip: whether actions stay in [-1, 1]; the official SDAC code does not clip.
+
+    Raises:
+        UsageError: noise_scale is negative, or (on a call) there is no temperature.
+    """
+
+    sampler: Sampler
+    noise_scale: float = 0.1
+    clip: bool = True
+
+    def __post_init__(self) -> None:
+        check_positive("noise_scale", self.noise_scale, zero_allowed=True)
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for actions of shape (*batch, action_dim)."""
+        return {"inner": self.sampler.noise_spec(shape), EXPLORATION: Normal(shape)}
+
+    def rollout(
+        self,
+        actor: Any,
+        obs: Float[Tensor, "*#batch obs"],
+        noise: Noise,
+        *,
+        critic: Critic | None = None,
+        temperature: Scalar | None = None,
+    ) -> Rollout:
+        """Noisy action, with the states of the noise-free chain."""
+        inner = self.sampler.rollout(actor, obs, noise["inner"], critic=critic, temperature=temperature)
+        return Rollout(self._explore(inner.action, noise, temperature), noisy=inner.noisy)
+
+    def __call__(
+        self,
+        actor: Any,
+        obs: Float[Tensor, "*#batch obs"],
+        noise: Noise,
+        *,
+        critic: Critic | None = None,
+        temperature: Scalar | None = None,
+    ) -> Float[Tensor, "*#batch act"]:
+        """The noisy action alone, [*batch act]."""
+        action = self.sampler(actor, obs, noise["inner"], critic=critic, temperature=temperature)
+        return self._explore(action, noise, temperature)
+
+    def _explore(self, action: Tensor, noise: Noise, temperature: Scalar | None) -> Tensor:
+        if temperature is None:
+            raise UsageError(
+                "AdditiveNoise scales its noise by the temperature, and none was given; pass temperature=..."
+            )
+        action = action + self.noise_scale * temperature * noise[EXPLORATION]
+        return action.clamp(-1, 1) if self.clip else action

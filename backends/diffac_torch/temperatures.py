@@ -1,0 +1,320 @@
+"""Temperatures: the entropy coefficient as a small state, and the rules that adapt it."""
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from diffac.errors import UsageError, check_positive
+from diffac.noise import Noise, NoiseSpec, Shape
+from diffac.protocols import Critic, Metrics, Sampler, State
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FixedTemperature:
+    """A constant, positive temperature.
+
+    State: "log_temperature", 0-d.
+    """
+
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_positive("temperature", self.temperature)
+
+    @property
+    def interval(self) -> int:
+        """0: never updated."""
+        return 0
+
+    def init_state(self) -> State:
+        """The logarithm of the temperature."""
+        return {"log_temperature": np.asarray(math.log(self.temperature))}
+
+    def value(self, state: State) -> Float[Tensor, ""]:
+        """The temperature, a scalar."""
+        return state["log_temperature"].exp()
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """No noise."""
+        return {}
+
+    def update(self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise) -> tuple[State, Metrics]:
+        """The same state, no metrics."""
+        return state, {}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class NoiseEntropyTemperature:
+    """Adapts the temperature to the entropy of the exploration noise alone (official SDAC code, arXiv 2502.00361).
+
+    H = d/2 log(2 pi e (noise_scale temperature)^2) does not depend on the policy, so this is a fixed schedule in
+    disguise; it cannot see a collapsed policy.
+
+    State: "log_temperature" and its Adam moments "m", "v", "count", each 0-d. Metrics: "entropy", H.
+
+    Args:
+        action_dim: d.
+        initial: temperature at the start.
+        noise_scale: as in `AdditiveNoise`.
+        target_entropy_per_dim: entropy aimed at, divided by d.
+        interval: updates of the learner between two steps of this rule; 0: never.
+        learning_rate: of Adam, on the logarithm of the temperature.
+
+    Raises:
+        UsageError: a number that must be positive is not.
+    """
+
+    action_dim: int
+    initial: float = 5.0
+    noise_scale: float = 0.1
+    target_entropy_per_dim: float = -0.9
+    interval: int = 250
+    learning_rate: float = 7e-3
+
+    def __post_init__(self) -> None:
+        check_positive("action_dim", self.action_dim)
+        check_positive("noise_scale", self.noise_scale)
+        _check_rule(self.initial, self.interval, self.learning_rate)
+
+    def init_state(self) -> State:
+        """The logarithm of `initial`, and zero moments."""
+        return _initial_state(self.initial)
+
+    def value(self, state: State) -> Float[Tensor, ""]:
+        """The temperature, a scalar."""
+        return state["log_temperature"].exp()
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """No noise."""
+        return {}
+
+    @torch.no_grad()
+    def update(self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise) -> tuple[State, Metrics]:
+        """One Adam step; looks at nothing but the state."""
+        log_std = math.log(self.noise_scale) + state["log_temperature"]
+        entropy = self.action_dim * (0.5 * math.log(2 * math.pi * math.e) + log_std)
+        target = self.target_entropy_per_dim * self.action_dim
+        return _adam_step(state, entropy - target, self.learning_rate), {"entropy": entropy}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MixtureEntropyTemperature:
+    """Adapts the temperature to the policy's entropy, by a Gaussian mixture for each state (DACER, arXiv 2405.15177).
+
+    The paper fits with scikit-learn on the host every 10,000 of its 1.5 million updates; `mixture_entropy` fits all
+    states at once on the device. With far fewer updates choose a smaller interval, else the temperature never anneals.
+
+    Noise: "samples", that of the sampler for [num_samples batch act]. State: "log_temperature" and its Adam moments
+    "m", "v", "count", each 0-d. Metrics: "entropy", the mean over states.
+
+    Args:
+        sampler: the acting policy, with its exploration noise.
+        initial: temperature at the start.
+        target_entropy_per_dim: entropy aimed at, divided by the number of action entries.
+        interval: updates of the learner between two steps of this rule; 0: never.
+        learning_rate: of Adam, on the logarithm of the temperature.
+        num_samples: actions per state.
+        num_components: as in `mixture_entropy`.
+        num_iterations: as in `mixture_entropy`.
+
+    Raises:
+        UsageError: a number that must be positive is not.
+    """
+
+    sampler: Sampler
+    initial: float = 3.0
+    target_entropy_per_dim: float = -0.9
+    interval: int = 10_000
+    learning_rate: float = 0.03
+    num_samples: int = 200
+    num_components: int = 3
+    num_iterations: int = 30
+
+    def __post_init__(self) -> None:
+        check_positive("num_samples", self.num_samples)
+        check_positive("num_components", self.num_components)
+        check_positive("num_iterations", self.num_iterations, zero_allowed=True)
+        _check_rule(self.initial, self.interval, self.learning_rate)
+
+    def init_state(self) -> State:
+        """The logarithm of `initial`, and zero moments."""
+        return _initial_state(self.initial)
+
+    def value(self, state: State) -> Float[Tensor, ""]:
+        """The temperature, a scalar."""
+        return state["log_temperature"].exp()
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for a batch of actions of that shape."""
+        return {"samples": self.sampler.noise_spec((self.num_samples, *shape))}
+
+    @torch.no_grad()
+    def update(self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise) -> tuple[State, Metrics]:
+        """One Adam step on the entropy of the policy at obs [batch obs]."""
+        samples = self.sampler(actor, obs, noise["samples"], critic=critic, temperature=self.value(state))
+        entropy = mixture_entropy(samples, self.num_components, self.num_iterations).mean()
+        target = self.target_entropy_per_dim * samples.shape[-1]
+        return _adam_step(state, entropy - target, self.learning_rate), {"entropy": entropy}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TargetEntropyTemperature:
+    """Adapts the temperature to the entropy of a policy with known log-probability (SAC, arXiv 1812.05905, section 5).
+
+    The paper descends the temperature itself; like the common codes we descend its logarithm, with the gradient
+    H - target.
+
+    Noise: "samples", that of the sampler. State: "log_temperature" and its Adam moments "m", "v", "count", each 0-d.
+    Metrics: "entropy", the mean of -log pi.
+
+    Args:
+        action_dim: number of action entries.
+        sampler: the policy.
+        initial: temperature at the start.
+        target_entropy_per_dim: entropy aimed at, divided by action_dim.
+        interval: updates of the learner between two steps of this rule; 0: never.
+        learning_rate: of Adam, on the logarithm of the temperature.
+
+    Raises:
+        UsageError: a number that must be positive is not, or (on an update) the sampler knows no log-probability.
+    """
+
+    action_dim: int
+    sampler: Sampler
+    initial: float = 1.0
+    target_entropy_per_dim: float = -1.0
+    interval: int = 1
+    learning_rate: float = 3e-4
+
+    def __post_init__(self) -> None:
+        check_positive("action_dim", self.action_dim)
+        _check_rule(self.initial, self.interval, self.learning_rate)
+
+    def init_state(self) -> State:
+        """The logarithm of `initial`, and zero moments."""
+        return _initial_state(self.initial)
+
+    def value(self, state: State) -> Float[Tensor, ""]:
+        """The temperature, a scalar."""
+        return state["log_temperature"].exp()
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for a batch of actions of that shape."""
+        return {"samples": self.sampler.noise_spec(shape)}
+
+    @torch.no_grad()
+    def update(self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise) -> tuple[State, Metrics]:
+        """One Adam step on the entropy of the policy at obs [batch obs]."""
+        rollout = self.sampler.rollout(actor, obs, noise["samples"], critic=critic, temperature=self.value(state))
+        if rollout.log_prob is None:
+            raise UsageError(
+                "TargetEntropyTemperature needs a sampler that knows the log-probability of its actions, such as "
+                f"TanhGaussianSampler, and {type(self.sampler).__name__} does not; use MixtureEntropyTemperature"
+            )
+        entropy = -rollout.log_prob.mean()
+        target = self.target_entropy_per_dim * self.action_dim
+        return _adam_step(state, entropy - target, self.learning_rate), {"entropy": entropy}
+
+
+def mixture_entropy(
+    samples: Float[Tensor, "S *batch d"],
+    num_components: int = 3,
+    num_iterations: int = 30,
+    covariance_floor: float = 1e-6,
+) -> Float[Tensor, "*batch"]:
+    """Entropy of a full-covariance Gaussian mixture fitted to the samples of each batch entry, all entries at once.
+
+    H = -sum_k w_k log w_k + sum_k w_k log((2 pi e)^d |Sigma_k|) / 2, the upper bound of DACER (arXiv 2405.15177,
+    equation 15). The fit is deterministic: farthest-point centres, ten Lloyd iterations, then expectation maximisation
+    as in scikit-learn, with a fixed number of iterations. Computed in float64, since covariances of clipped actions are
+    nearly singular, and returned in the dtype of the samples.
+
+    Args:
+        samples: [S *batch d], S samples for each entry.
+        num_components: number of Gaussians, at least 1; one that loses all samples contributes nothing.
+        num_iterations: of expectation maximisation.
+        covariance_floor: added to the diagonal of each covariance.
+
+    Returns:
+        Entropies [*batch] in nats.
+    """
+    _, *batch, d = samples.shape
+    x = samples.detach().double().flatten(1, -2).transpose(0, 1) if batch else samples.detach().double().unsqueeze(0)
+    responsibility = _clusters(x, num_components)
+    for _ in range(num_iterations):
+        responsibility = _expectation(x, *_maximisation(x, responsibility, covariance_floor))
+    weight, _, cholesky = _maximisation(x, responsibility, covariance_floor)
+    log_det = 2 * cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    gaussian = 0.5 * (d * math.log(2 * math.pi * math.e) + log_det)
+    return (weight * gaussian - torch.xlogy(weight, weight)).sum(-1).reshape(batch).to(samples.dtype)
+
+
+def _clusters(x: Tensor, num_components: int) -> Tensor:
+    """One-hot membership [n S k] of samples x [n S d], from farthest-point seeds and ten Lloyd iterations."""
+    nearest = (x - x.mean(1, keepdim=True)).square().sum(-1)
+    chosen = []
+    for k in range(num_components):
+        index = nearest.argmax(1)[:, None, None].expand(-1, 1, x.shape[-1])
+        chosen.append(x.gather(1, index))
+        distance = (x - chosen[-1]).square().sum(-1)
+        nearest = distance if k == 0 else torch.minimum(nearest, distance)
+    centres = torch.cat(chosen, 1)
+
+    def membership() -> Tensor:
+        distance = (x.unsqueeze(2) - centres.unsqueeze(1)).square().sum(-1)
+        return torch.nn.functional.one_hot(distance.argmin(-1), num_components).to(x.dtype)
+
+    for _ in range(10):
+        member = membership()
+        count = member.sum(1).unsqueeze(-1)
+        centres = torch.where(count > 0, member.mT @ x / count.clamp(min=1), centres)
+    return membership()
+
+
+def _maximisation(x: Tensor, responsibility: Tensor, floor: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Weights [n k], means [n k d] and Cholesky factors of the covariances [n k d d]."""
+    count = responsibility.sum(1) + 10 * torch.finfo(x.dtype).eps
+    mean = responsibility.mT @ x / count.unsqueeze(-1)
+    centred = x.unsqueeze(1) - mean.unsqueeze(2)
+    weighted = responsibility.mT.unsqueeze(-1) * centred
+    covariance = weighted.mT @ centred / count[..., None, None]
+    covariance.diagonal(dim1=-2, dim2=-1).add_(floor)
+    return count / count.sum(-1, keepdim=True), mean, torch.linalg.cholesky_ex(covariance).L
+
+
+def _expectation(x: Tensor, weight: Tensor, mean: Tensor, cholesky: Tensor) -> Tensor:
+    """Responsibilities [n S k]."""
+    centred = (x.unsqueeze(1) - mean.unsqueeze(2)).mT
+    white = torch.linalg.solve_triangular(cholesky, centred, upper=False)
+    log_det = cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+    log_density = (weight.log() - log_det).unsqueeze(-1) - 0.5 * white.square().sum(-2)
+    return torch.softmax(log_density.mT, dim=-1)
+
+
+def _check_rule(initial: float, interval: int, learning_rate: float) -> None:
+    check_positive("initial", initial)
+    check_positive("interval", interval, zero_allowed=True)
+    check_positive("learning_rate", learning_rate)
+
+
+def _initial_state(temperature: float) -> State:
+    return {
+        "log_temperature": np.asarray(math.log(temperature)),
+        "m": np.zeros(()),
+        "v": np.zeros(()),
+        "count": np.zeros(()),
+    }
+
+
+def _adam_step(state: State, gradient: Tensor, learning_rate: float) -> State:
+    """One step of Adam (arXiv 1412.6980, algorithm 1) with its usual constants, on the logarithm of the temperature."""
+    count = state["count"] + 1
+    m = 0.9 * state["m"] + 0.1 * gradient
+    v = 0.999 * state["v"] + 0.001 * gradient.square()
+    step = learning_rate * (m / (1 - 0.9**count)) / ((v / (1 - 0.999**count)).sqrt() + 1e-8)
+    return {"log_temperature": state["log_temperature"] - step, "m": m, "v": v, "count": count}

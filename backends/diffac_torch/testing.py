@@ -1,0 +1,75 @@
+"""Tools for tests: values and gradients as NumPy arrays, and training of an actor against any critic."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from diffac.noise import Noise
+from diffac.protocols import ActorObjective, Critic, Loss, Transition
+from diffac_torch.convert import _map_arrays, _to_device
+from diffac_torch.optimisers import Adam, loss_and_gradient
+
+
+def to_backend(tree: Any) -> Any:
+    """The same nesting with tensors in place of NumPy arrays and floats; float64 becomes torch's default dtype."""
+
+    def convert(array: Any) -> Tensor:
+        tensor = torch.as_tensor(array, device=torch.get_default_device())
+        return tensor.to(torch.get_default_dtype()) if tensor.dtype == torch.float64 else tensor
+
+    return _map_arrays(convert, tree)
+
+
+def to_numpy(tree: Any) -> Any:
+    """The same nesting with NumPy arrays in place of tensors."""
+    return _map_arrays(lambda array: array.detach().cpu().numpy() if isinstance(array, Tensor) else array, tree)
+
+
+def value_and_grad(objective: Any, module: Any, *args: Any) -> tuple[Loss, dict[str, np.ndarray]]:
+    """objective(module, *args) and the gradient of its value by parameter name.
+
+    Args:
+        objective: an actor or critic objective.
+        module: the network that is differentiated.
+        *args: the objective's further arguments, with NumPy arrays or the backend's.
+    """
+    loss, gradient = loss_and_gradient(objective, module, *_beside(module, args))
+    names = [name for name, _ in module.named_parameters()]
+    return to_numpy(loss), dict(zip(names, to_numpy(gradient), strict=True))
+
+
+def minimise(
+    objective: ActorObjective,
+    actor: Any,
+    critic: Critic,
+    batch_and_noise: Iterable[tuple[Transition, Noise]],
+    temperature: Any,
+    optimiser: Adam,
+) -> Any:
+    """The actor after one optimiser step on each batch, with a fixed critic.
+
+    Args:
+        objective: the loss.
+        actor: the network; changed in place.
+        critic: any callable that satisfies `Critic`, for example an analytic one.
+        batch_and_noise: batches, `next_action` filled in if the objective reads it, and noise.
+        temperature: scalar.
+        optimiser: of the actor.
+    """
+    state, temperature = _beside(actor, (objective.init_state(), temperature))
+    opt_state = optimiser.init(actor)
+    for item in batch_and_noise:
+        batch, noise = _beside(actor, item)
+        loss, grads = loss_and_gradient(objective, actor, critic, batch, noise, temperature, state)
+        optimiser.step(opt_state, actor, grads)
+        state = loss.state
+    return actor
+
+
+def _beside(module: nn.Module, tree: Any) -> Any:
+    """The nest as tensors of the module's dtype on its device."""
+    parameter = next(module.parameters())
+    return _to_device(tree, parameter.dtype, parameter.device)

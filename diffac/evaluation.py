@@ -1,0 +1,87 @@
+"""Evaluation: how good is the policy, measured without touching its training."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffac.environments import Stepper, close, make_envs
+from diffac.errors import UsageError
+from diffac.noise import draw
+from diffac.protocols import Learner
+
+MAX_ENVS = 10
+"""Environments that an evaluation steps together unless it is told otherwise."""
+
+
+class Evaluation(NamedTuple):
+    """Complete episodes of one policy."""
+
+    returns: np.ndarray
+    """[num_episodes], undiscounted sums of the rewards as the environment gave them."""
+    lengths: np.ndarray
+    """[num_episodes], numbers of steps."""
+
+
+class Evaluator:
+    """Evaluates policies in environments of its own, which it keeps between calls.
+
+    Every call starts from the same seeds and the same noise, so two calls differ by the policy alone. Exploration
+    noise is off (`Learner.act_noise_spec(..., deterministic=True)`). How many episodes an environment contributes is
+    fixed beforehand: taking the first `num_episodes` that end would favour short ones.
+
+    Args:
+        env_id: as in `make_envs`.
+        num_episodes: episodes of an evaluation.
+        seed: of the environments and of the policy's noise; never shared with training.
+        num_envs: environments stepped together; None: at most 10.
+    """
+
+    def __init__(self, env_id: str, *, num_episodes: int = 10, seed: int, num_envs: int | None = None) -> None:
+        if num_episodes < 1:
+            raise UsageError(f"num_episodes must be at least 1, got {num_episodes}")
+        num_envs = min(num_episodes, MAX_ENVS if num_envs is None else num_envs)
+        self.num_episodes = num_episodes
+        self.seed = seed
+        self._stepper = Stepper(make_envs(env_id, num_envs))
+        share, more = divmod(num_episodes, num_envs)
+        self._quota = np.array([share + (i < more) for i in range(num_envs)])
+
+    def __call__(self, learner: Learner, state: Any) -> Evaluation:
+        """Plays the episodes; returns them ordered by environment, then time."""
+        stepper = self._stepper
+        env_seeds, noise_seeds = np.random.SeedSequence(self.seed).spawn(2)
+        rng = np.random.default_rng(noise_seeds)
+        spec = learner.act_noise_spec((stepper.num_envs, stepper.action_dim), deterministic=True)
+        played: list[list[tuple[float, int]]] = [[] for _ in range(stepper.num_envs)]
+        obs = stepper.reset([int(seed) for seed in env_seeds.generate_state(stepper.num_envs)])
+        while any(len(episodes) < quota for episodes, quota in zip(played, self._quota, strict=True)):
+            result = stepper.step(learner.act(state, obs, draw(rng, spec)))
+            for episode in result.episodes:
+                if len(played[episode.env]) < self._quota[episode.env]:
+                    played[episode.env].append((episode.ret, episode.length))
+            obs = result.obs
+        returns, lengths = zip(*(episode for episodes in played for episode in episodes), strict=True)
+        return Evaluation(np.array(returns), np.array(lengths))
+
+    def close(self) -> None:
+        """Closes the environments."""
+        close(self._stepper.envs)
+
+    def __enter__(self) -> Evaluator:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def evaluate(
+    learner: Learner, state: Any, env_id: str, *, num_episodes: int = 10, seed: int, num_envs: int | None = None
+) -> Evaluation:
+    """One evaluation in environments made for it; arguments as for `Evaluator`, which is cheaper for several."""
+    with Evaluator(env_id, num_episodes=num_episodes, seed=seed, num_envs=num_envs) as evaluator:
+        return evaluator(learner, state)

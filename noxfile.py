@@ -1,0 +1,119 @@
+"""Sessions: `nox -l` lists them, `nox` runs all but the slow ones, `nox -s tests` is the usual one."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import nox
+
+nox.options.default_venv_backend = "virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "tests", "agreement", "core", "torch", "equinox", "docs", "build"]
+
+PYTHON = "3.11"
+RUNTIME = "mujoco,log,plot,test"
+
+
+def install(session: nox.Session, extras: str) -> None:
+    """Installs diffac in editable form with the pinned versions."""
+    session.install("-c", "constraints.txt", "-e", f".[{extras}]")
+
+
+def pytest(session: nox.Session, *arguments: str) -> None:
+    """Runs pytest on two worker processes, with one thread of numerical work in each."""
+    threads = {"OMP_NUM_THREADS": "1", "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false"}
+    session.run("pytest", "-n", "2", *arguments, *session.posargs, env=threads)
+
+
+@nox.session(python=PYTHON)
+def tests(session: nox.Session) -> None:
+    """Everything fast, with both backends."""
+    install(session, f"torch,equinox,{RUNTIME}")
+    pytest(session)
+
+
+@nox.session(python=PYTHON)
+def agreement(session: nox.Session) -> None:
+    """Only the comparison of the backends with each other and with the NumPy reference, with more examples."""
+    install(session, f"torch,equinox,{RUNTIME}")
+    pytest(session, "tests/test_agreement.py", "tests/test_reference.py", "--hypothesis-profile", "thorough")
+
+
+@nox.session(python=PYTHON)
+def core(session: nox.Session) -> None:
+    """Neither torch nor jax installed."""
+    install(session, RUNTIME)
+    pytest(session)
+
+
+@nox.session(python=PYTHON)
+def torch(session: nox.Session) -> None:
+    """Only the torch backend installed."""
+    install(session, f"torch,{RUNTIME}")
+    pytest(session)
+
+
+@nox.session(python=PYTHON)
+def equinox(session: nox.Session) -> None:
+    """Only the Equinox backend installed."""
+    install(session, f"equinox,{RUNTIME}")
+    pytest(session)
+
+
+@nox.session(python=PYTHON)
+def learning(session: nox.Session) -> None:
+    """Slow: trains on a bandit and on InvertedPendulum with both backends."""
+    install(session, f"torch,equinox,{RUNTIME}")
+    session.run("pytest", "-m", "learning", *session.posargs)
+
+
+@nox.session(python=PYTHON)
+def lint(session: nox.Session) -> None:
+    """Style and formatting."""
+    session.install("-c", "constraints.txt", "ruff")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session(python=PYTHON)
+def types(session: nox.Session) -> None:
+    """Static types."""
+    install(session, f"torch,equinox,{RUNTIME}")
+    session.install("-c", "constraints.txt", "pyright")
+    session.run("pyright")
+
+
+@nox.session(python=PYTHON)
+def docs(session: nox.Session) -> None:
+    """Builds the documentation; a warning is an error."""
+    install(session, "torch,equinox,log,docs")
+    session.run("zensical", "build", "--clean", "--strict", "-f", "mkdocs.yml")
+
+
+@nox.session(python=PYTHON)
+def build(session: nox.Session) -> None:
+    """Builds the wheel, installs it, and uses it from an empty directory."""
+    session.install("-c", "constraints.txt", "hatchling")
+    with tempfile.TemporaryDirectory() as folder:
+        session.run("hatchling", "build", "-t", "wheel", "-d", folder)
+        (wheel,) = Path(folder).glob("*.whl")
+        session.install("-c", "constraints.txt", f"diffac[torch,equinox,mujoco,log] @ {wheel.as_uri()}")
+        session.install("--force-reinstall", "--no-deps", str(wheel))
+        top = session.run("python", "-c", TOP_LEVEL, silent=True)
+        names = set((top or "").split())
+        if names != {"diffac", "diffac_torch", "diffac_equinox", "diffac_recipes"}:
+            session.error(f"the wheel puts these names on a user's machine: {sorted(names)}")
+        os.chdir(folder)
+        session.run("diffac", "recipes")
+        for backend in ("torch", "equinox"):
+            session.run(
+                *("diffac", "train", "sac", "--preset", "quick", "--env-id", "Pendulum-v1", "--backend", backend),
+                *("--total-timesteps", "400", "--learning-starts", "200", "--eval-interval", "400"),
+                *("--eval-episodes", "1", "--hidden-sizes", "16", "16"),
+            )
+
+
+TOP_LEVEL = """
+from importlib.metadata import files
+print(*{f.parts[0] for f in files("diffac") if not f.parts[0].endswith(".dist-info") and f.parts[0] != ".."})
+"""

@@ -1,0 +1,113 @@
+"""DPMD: score matching on the old policy's actions, reweighted by their value: mirror descent (arXiv 2502.00361)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+from diffac.backend import get_backend
+from diffac.protocols import Critic, Learner
+from diffac.schedules import LinearSchedule, cosine_table, linear_table
+from diffac.training import ActorCriticConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ActorCriticConfig):
+    """Arguments of DPMD (version 1 of the paper called it SDAC); corrected, see docs/recipes/dpmd.md."""
+
+    num_diffusion_steps: int = 20
+    """T, the number of denoising steps."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """Noise schedule: linear with scale 0.8 (camera-ready code) or cosine (code of the submission)."""
+    num_candidates: int = 32
+    """N, actions sampled wherever one is needed; the critic picks the best."""
+    statistics_rate: float = 0.001
+    """Rate of the running mean and standard deviation that normalise the value inside the weight."""
+    faithful_normalisation: bool = False
+    """Normalise as the official code does (an operator-precedence bug that makes nearly all weights equal)."""
+    critic_steps: int = 1
+    """Optimiser steps with each critic gradient (2 in the official code, a bug)."""
+    start_scale: float = 1.0
+    """Standard deviation of the chain's start (0.5 in the official code)."""
+    clip_action: bool = True
+    """Clip actions to [-1, 1] after exploration noise, before they reach environment, replay and targets."""
+    final_actor_learning_rate: float = 3e-5
+    """The actor's learning rate from three quarters of training on; learning_rate up to a quarter, linear between."""
+    noise_scale: float = 0.1
+    """Factor of the additive exploration noise; its standard deviation is noise_scale * temperature."""
+    initial_temperature: float = 5.0
+    """Temperature before the first adaptation."""
+    target_entropy_per_dim: float = -0.9
+    """Entropy of the exploration noise that the temperature steers to, per action dimension, in nats."""
+    temperature_learning_rate: float = 7e-3
+    """Adam's learning rate for the logarithm of the temperature."""
+    temperature_interval: int = 250
+    """Updates between two adaptations."""
+
+
+ENV_CONSTANTS: dict[str, dict[str, Any]] = {}
+"""DPMD uses one set of numbers for all environments."""
+
+OFFICIAL: dict[str, Any] = {
+    "start_scale": 0.5,
+    "clip_action": False,
+    "faithful_normalisation": True,
+    "critic_steps": 2,
+}
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "camera_ready": OFFICIAL,
+    "submission": OFFICIAL | {"schedule": "cosine", "target_entropy_per_dim": -1.5},
+    "quick": {
+        "total_timesteps": 30_000,
+        "learning_starts": 1_000,
+        "num_envs": 4,
+        "updates_per_env_step": 0.25,
+        "num_diffusion_steps": 10,
+        "num_candidates": 4,
+        "hidden_sizes": (128, 128),
+        "initial_temperature": 1.0,
+        "eval_interval": 5_000,
+        "buffer_size": 200_000,
+    },
+}
+
+
+def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, Critic]:
+    """The learner and its initial actor and critics."""
+    b = get_backend(config.backend)
+    actor_key, critic_key = config.network_keys
+    actor = b.MLPDenoiser(obs_dim, action_dim, key=actor_key, **config.network_arguments)
+    critic = b.TwinCritic(obs_dim, action_dim, key=critic_key, **config.network_arguments)
+
+    table = {"linear": linear_table, "cosine": cosine_table}[config.schedule](config.num_diffusion_steps)
+    schedule = b.TabularSchedule(table)
+    best = b.BestOf(b.DDPMSampler(schedule, config.start_scale), config.num_candidates)
+    proposal = b.PolicyProposal(config.statistics_rate, config.faithful_normalisation)
+    actor_updates = config.total_updates // config.actor_delay
+    decay = LinearSchedule(
+        config.learning_rate, config.final_actor_learning_rate, actor_updates // 4, actor_updates * 3 // 4 + 1
+    )
+    learner = b.Learner(
+        sampler=b.AdditiveNoise(best, config.noise_scale, config.clip_action),
+        actor_objective=b.ReweightedScoreMatching(schedule, proposal),
+        critic_objective=b.MeanSquaredTD(config.gamma),
+        temperature=b.NoiseEntropyTemperature(
+            action_dim, config.initial_temperature, config.noise_scale, config.target_entropy_per_dim,
+            config.temperature_interval, config.temperature_learning_rate,
+        ),
+        actor_optimiser=b.Adam(decay),
+        critic_optimiser=b.Adam(config.learning_rate),
+        tau=config.tau,
+        actor_delay=config.actor_delay,
+        reward_scale=config.reward_scale,
+        ema_actor=True,
+        critic_steps=config.critic_steps,
+    )  # fmt: skip
+    return learner, actor, critic
+
+
+if __name__ == "__main__":
+    from diffac.cli import recipe_main
+
+    recipe_main("dpmd")

@@ -1,0 +1,86 @@
+"""SAC: a tanh-Gaussian policy with entropy regularisation, the yardstick (arXiv 1812.05905)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from diffac.backend import get_backend
+from diffac.protocols import Activation, Critic, Learner
+from diffac.training import ActorCriticConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(ActorCriticConfig):
+    """Arguments of SAC, with the log-determinant of the tanh and an adapted temperature."""
+
+    hidden_sizes: tuple[int, ...] = (256, 256)
+    activation: Activation = "relu"
+    actor_delay: int = 1
+    reward_scale: float = 1.0
+    num_envs: int = 1
+    """Environments stepped together."""
+    learning_starts: int = 10_000
+    """Environment steps with uniformly random actions before the first update."""
+    updates_per_env_step: float = 1.0
+    """Updates for each environment step (0.2 in the SDAC protocol)."""
+    initial_temperature: float = 1.0
+    """Temperature before the first adaptation."""
+    target_entropy_per_dim: float = -1.0
+    """Entropy that the temperature steers to, per action dimension, in nats."""
+
+
+ENV_CONSTANTS: dict[str, dict[str, Any]] = {}
+"""SAC uses one set of numbers for all environments."""
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "sdac_protocol": {
+        "num_envs": 5,
+        "learning_starts": 30_000,
+        "updates_per_env_step": 0.2,
+        "hidden_sizes": (256, 256, 256),
+        "activation": "mish",
+    },
+    "quick": {
+        "total_timesteps": 30_000,
+        "learning_starts": 1_000,
+        "num_envs": 4,
+        "updates_per_env_step": 0.5,
+        "hidden_sizes": (128, 128),
+        "learning_rate": 1e-3,
+        "eval_interval": 5_000,
+        "buffer_size": 200_000,
+    },
+}
+
+
+def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, Critic]:
+    """The learner and its initial actor and critics."""
+    b = get_backend(config.backend)
+    actor_key, critic_key = config.network_keys
+    actor = b.GaussianActor(obs_dim, action_dim, key=actor_key, **config.network_arguments)
+    critic = b.TwinCritic(obs_dim, action_dim, key=critic_key, **config.network_arguments)
+
+    policy = b.TanhGaussianSampler()
+    learner = b.Learner(
+        sampler=policy,
+        actor_objective=b.EntropyRegularisedValue(policy),
+        critic_objective=b.MeanSquaredTD(config.gamma, soft=True),
+        temperature=b.TargetEntropyTemperature(
+            action_dim, policy, config.initial_temperature, config.target_entropy_per_dim,
+            learning_rate=config.learning_rate,
+        ),
+        actor_optimiser=b.Adam(config.learning_rate),
+        critic_optimiser=b.Adam(config.learning_rate),
+        tau=config.tau,
+        actor_delay=config.actor_delay,
+        reward_scale=config.reward_scale,
+    )  # fmt: skip
+    return learner, actor, critic
+
+
+if __name__ == "__main__":
+    from diffac.cli import recipe_main
+
+    recipe_main("sac")

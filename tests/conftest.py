@@ -1,0 +1,58 @@
+"""Everything runs in float64 and with checked shapes; a backend whose framework is missing is skipped."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from importlib.util import find_spec
+from types import ModuleType, SimpleNamespace
+
+os.environ["JAX_ENABLE_X64"] = "1"
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pytest
+
+FRAMEWORKS = {"torch": ("torch",), "equinox": ("jax", "equinox", "optax")}
+"""Backend name -> the packages it needs. The order matters: torch is imported before jax."""
+INSTALLED = {name: all(find_spec(package) for package in packages) for name, packages in FRAMEWORKS.items()}
+
+if INSTALLED["torch"]:
+    import torch
+
+    torch.set_default_dtype(torch.float64)
+    torch.set_num_threads(1)  # the arrays are tiny, and pytest-xdist uses the cores
+
+if find_spec("beartype") and find_spec("jaxtyping"):  # from here on every annotated shape is checked at every call
+    import jaxtyping
+
+    jaxtyping.install_import_hook([f"diffac_{name}" for name in FRAMEWORKS], "beartype.beartype")
+
+if find_spec("hypothesis"):
+    from hypothesis import HealthCheck, settings
+
+    common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
+    settings.register_profile("default", max_examples=8, derandomize=True, **common)
+    settings.register_profile("ci", max_examples=16, derandomize=True, print_blob=True, **common)
+    settings.register_profile("explore", max_examples=200, **common)  # new values each run; not for CI
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+
+def load_backend(name: str) -> ModuleType:
+    """The backend module; skips the test where its framework is missing. A broken backend is an error, not a skip."""
+    if not INSTALLED[name]:
+        pytest.skip(f"backend {name!r} needs {', '.join(FRAMEWORKS[name])}")
+    module = importlib.import_module(f"diffac_{name}")
+    importlib.import_module(f"diffac_{name}.testing")
+    return module
+
+
+@pytest.fixture(params=list(FRAMEWORKS))
+def backend(request: pytest.FixtureRequest) -> ModuleType:
+    """Each backend in turn: the module `diffac_torch` or `diffac_equinox`, with its submodule `testing` loaded."""
+    return load_backend(request.param)
+
+
+@pytest.fixture
+def both() -> SimpleNamespace:
+    """The two backends as `both.torch` and `both.equinox`; skips where one is missing."""
+    return SimpleNamespace(**{name: load_backend(name) for name in FRAMEWORKS})

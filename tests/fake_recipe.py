@@ -1,0 +1,72 @@
+"""A recipe of nothing: what a third party's module looks like.
+
+This line is no part of the summary.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from typing import Any
+
+import fakes
+
+from diffac.backend import get_backend
+from diffac.training import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config(TrainConfig):
+    """Arguments of nothing."""
+
+    env_id: str = "fakes:Random-v0"
+    """Environment."""
+    total_timesteps: int = 80
+    """Steps."""
+    learning_starts: int = 20
+    """Random steps."""
+    batch_size: int = 4
+    """Transitions."""
+    eval_episodes: int = 2
+    """Episodes."""
+    hidden_sizes: tuple[int, ...] = (8, 8)
+    """Widths of nothing."""
+    gain: float = 1.0
+    """Gain of nothing."""
+    fail: str = ""
+    """What goes wrong: backend, diverge, interrupt."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "loud": {"gain": 3.0},
+    "elsewhere": {"env_id": "fakes:Terminates-v0"},
+}
+ENV_CONSTANTS: dict[str, dict[str, Any]] = {
+    "fakes:Term": {"gain": 2.0, "hidden_sizes": (4,)},
+    "fakes:Terminates": {"hidden_sizes": (5,)},
+}
+
+
+class Interrupted(fakes.FakeLearner):
+    """Somebody presses Ctrl-C at its first update."""
+
+    def update(self, state: Any, batches: Any, key: int) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return super().update(state, batches, key)
+
+
+def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Any, Any, Any]:
+    if config.fail == "backend":
+        get_backend(config.backend)
+    learner = Interrupted() if config.fail == "interrupt" else fakes.FakeLearner()
+    if config.fail == "diverge":
+        learner.losses = {5: {"critic_loss": float("nan")}}
+    return learner, (obs_dim, action_dim), config.gain
+
+
+if __name__ == "__main__":
+    from diffac.cli import recipe_main
+
+    recipe_main("fake")

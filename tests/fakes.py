@@ -1,0 +1,188 @@
+"""Small environments and a learner without a framework. `fakes:NAME-v0` is importable by environment processes too."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from diffac.noise import Normal, without_exploration
+from diffac.protocols import Transition
+from diffac.training import TrainConfig
+
+
+class Counter(gym.Env):
+    """Observes [marker of the episode, steps in it, last action]; returns one array that it changes in place.
+
+    Args:
+        length: steps of an episode; None: 2 to 9 at random.
+        end: "terminated", "truncated" or "both".
+        broken: "obs", "reward" or "reset": what is NaN, from the third step (or second reset) on.
+    """
+
+    observation_space = gym.spaces.Box(-np.inf, np.inf, (3,), np.float64)
+    action_space = gym.spaces.Box(np.float32([-1.0]), np.float32([3.0]))
+
+    def __init__(self, length: int | None = 5, end: str = "terminated", broken: str = "") -> None:
+        self.length, self.end, self.broken = length, end, broken
+        self.buffer = np.zeros(3)
+        self.episode = 0
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        super().reset(seed=seed)
+        self.episode += 1
+        self.t = 0
+        self.this_length = self.length or int(self.np_random.integers(2, 10))
+        self.buffer[:] = self.np_random.random(), 0.0, 0.0
+        if self.broken == "reset" and self.episode > 1:
+            self.buffer[0] = np.nan
+        return self.buffer, {}
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.t += 1
+        self.buffer[1:] = self.t, action[0]
+        broken = self.t >= 3
+        if broken and self.broken == "obs":
+            self.buffer[0] = np.inf
+        reward = np.nan if broken and self.broken == "reward" else 10.0 * self.t
+        over = self.t >= self.this_length
+        return (
+            self.buffer,
+            reward,
+            over and self.end in ("terminated", "both"),
+            over and self.end in ("truncated", "both"),
+            {},
+        )
+
+
+class DictObs(gym.Env):
+    """Observes a dictionary of a box [2 3], a tuple and a number among four: 6 + 1 + 4 entries."""
+
+    observation_space = gym.spaces.Dict(
+        {
+            "a": gym.spaces.Box(-1, 1, (2, 3)),
+            "b": gym.spaces.Tuple((gym.spaces.Box(-1, 1, (1,)),)),
+            "c": gym.spaces.Discrete(4),
+        }
+    )
+    action_space = gym.spaces.Box(-1, 1, (2,))
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[dict, dict]:
+        super().reset(seed=seed)
+        return {"a": np.full((2, 3), 0.5, np.float32), "b": (np.float32([0.25]),), "c": 2}, {}
+
+    def step(self, action: np.ndarray) -> tuple[dict, float, bool, bool, dict]:
+        return self.reset()[0], 0.0, False, False, {}
+
+
+class Strange(Counter):
+    """`Counter` with spaces that diffac cannot use."""
+
+    def __init__(self, action_space: gym.Space | None = None, observation_space: gym.Space | None = None) -> None:
+        super().__init__()
+        self.action_space = action_space or self.action_space
+        self.observation_space = observation_space or self.observation_space
+
+
+def missing(**kwargs: Any) -> gym.Env:
+    """Fails like a MuJoCo environment without mujoco."""
+    raise gym.error.DependencyNotInstalled(
+        'MuJoCo is not installed, run `pip install "gymnasium[mujoco]"`'
+    ) from ModuleNotFoundError("No module named 'mujoco'", name="mujoco")
+
+
+def register(name: str, entry_point: Any, **kwargs: Any) -> None:
+    if f"{name}-v0" not in gym.registry:
+        gym.register(f"{name}-v0", entry_point, kwargs=kwargs)
+
+
+register("Terminates", Counter)
+register("Truncates", Counter, length=7, end="truncated")
+register("Both", Counter, length=3, end="both")
+register("Random", Counter, length=None)
+for thing in ("obs", "reward", "reset"):
+    register(f"Broken{thing}", Counter, broken=thing)
+register("DictObs", DictObs)
+register("Missing", missing)
+register("Unbounded", Strange, action_space=gym.spaces.Box(-np.inf, np.inf, (2,)))
+register("Matrix", Strange, action_space=gym.spaces.Box(-1, 1, (2, 2)))
+register("Whole", Strange, action_space=gym.spaces.Box(0, 3, (2,), np.int64))
+register("Sequence", Strange, observation_space=gym.spaces.Sequence(gym.spaces.Box(-1, 1, (1,))))
+
+
+@dataclasses.dataclass
+class FakeState:
+    """What a fake learner was given."""
+
+    actor: Any = None
+    critic: Any = None
+    updates: int = 0
+    batches: list[Transition] = dataclasses.field(default_factory=list)
+    keys: list[int] = dataclasses.field(default_factory=list)
+    weight: float = 0.1
+
+
+class FakeLearner:
+    """A learner in NumPy whose actions depend on the observation, the noise and everything it has learned from."""
+
+    def __init__(self, losses: dict[int, dict[str, float]] | None = None) -> None:
+        self.losses = losses or {}
+        self.acted: list[np.ndarray] = []
+        self.explored: list[bool] = []
+
+    def init(self, actor: Any, critic: Any) -> FakeState:
+        return FakeState(actor, critic)
+
+    def update(self, state: FakeState, batches: Transition, key: int) -> tuple[FakeState, dict[str, Any]]:
+        count = len(batches.reward)
+        weight = state.weight + 1e-3 * float(np.mean(batches.obs)) + 1e-3 * (key % 7) * count
+        state = FakeState(
+            state.actor, state.critic, state.updates + count, [*state.batches, batches], [*state.keys, key], weight
+        )
+        metrics = {"critic_loss": np.float32(0.5), "actor_loss": np.float32(np.nan), "weight": np.float32(weight)}
+        return state, metrics | self.losses.get(state.updates, {})
+
+    def act_noise_spec(self, shape: tuple[int, ...], *, deterministic: bool = False) -> dict[str, Any]:
+        spec = {"start": Normal(shape), "exploration": Normal(shape)}
+        return without_exploration(spec) if deterministic else spec
+
+    def act(self, state: FakeState, obs: np.ndarray, noise: Any) -> np.ndarray:
+        self.explored.append(bool(np.any(noise["exploration"])))
+        action = np.tanh(state.weight * obs[:, 1:2] + noise["start"] + noise["exploration"])
+        self.acted.append(action)
+        return action
+
+
+class ListWriter:
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.lines: list[tuple[int, dict[str, float]]] = []
+
+    def write(self, step: int, metrics: Any) -> None:
+        self.lines.append((step, dict(metrics)))
+
+    def close(self) -> None: ...
+
+    def column(self, name: str) -> list[tuple[int, float]]:
+        """(step, value) wherever the metric was written."""
+        return [(step, metrics[name]) for step, metrics in self.lines if name in metrics]
+
+
+def config(**fields: Any) -> TrainConfig:
+    """A configuration of a run of milliseconds."""
+    small = {
+        "env_id": "fakes:Random-v0",
+        "total_timesteps": 120,
+        "num_envs": 4,
+        "learning_starts": 40,
+        "batch_size": 8,
+        "buffer_size": 500,
+        "updates_per_env_step": 0.5,
+        "eval_interval": 60,
+        "eval_episodes": 3,
+        "log_interval": 20,
+    }
+    return TrainConfig(**{**small, **fields})

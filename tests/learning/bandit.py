@@ -1,0 +1,208 @@
+"""A bandit with two actions, four equal modes and a known Q: does an objective reach the law that its theory promises?
+
+`python -m tests.learning.bandit --out bandit.png` trains on both backends and draws what they learned. The optimum of
+`ReweightedScoreMatching` with `ReverseProposal` is the density exp(Q/temperature) on the action box; the energy
+distance between samples of the policy and exact samples says how close it came. `ValueThroughSampler` has no entropy
+term and should reach a maximum; DACER2 adds the Q-gradient, and how many of the four modes it keeps is reported, not
+promised.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import importlib
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+from diffac.noise import NoiseSpec, draw
+from diffac.protocols import Transition
+from diffac.schedules import vp_table
+
+CENTRES = 0.5 * np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
+WIDTH = 0.2
+TEMPERATURE = 0.2
+"""Of the target density: peaks are exp(1/.2) = 148 times as dense as the plain; 9 in 10 samples belong to a mode."""
+MODE_RADIUS = 0.3
+MODE_SHARE = 0.05
+"""A mode counts as covered when at least this share of the samples lies within MODE_RADIUS of its centre."""
+
+
+def q_value(action: np.ndarray) -> np.ndarray:
+    """Q [*batch] of actions [*batch 2]: four Gaussian bumps of height 1."""
+    square = ((action[..., None, :] - CENTRES) ** 2).sum(-1)
+    return np.exp(-square / (2 * WIDTH**2)).sum(-1)
+
+
+def critic(backend: str) -> Any:
+    """The same Q as an ensemble of one, a function of the backend's arrays."""
+    if backend == "torch":
+        import torch
+
+        def torch_critic(obs: Any, action: Any) -> Any:
+            square = (action[..., None, :] - torch.as_tensor(CENTRES, dtype=action.dtype)).square().sum(-1)
+            return torch.exp(-square / (2 * WIDTH**2)).sum(-1)[None]
+
+        return torch_critic
+    import jax.numpy as jnp
+
+    def jax_critic(obs: Any, action: Any) -> Any:
+        square = jnp.square(action[..., None, :] - jnp.asarray(CENTRES, action.dtype)).sum(-1)
+        return jnp.exp(-square / (2 * WIDTH**2)).sum(-1)[None]
+
+    return jax_critic
+
+
+def exact_samples(count: int, seed: int = 0, temperature: float = TEMPERATURE, cells: int = 500) -> np.ndarray:
+    """Samples [count 2] of the density proportional to exp(Q/temperature) on [-1, 1]^2, by a fine grid."""
+    rng = np.random.default_rng(seed)
+    middle = (np.arange(cells) + 0.5) / cells * 2 - 1
+    grid = np.stack(np.meshgrid(middle, middle, indexing="ij"), -1).reshape(-1, 2)
+    density = np.exp((q_value(grid) - 1) / temperature)
+    chosen = grid[rng.choice(len(grid), count, p=density / density.sum())]
+    return chosen + rng.uniform(-1, 1, chosen.shape) / cells
+
+
+def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
+    """2 E|X-Y| - E|X-X'| - E|Y-Y'| (Szekely and Rizzo), unbiased: zero on average, or just below, for equal laws."""
+    within = [cdist(z, z).sum() / (len(z) * (len(z) - 1)) for z in (x, y)]
+    return float(2 * cdist(x, y).mean() - sum(within))
+
+
+def mode_shares(samples: np.ndarray) -> np.ndarray:
+    """Share of the samples [n 2] within MODE_RADIUS of each centre."""
+    return (cdist(samples, CENTRES) < MODE_RADIUS).mean(0)
+
+
+def modes_covered(samples: np.ndarray) -> int:
+    """How many of the four modes hold at least MODE_SHARE of the samples."""
+    return int((mode_shares(samples) >= MODE_SHARE).sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class Policy:
+    """A trained actor with the sampler that turns it into actions."""
+
+    backend: str
+    actor: Any
+    sampler: Any
+
+    def sample(self, count: int = 2000, seed: int = 1) -> np.ndarray:
+        """Actions [count 2]."""
+        module, testing = modules(self.backend)
+        dtype = float_dtype(module, self.actor)
+        noise = draw(np.random.default_rng(seed), self.sampler.noise_spec((count, 2)), dtype)
+        obs = testing.to_backend(np.zeros((count, 1), dtype))
+        return np.asarray(testing.to_numpy(self.sampler(self.actor, obs, testing.to_backend(noise))))
+
+
+def modules(backend: str) -> tuple[Any, Any]:
+    """The backend and its testing module."""
+    return importlib.import_module(f"diffac_{backend}"), importlib.import_module(f"diffac_{backend}.testing")
+
+
+def float_dtype(module: Any, actor: Any) -> Any:
+    """The dtype of an actor's parameters."""
+    return next(iter(module.to_arrays(actor).values())).dtype
+
+
+def batches(spec: NoiseSpec, batch_size: int, count: int, seed: int, dtype: Any) -> Iterator[tuple[Transition, Any]]:
+    """`count` batches of the bandit (its observation is always 0) with their noise."""
+    rng = np.random.default_rng(seed)
+    zeros, action = np.zeros((batch_size, 1), dtype), np.zeros((batch_size, 2), dtype)
+    reward = np.zeros(batch_size, dtype)
+    batch = Transition(zeros, action, reward, zeros, np.ones(batch_size, bool), next_action=action)
+    for _ in range(count):
+        yield batch, draw(rng, spec, dtype)
+
+
+def train(
+    backend: str, objective: Any, sampler: Any, *, updates: int, batch_size: int, seed: int, rate: float
+) -> Policy:
+    """Minimises an actor objective with the bandit's Q as fixed critic."""
+    module, testing = modules(backend)
+    actor = module.MLPDenoiser(1, 2, key=seed, hidden_sizes=(64, 64, 64))
+    data = batches(objective.noise_spec((batch_size, 2)), batch_size, updates, seed, float_dtype(module, actor))
+    actor = testing.minimise(objective, actor, critic(backend), data, TEMPERATURE, module.Adam(rate))
+    return Policy(backend, actor, sampler)
+
+
+def sdac(backend: str, *, truncated: bool = True, updates: int = 1500, num_steps: int = 20, seed: int = 0) -> Policy:
+    """SDAC's objective (arXiv 2502.00361); value_scale 1, so that the target is exp(Q/temperature)."""
+    module, _ = modules(backend)
+    schedule = module.TabularSchedule(vp_table(num_steps))
+    sampler = module.DDPMSampler(schedule)
+    proposal = module.ReverseProposal(sampler, num_particles=64, value_scale=1.0, truncated=truncated)
+    objective = module.ReweightedScoreMatching(schedule, proposal)
+    return train(backend, objective, sampler, updates=updates, batch_size=256, seed=seed, rate=1e-3)
+
+
+def value(backend: str, *, eta: float | None = None, updates: int = 600, num_steps: int = 5, seed: int = 0) -> Policy:
+    """DACER's objective (arXiv 2405.15177) or, with eta, DACER2's (2505.23426)."""
+    module, _ = modules(backend)
+    schedule = module.TabularSchedule(vp_table(num_steps))
+    sampler = module.DDPMSampler(schedule)
+    objective = module.ValueThroughSampler(sampler)
+    if eta is not None:
+        objective = module.Sum((1.0, objective), (eta, module.TimeWeightedQGradient(sampler, schedule)))
+    return train(backend, objective, sampler, updates=updates, batch_size=256, seed=seed, rate=1e-3)
+
+
+def untrained(backend: str, *, num_steps: int = 20, seed: int = 0) -> Policy:
+    """What training starts from."""
+    module, _ = modules(backend)
+    sampler = module.DDPMSampler(module.TabularSchedule(vp_table(num_steps)))
+    return Policy(backend, module.MLPDenoiser(1, 2, key=seed, hidden_sizes=(64, 64, 64)), sampler)
+
+
+def picture(path: Path, backends: tuple[str, ...] = ("torch", "equinox"), eta: float = 1.0) -> None:
+    """Draws, one row a backend: the density exp(Q/temperature), SDAC's samples and DACER2's samples."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    exact = exact_samples(2000)
+    floor = energy_distance(exact, exact_samples(2000, seed=7))
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 200)] * 2), -1)
+    figure, axes = plt.subplots(len(backends), 3, figsize=(10.5, 3.6 * len(backends)), squeeze=False)
+    for row, backend in zip(axes, backends, strict=True):
+        started = time.perf_counter()
+        density = np.exp((q_value(grid) - 1) / TEMPERATURE)
+        row[0].imshow(density, extent=(-1, 1, -1, 1), origin="lower", cmap="magma")
+        row[0].set_title(f"{backend}: exp(Q / {TEMPERATURE})")
+        for axis, title, samples in (
+            (row[1], "SDAC", sdac(backend).sample()),
+            (row[2], "DACER2", value(backend, eta=eta).sample()),
+        ):
+            axis.scatter(*samples.T, s=3, alpha=0.4, linewidths=0)
+            axis.scatter(*CENTRES.T, marker="+", color="black")
+            distance = energy_distance(samples, exact)
+            note = f"energy distance {distance:.4f}" if title == "SDAC" else f"{modes_covered(samples)} of 4 modes"
+            axis.set_title(f"{title}: {note}")
+            axis.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal")
+            print(f"{backend:8} {title:7} energy distance {distance:.4f} (exact against exact {floor:.4f}), "
+                  f"modes {modes_covered(samples)} of 4, mean Q {q_value(samples).mean():.3f}")  # fmt: skip
+        print(f"{backend:8} trained and sampled in {time.perf_counter() - started:.0f} s")
+    figure.tight_layout()
+    figure.savefig(path, dpi=130)
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True, help="where to write the picture (png)")
+    parser.add_argument("--eta", type=float, default=1.0, help="weight of DACER2's Q-gradient term")
+    arguments = parser.parse_args()
+    import torch  # noqa: F401  (before jax)
+
+    picture(arguments.out, eta=arguments.eta)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,323 @@
+"""Tables of parts, shared by all tests. Adding a row adds every test of its kind, in both backends.
+
+A row says how to build a part from a backend module `B` and small dimensions, and which networks it belongs with.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffac.noise import draw
+from diffac.protocols import Transition
+from diffac.schedules import LinearSchedule, ScheduleTable, cosine_table, linear_table, vp_table
+
+
+class Dims(NamedTuple):
+    """The size of everything in a test."""
+
+    obs: int = 3
+    action: int = 2
+    batch: int = 5
+    hidden: tuple[int, ...] = (8, 8)
+    steps: int = 4
+    """T of the diffusion."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The shape of a batch of actions, which every `noise_spec` takes."""
+        return (self.batch, self.action)
+
+
+DIMS = Dims()
+
+TABLES: dict[str, Callable[[int], ScheduleTable]] = {"vp": vp_table, "cosine": cosine_table, "linear": linear_table}
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A row: `make(B, dims)`, with the names of the networks it goes with (see `ACTORS` and `CRITICS`)."""
+
+    make: Callable[[Any, Dims], Any]
+    actor: str = "denoiser"
+    critic: str = "twin"
+
+
+# networks
+
+ACTORS: dict[str, Callable[..., Any]] = {
+    "denoiser": lambda B, d, key, **kw: B.MLPDenoiser(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
+    "gaussian": lambda B, d, key, **kw: B.GaussianActor(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
+}
+CRITICS: dict[str, Callable[..., Any]] = {
+    "twin": lambda B, d, key, **kw: B.TwinCritic(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
+    "three": lambda B, d, key, **kw: B.EnsembleCritic(d.obs, d.action, key=key, size=3, hidden_sizes=d.hidden, **kw),
+    "gaussian": lambda B, d, key, **kw: B.GaussianCritic(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
+}
+ACTIVATIONS = ("mish", "gelu", "relu", "silu", "tanh")
+
+
+def make_actor(B: Any, part: Part, key: int = 1, dims: Dims = DIMS) -> Any:
+    """The actor network that goes with a part."""
+    return ACTORS[part.actor](B, dims, key)
+
+
+def make_critic(B: Any, part: Part, key: int = 2, dims: Dims = DIMS) -> Any:
+    """The critic network that goes with a part."""
+    return CRITICS[part.critic](B, dims, key)
+
+
+# schedules and samplers
+
+
+def schedule(B: Any, dims: Dims = DIMS, table: str = "vp") -> Any:
+    """A schedule with T = dims.steps."""
+    return B.TabularSchedule(TABLES[table](dims.steps))
+
+
+def chain(B: Any, dims: Dims = DIMS, table: str = "vp", **kw: Any) -> Any:
+    """The DDPM sampler."""
+    return B.DDPMSampler(schedule(B, dims, table), **kw)
+
+
+SCHEDULES: dict[str, Part] = {name: Part(lambda B, d, name=name: schedule(B, d, name)) for name in TABLES}
+
+SAMPLERS: dict[str, Part] = {
+    "ddpm": Part(chain),
+    "ddpm_cosine": Part(lambda B, d: chain(B, d, "cosine", start_scale=0.5)),
+    "ddpm_long": Part(lambda B, d: chain(B, d._replace(steps=12), "linear")),
+    "ddim": Part(lambda B, d: B.DDIMSampler(schedule(B, d))),
+    "ddim_two": Part(lambda B, d: B.DDIMSampler(schedule(B, d, "linear"), start_scale=0.5, num_steps=2)),
+    "ddim_one": Part(lambda B, d: B.DDIMSampler(schedule(B, d), num_steps=1)),
+    "tanh_gaussian": Part(lambda B, d: B.TanhGaussianSampler(), actor="gaussian"),
+    "best_of": Part(lambda B, d: B.BestOf(chain(B, d), num_candidates=3)),
+    "best_of_one": Part(lambda B, d: B.BestOf(chain(B, d), num_candidates=1)),
+    "best_of_gaussian": Part(
+        lambda B, d: B.BestOf(B.TanhGaussianSampler(), num_candidates=3), actor="gaussian", critic="gaussian"
+    ),
+    "additive": Part(lambda B, d: B.AdditiveNoise(chain(B, d), noise_scale=0.3)),
+    "additive_unclipped": Part(lambda B, d: B.AdditiveNoise(chain(B, d), noise_scale=0.3, clip=False)),
+    "additive_best_of": Part(lambda B, d: B.AdditiveNoise(B.BestOf(chain(B, d), num_candidates=3))),
+}
+
+# actor objectives
+
+
+def _time_weighted(space: str, source: str, time_offset: int) -> Part:
+    return Part(
+        lambda B, d: B.TimeWeightedQGradient(
+            chain(B, d), schedule(B, d), space=space, source=source, time_offset=time_offset
+        )
+    )
+
+
+def _score_matching(proposal: Callable[[Any, Dims], Any], table: str = "linear") -> Part:
+    return Part(lambda B, d: B.ReweightedScoreMatching(schedule(B, d, table), proposal(B, d)))
+
+
+def _reverse(B: Any, d: Dims, truncated: bool) -> Any:
+    return B.ReverseProposal(B.BestOf(chain(B, d, "linear"), num_candidates=2), num_particles=6, truncated=truncated)
+
+
+def _shared_sum(B: Any, d: Dims, noisy: bool = True) -> Any:
+    sampler = B.AdditiveNoise(chain(B, d), noise_scale=0.1) if noisy else chain(B, d)
+    return B.Sum(
+        (1.0, B.ValueThroughSampler(sampler)), (0.5, B.TimeWeightedQGradient(sampler, schedule(B, d), source="chain"))
+    )
+
+
+OBJECTIVES: dict[str, Part] = {
+    "value_ddpm": Part(lambda B, d: B.ValueThroughSampler(chain(B, d)), critic="gaussian"),
+    "value_ddim": Part(lambda B, d: B.ValueThroughSampler(B.DDIMSampler(schedule(B, d)))),
+    "value_additive": Part(lambda B, d: B.ValueThroughSampler(B.AdditiveNoise(chain(B, d), noise_scale=0.3))),
+    "value_best_of": Part(lambda B, d: B.ValueThroughSampler(B.BestOf(chain(B, d), num_candidates=3)), critic="three"),
+    "value_tanh_gaussian": Part(lambda B, d: B.ValueThroughSampler(B.TanhGaussianSampler()), actor="gaussian"),
+    **{
+        f"time_weighted_{space}_{source}_{offset}": _time_weighted(space, source, offset)
+        for space, source, offset in itertools.product(("score", "eps"), ("chain", "forward", "replay"), (1, 0))
+    },
+    "reverse": _score_matching(lambda B, d: _reverse(B, d, truncated=False)),
+    "reverse_truncated": _score_matching(lambda B, d: _reverse(B, d, truncated=True)),
+    "reverse_truncated_vp": _score_matching(lambda B, d: _reverse(B, d, truncated=True), "vp"),
+    "policy": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1)),
+    "policy_faithful": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1, faithful_normalisation=True)),
+    "entropy_value": Part(lambda B, d: B.EntropyRegularisedValue(B.TanhGaussianSampler()), actor="gaussian"),
+    "sum_shared": Part(_shared_sum, critic="gaussian"),
+    "sum_separate": Part(
+        lambda B, d: B.Sum(
+            (0.7, B.ValueThroughSampler(chain(B, d))),
+            (2.0, B.TimeWeightedQGradient(chain(B, d), schedule(B, d), source="forward")),
+            (0.1, B.ReweightedScoreMatching(schedule(B, d), B.PolicyProposal(rate=0.1))),
+        )
+    ),
+}
+
+# critic objectives and temperatures
+
+CRITIC_OBJECTIVES: dict[str, Part] = {
+    "mean_squared": Part(lambda B, d: B.MeanSquaredTD(gamma=0.97)),
+    "mean_squared_three": Part(lambda B, d: B.MeanSquaredTD(), critic="three"),
+    "mean_squared_soft": Part(lambda B, d: B.MeanSquaredTD(soft=True)),
+    "gaussian": Part(lambda B, d: B.GaussianTD(tau=0.3), critic="gaussian"),
+    "gaussian_tight": Part(lambda B, d: B.GaussianTD(gamma=0.9, clip=0.5), critic="gaussian"),
+}
+
+TEMPERATURES: dict[str, Part] = {
+    "fixed": Part(lambda B, d: B.FixedTemperature(0.3)),
+    "noise_entropy": Part(lambda B, d: B.NoiseEntropyTemperature(d.action, interval=5)),
+    "mixture": Part(
+        lambda B, d: B.MixtureEntropyTemperature(
+            B.AdditiveNoise(chain(B, d)), interval=5, num_samples=30, num_iterations=10
+        )
+    ),
+    "mixture_best_of": Part(
+        lambda B, d: B.MixtureEntropyTemperature(
+            B.AdditiveNoise(B.BestOf(chain(B, d), num_candidates=2)), interval=5, num_samples=20, num_components=2
+        )
+    ),
+    "target_entropy": Part(
+        lambda B, d: B.TargetEntropyTemperature(d.action, B.TanhGaussianSampler(), learning_rate=0.01), actor="gaussian"
+    ),
+}
+
+# learners
+
+
+def _dacer2(B: Any, d: Dims) -> Any:
+    sampler = B.AdditiveNoise(chain(B, d), noise_scale=0.1)
+    return B.Learner(
+        sampler=sampler,
+        actor_objective=B.Sum(
+            (1.0, B.ValueThroughSampler(sampler)), (0.01, B.TimeWeightedQGradient(sampler, schedule(B, d)))
+        ),
+        critic_objective=B.GaussianTD(),
+        temperature=B.MixtureEntropyTemperature(sampler, interval=5, num_samples=20, num_iterations=10),
+        actor_optimiser=B.Adam(1e-3, max_grad_norm=0.5),
+        critic_optimiser=B.Adam(1e-3),
+        actor_delay=2,
+        reward_scale=0.2,
+    )
+
+
+def _dacer(B: Any, d: Dims) -> Any:
+    sampler = B.AdditiveNoise(chain(B, d), noise_scale=0.15)
+    return B.Learner(
+        sampler=sampler,
+        actor_objective=B.ValueThroughSampler(sampler),
+        critic_objective=B.GaussianTD(),
+        temperature=B.MixtureEntropyTemperature(sampler, interval=10, num_samples=20, num_iterations=10),
+        actor_optimiser=B.Adam(1e-3),
+        critic_optimiser=B.Adam(1e-3),
+        actor_delay=2,
+        reward_scale=0.2,
+    )
+
+
+def _reweighted(B: Any, d: Dims, proposal: Callable[[Any], Any], **kw: Any) -> Any:
+    sampler = B.AdditiveNoise(B.BestOf(chain(B, d, "linear"), num_candidates=3))
+    return B.Learner(
+        sampler=sampler,
+        actor_objective=B.ReweightedScoreMatching(schedule(B, d, "linear"), proposal(sampler)),
+        critic_objective=B.MeanSquaredTD(),
+        temperature=B.NoiseEntropyTemperature(d.action, interval=5),
+        actor_optimiser=B.Adam(LinearSchedule(1e-3, 1e-4, 5, 15)),
+        critic_optimiser=B.Adam(1e-3),
+        actor_delay=2,
+        reward_scale=0.2,
+        ema_actor=True,
+        **kw,
+    )
+
+
+def _sac(B: Any, d: Dims) -> Any:
+    sampler = B.TanhGaussianSampler()
+    return B.Learner(
+        sampler=sampler,
+        actor_objective=B.EntropyRegularisedValue(sampler),
+        critic_objective=B.MeanSquaredTD(soft=True),
+        temperature=B.TargetEntropyTemperature(d.action, sampler),
+        actor_optimiser=B.Adam(1e-3),
+        critic_optimiser=B.Adam(1e-3),
+        actor_delay=1,
+    )
+
+
+LEARNERS: dict[str, Part] = {
+    "dacer2": Part(_dacer2, critic="gaussian"),
+    "dacer": Part(_dacer, critic="gaussian"),
+    "sdac": Part(lambda B, d: _reweighted(B, d, lambda s: B.ReverseProposal(s, num_particles=4))),
+    "dpmd": Part(lambda B, d: _reweighted(B, d, lambda s: B.PolicyProposal(rate=0.01), critic_steps=2)),
+    "sac": Part(_sac, actor="gaussian"),
+}
+
+
+def make_learner(B: Any, name: str, dims: Dims = DIMS, key: int = 1) -> tuple[Any, Any]:
+    """(learner, fresh state) of a row of `LEARNERS`; the same key gives the same state in every backend."""
+    part = LEARNERS[name]
+    learner = part.make(B, dims)
+    return learner, learner.init(make_actor(B, part, key, dims), make_critic(B, part, key + 1, dims))
+
+
+# batches and noise
+
+
+def make_batch(
+    rng: np.random.Generator,
+    dims: Dims = DIMS,
+    *,
+    leading: tuple[int, ...] = (),
+    magnitude: float = 1.0,
+    termination: float = 0.3,
+    filled: bool = True,
+    dtype: Any = np.float64,
+) -> Transition:
+    """A NumPy batch [*leading batch ...].
+
+    Args:
+        rng: source of all values.
+        dims: sizes.
+        leading: axes before the batch axis, such as (K,) for `Learner.update`.
+        magnitude: scale of observations and rewards.
+        termination: probability of `terminated`.
+        filled: with `next_action` and `next_log_prob`, as an objective sees it; False: as a learner does.
+        dtype: of all floating arrays.
+    """
+    axes = (*leading, dims.batch)
+
+    def normal(*shape: int) -> np.ndarray:
+        return (magnitude * rng.standard_normal((*axes, *shape))).astype(dtype)
+
+    def action() -> np.ndarray:
+        return rng.uniform(-1, 1, (*axes, dims.action)).astype(dtype)
+
+    batch = Transition(
+        obs=normal(dims.obs),
+        action=action(),
+        reward=normal(),
+        next_obs=normal(dims.obs),
+        terminated=rng.random(axes) < termination,
+    )
+    if filled:
+        batch = batch._replace(next_action=action(), next_log_prob=rng.standard_normal(axes).astype(dtype))
+    return batch
+
+
+def make_noise(rng: np.random.Generator, part: Any, dims: Dims = DIMS, dtype: Any = np.float64) -> dict[str, Any]:
+    """NumPy noise for a sampler, objective, temperature or learner, for one batch of actions."""
+    return draw(rng, part.noise_spec(dims.shape), dtype)
+
+
+def randomise(B: Any, module: Any, rng: np.random.Generator, magnitude: float = 1.0, dtype: Any = np.float64) -> Any:
+    """The network with random parameters, biases too: the same for both backends with equal generators.
+
+    Entries are normal with standard deviation magnitude / sqrt(fan in), biases magnitude / 2.
+    """
+    arrays = {}
+    for name, array in sorted(B.to_arrays(module).items()):
+        scale = magnitude / np.sqrt(array.shape[-1]) if name.endswith("weight") else magnitude / 2
+        arrays[name] = (scale * rng.standard_normal(array.shape)).astype(dtype)
+    return B.from_arrays(module, arrays)

@@ -1,0 +1,251 @@
+"""Wrong arguments: a UsageError that names what was given and what is allowed, before anything is computed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from parts import ACTORS, CRITICS, DIMS, chain, make_batch, make_learner, make_noise, schedule
+
+from diffac.errors import UsageError
+from diffac.noise import draw
+from diffac.protocols import Transition
+
+TEMPERATURE = np.float64(0.3)
+RNG_SEED = 0
+
+
+def refuses(call: Any, *mentions: Any) -> None:
+    """The call raises a UsageError whose message mentions each of these."""
+    with pytest.raises(UsageError) as caught:
+        call()
+    for mention in mentions:
+        assert str(mention) in str(caught.value), f"{mention!r} is not mentioned in: {caught.value}"
+
+
+# names
+
+
+def test_unknown_space_and_source(backend: ModuleType) -> None:
+    """In a fresh interpreter: here the checker of annotations would be the first to complain."""
+    code = f"""
+import {backend.__name__} as B
+from diffac.schedules import vp_table
+schedule = B.TabularSchedule(vp_table(4))
+for wrong in ({{"space": "scores"}}, {{"source": "chains"}}):
+    try:
+        B.TimeWeightedQGradient(B.DDPMSampler(schedule), schedule, **wrong)
+    except B.objectives.UsageError as error:
+        print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200, env=environment())
+    assert done.returncode == 0, done.stderr
+    space, source = done.stdout.splitlines()
+    assert all(word in space for word in ("'scores'", "did you mean 'score'?", "eps, score"))
+    assert all(word in source for word in ("'chains'", "did you mean 'chain'?", "chain, forward, replay"))
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+# counts and ranges
+
+
+@pytest.mark.parametrize("bad", [0, -2])
+def test_counts_must_be_positive(backend: ModuleType, bad: int) -> None:
+    sampler = chain(backend)
+    refuses(lambda: backend.BestOf(sampler, num_candidates=bad), "num_candidates", bad)
+    refuses(lambda: backend.ReverseProposal(sampler, num_particles=bad), "num_particles", bad)
+    refuses(lambda: backend.DDIMSampler(schedule(backend), num_steps=bad), "num_steps", bad, DIMS.steps)
+    refuses(lambda: backend.MixtureEntropyTemperature(sampler, num_samples=bad), "num_samples", bad)
+    refuses(lambda: backend.MixtureEntropyTemperature(sampler, num_components=bad), "num_components", bad)
+    refuses(lambda: backend.MixtureEntropyTemperature(sampler, num_iterations=-1), "num_iterations", -1)
+    refuses(lambda: backend.Adam(float(bad)), "learning_rate", bad)
+    refuses(lambda: backend.Adam(max_grad_norm=float(bad)), "max_grad_norm", bad)
+    refuses(lambda: backend.NoiseEntropyTemperature(bad), "action_dim", bad)
+
+
+def test_ddim_steps_are_at_most_those_of_the_schedule(backend: ModuleType) -> None:
+    refuses(lambda: backend.DDIMSampler(schedule(backend), num_steps=5), "num_steps", 5, 4)
+
+
+@pytest.mark.parametrize(
+    ("field", "bad"),
+    [("actor_delay", 0), ("actor_delay", -1), ("critic_steps", 0), ("tau", 0.0), ("tau", -0.1), ("tau", 1.5)],
+)
+def test_numbers_of_the_learner(backend: ModuleType, field: str, bad: float) -> None:
+    sampler = chain(backend)
+    refuses(
+        lambda: backend.Learner(
+            sampler=sampler,
+            actor_objective=backend.ValueThroughSampler(sampler),
+            critic_objective=backend.MeanSquaredTD(),
+            temperature=backend.FixedTemperature(),
+            actor_optimiser=backend.Adam(),
+            critic_optimiser=backend.Adam(),
+            **{field: bad},
+        ),
+        field,
+        bad,
+    )
+
+
+# parts that need something the caller did not give
+
+
+def evaluate(backend: ModuleType, objective: Any, actor: str = "denoiser", **change: Any) -> Any:
+    rng = np.random.default_rng(RNG_SEED)
+    to_backend = backend.testing.to_backend
+    batch, noise = to_backend(make_batch(rng)._replace(**change)), to_backend(make_noise(rng, objective))
+    networks = ACTORS[actor](backend, DIMS, 1), CRITICS["twin"](backend, DIMS, 2)
+    return objective(*networks, batch, noise, to_backend(TEMPERATURE), to_backend(dict(objective.init_state())))
+
+
+def sample(backend: ModuleType, sampler: Any, **given: Any) -> Any:
+    rng = np.random.default_rng(RNG_SEED)
+    to_backend = backend.testing.to_backend
+    actor = ACTORS["denoiser"](backend, DIMS, 1)
+    obs, noise = to_backend(make_batch(rng).obs), to_backend(make_noise(rng, sampler))
+    for method in (sampler.rollout, sampler.__call__):
+        yield lambda method=method: method(actor, obs, noise, **given)
+
+
+def test_best_of_needs_a_critic(backend: ModuleType) -> None:
+    for call in sample(backend, backend.BestOf(chain(backend), num_candidates=2)):
+        refuses(call, "critic", "BestOf")
+
+
+def test_additive_noise_needs_a_temperature(backend: ModuleType) -> None:
+    for call in sample(backend, backend.AdditiveNoise(chain(backend))):
+        refuses(call, "temperature", "AdditiveNoise")
+
+
+def test_log_probability_must_be_known(backend: ModuleType) -> None:
+    refuses(lambda: evaluate(backend, backend.EntropyRegularisedValue(chain(backend))), "log", "TanhGaussianSampler")
+    objective = backend.MeanSquaredTD(soft=True)
+    rng = np.random.default_rng(RNG_SEED)
+    to_backend = backend.testing.to_backend
+    critic = CRITICS["twin"](backend, DIMS, 2)
+    batch = to_backend(make_batch(rng)._replace(next_log_prob=None))
+    refuses(lambda: objective(critic, critic, batch, {}, to_backend(TEMPERATURE), {}), "log", "soft")
+    temperature = backend.TargetEntropyTemperature(DIMS.action, chain(backend))
+    noise = to_backend(make_noise(rng, temperature))
+    state = to_backend(dict(temperature.init_state()))
+    actor = ACTORS["denoiser"](backend, DIMS, 1)
+    refuses(lambda: temperature.update(state, actor, critic, batch.obs, noise), "log", "TanhGaussianSampler")
+
+
+def test_chain_states_must_belong_to_the_schedule(backend: ModuleType) -> None:
+    steps = schedule(backend)
+    other = backend.DDIMSampler(steps, num_steps=2)
+    refuses(lambda: evaluate(backend, backend.TimeWeightedQGradient(other, steps)), 2, DIMS.steps)
+    gaussian = backend.TimeWeightedQGradient(backend.TanhGaussianSampler(), steps)
+    refuses(lambda: evaluate(backend, gaussian, "gaussian"), "chain")
+
+
+def test_sum_needs_terms(backend: ModuleType) -> None:
+    refuses(lambda: backend.Sum(), "Sum")
+
+
+# the boundary of the learner
+
+
+def step(backend: ModuleType, **change: Any) -> Any:
+    """A step of SDAC with some entries of the batch replaced."""
+    learner, state = make_learner(backend, "sdac")
+    rng = np.random.default_rng(RNG_SEED)
+    batch = make_batch(rng, filled=False)._replace(**change)
+    return learner.step(state, batch, make_noise(rng, learner))
+
+
+def update(backend: ModuleType, change: Any) -> Any:
+    learner, state = make_learner(backend, "sdac")
+    batches = make_batch(np.random.default_rng(RNG_SEED), leading=(2,), filled=False)
+    return learner.update(state, change(batches), 0)
+
+
+B, OBS, A = DIMS.batch, DIMS.obs, DIMS.action
+
+WRONG_BATCHES = {
+    "integer obs": {"obs": np.zeros((B, OBS), np.int64)},
+    "byte obs": {"obs": np.zeros((B, OBS), np.uint8)},
+    "obs without batch axis": {"obs": np.zeros(OBS)},
+    "obs with too many axes": {"obs": np.zeros((1, B, OBS))},
+    "obs of another size": {"obs": np.zeros((B, OBS + 1))},
+    "next obs of another size": {"next_obs": np.zeros((B, OBS + 1))},
+    "next obs of another batch": {"next_obs": np.zeros((B + 1, OBS))},
+    "action of another batch": {"action": np.zeros((B + 1, A))},
+    "action of another size": {"action": np.zeros((B, A + 1))},
+    "action without its axis": {"action": np.zeros(B)},
+    "column of rewards": {"reward": np.zeros((B, 1))},
+    "reward of another batch": {"reward": np.zeros(B - 1)},
+    "column of terminated": {"terminated": np.zeros((B, 1), bool)},
+    "one terminated": {"terminated": np.zeros((), bool)},
+}
+
+
+@pytest.mark.parametrize("case", WRONG_BATCHES)
+def test_step_refuses(backend: ModuleType, case: str) -> None:
+    """A column of rewards is the classical one: it broadcasts [B, 1] against [B] to [B, B] without a word."""
+    change = WRONG_BATCHES[case]
+    (name, value), *_ = change.items()
+    given = value.dtype if value.dtype.kind in "iu" else value.shape
+    mention = given if value.dtype.kind in "iu" else str(tuple(given)).strip("()").rstrip(",")
+    refuses(lambda: step(backend, **change), name, mention)
+
+
+WRONG_UPDATES = {
+    "no leading axis": lambda b: Transition(*[None if entry is None else entry[0] for entry in b]),
+    "another K of reward": lambda b: b._replace(reward=b.reward[:1]),
+    "another K of terminated": lambda b: b._replace(terminated=np.concatenate([b.terminated] * 2)),
+    "K is zero": lambda b: Transition(*[None if entry is None else entry[:0] for entry in b]),
+    "integer obs": lambda b: b._replace(obs=b.obs.astype(np.int32)),
+    "column of rewards": lambda b: b._replace(reward=b.reward[..., None]),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_UPDATES)
+def test_update_refuses(backend: ModuleType, case: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        update(backend, WRONG_UPDATES[case])
+    assert any(word in str(caught.value) for word in ("obs", "reward", "terminated")), caught.value
+
+
+WRONG_OBS = {
+    "integers": np.zeros((3, OBS), np.int64),
+    "one observation": np.zeros(OBS),
+    "another size": np.zeros((3, OBS + 1)),
+    "three axes": np.zeros((2, 3, OBS)),
+}
+
+
+@pytest.mark.parametrize("case", WRONG_OBS)
+def test_act_refuses(backend: ModuleType, case: str) -> None:
+    learner, state = make_learner(backend, "sdac")
+    noise = draw(np.random.default_rng(RNG_SEED), learner.act_noise_spec((3, A)), np.float32)
+    obs = WRONG_OBS[case]
+    mention = obs.dtype if obs.dtype.kind == "i" else str(obs.shape).strip("()").rstrip(",")
+    refuses(lambda: learner.act(state, obs, noise), "obs", mention)
+
+
+def test_refused_input_leaves_the_state_usable(backend: ModuleType) -> None:
+    """The check comes before anything is donated or changed in place."""
+    learner, state = make_learner(backend, "sdac")
+    before = {name: np.array(value) for name, value in backend.to_arrays(state).items()}
+    rng = np.random.default_rng(RNG_SEED)
+    good = make_batch(rng, filled=False)
+    with pytest.raises(UsageError):
+        learner.step(state, good._replace(reward=good.reward[:, None]), make_noise(rng, learner))
+    after = backend.to_arrays(state)
+    for name, value in before.items():
+        np.testing.assert_array_equal(after[name], value)
+    learner.step(state, good, make_noise(rng, learner))
+
+
+# conversion of names and arrays is refused in test_learner, sizes and activations in test_networks

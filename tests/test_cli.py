@@ -1,0 +1,206 @@
+"""The command line: exit codes, messages, order of precedence, and nothing on disk before all is well."""
+
+from __future__ import annotations
+
+import ast
+import csv
+import importlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import fake_recipe
+import numpy as np
+import pytest
+import yaml
+
+import diffac
+import diffac.cli
+from diffac.cli import main, parse
+from diffac.training import TrainConfig
+
+TESTS = Path(__file__).parent
+PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]
+
+
+@pytest.fixture(autouse=True)
+def third_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The recipe `fake` is registered as a third party's, beside a broken one; runs go to an empty folder."""
+    entries = [
+        importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.cli.GROUP),
+        importlib.metadata.EntryPoint("broken", "no_such_module", diffac.cli.GROUP),
+    ]
+    monkeypatch.setattr(diffac.cli, "entry_points", lambda *, group: entries)
+    monkeypatch.chdir(tmp_path)
+
+
+def interpreter(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
+    command = [sys.executable, *arguments]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+def test_train(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["train", "fake", "--gain", "1.5", "--run-root", "results", "--log-interval", "20"]) == 0
+    (folder,) = (tmp_path / "results/fakes-Random-v0/fake/equinox").iterdir()
+    out = capsys.readouterr().out
+    assert "final return " in out
+    assert "80 environment steps, 12 updates" in out
+    assert str(folder.relative_to(tmp_path)) in out
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    assert (config["recipe"], config["gain"], config["total_timesteps"]) == ("fake", 1.5, 80)
+    with (folder / "metrics.csv").open(newline="") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["20", "40", "60", "80", "80"]
+    with np.load(folder / "evaluations.npz") as saved:
+        assert saved["results"].shape == (1, 2)
+    assert json.loads((folder / "manifest.json").read_text())["versions"]
+    assert len(list(folder.glob("events.out.tfevents.*"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("argv", "gain", "hidden_sizes", "env_id"),
+    [
+        ([], 1.0, (8, 8), "fakes:Random-v0"),
+        (["--preset", "loud"], 3.0, (8, 8), "fakes:Random-v0"),
+        (["--env-id", "fakes:Terminates-v0"], 2.0, (5,), "fakes:Terminates-v0"),
+        (["--env_id=fakes:Terminates-v0"], 2.0, (5,), "fakes:Terminates-v0"),
+        (["--preset=loud", "--env-id", "fakes:Terminates-v0"], 3.0, (5,), "fakes:Terminates-v0"),
+        (["--preset", "elsewhere"], 2.0, (5,), "fakes:Terminates-v0"),
+        (["--preset", "elsewhere", "--env-id", "fakes:Random-v0"], 1.0, (8, 8), "fakes:Random-v0"),
+        (["--gain", "9", "--preset", "loud", "--hidden-sizes", "1", "2"], 9.0, (1, 2), "fakes:Random-v0"),
+    ],
+)
+def test_precedence(argv: list[str], gain: float, hidden_sizes: tuple[int, ...], env_id: str) -> None:
+    config = parse(fake_recipe, argv, "fake")
+    assert isinstance(config, fake_recipe.Config)
+    assert (config.gain, config.hidden_sizes, config.env_id) == (gain, hidden_sizes, env_id)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        (["trian"], "unknown command 'trian'; did you mean 'train'?"),
+        (["train", "fakke"], "unknown recipe 'fakke'; did you mean 'fake'?; known: broken, dacer,"),
+        (["train", "broken"], "recipe 'broken' cannot be imported: No module named 'no_such_module'"),
+        (["train", "--gain", "2"], "the recipe comes before its options"),
+        (["recipes", "x"], "takes no arguments"),
+        (["train", "fake", "--preset", "lud"], "unknown preset of fake 'lud'; did you mean 'loud'?"),
+        (["train", "fake", "--fail", "backend", "--backend", "none"], "unknown backend 'none'"),
+        (["train", "fake", "--env-id", "fakes:Rondom-v0"], "unknown environment 'fakes:Rondom-v0'"),
+        (["train", "fake", "--env-id", "CartPole-v1"], "action space Discrete(2)"),
+        (["train", "fake", "--env-id", "fakes:Missing-v0"], "python -m pip install 'diffac[mujoco]'"),
+        (["train", "fake", "--total-timesteps", "10"], "learning_starts must be less than total_timesteps (10)"),
+        (["train", "fake", "--num-envs", "0"], "num_envs must be at least 1, got 0"),
+    ],
+)
+def test_mistakes_cost_one_line(
+    argv: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    assert main(argv) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert captured.err.count("\n") == 1
+    assert message in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("argv", [["--gian", "2"], ["--gain", "much"], ["--preset"], ["--no-such"]])
+def test_unreadable_flags(argv: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["train", "fake", *argv]) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert "diffac train fake --help" in captured.err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("argv", "parts"),
+    [
+        ([], ["diffac COMMAND", "recipes"]),
+        (["--help"], ["diffac COMMAND"]),
+        (["--version"], [diffac.__version__]),
+        (["recipes"], ["A recipe of nothing", "sac ", "dacer2", "broken", "cannot be imported"]),
+        (["train", "--help"], ["diffac train RECIPE", "A recipe of nothing", "sdac"]),
+        (
+            ["train", "fake", "--help"],
+            ["diffac train fake", "A recipe of nothing", "--preset", "default, loud", "Gain of nothing", "--seed"],
+        ),
+        (["train", "fake", "--preset", "loud", "--help"], ["(default: 3.0)", "'loud'"]),
+    ],
+)
+def test_help(argv: list[str], parts: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(argv) == 0
+    captured = capsys.readouterr()
+    for part in parts:
+        assert part in captured.out
+    assert "no part of the summary" not in captured.out
+    assert captured.err == ""
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_field_has_help(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["train", "fake", "--help"])
+    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name in TrainConfig.__dataclass_fields__:
+        flag = f"--{name.replace('_', '-')} "
+        assert flag in out.replace(",", " "), name
+        rest = out.replace(",", " ").partition(flag)[2].partition("(default")[0]
+        assert rest.rstrip().endswith("."), f"{name} has no help: {rest}"
+
+
+def test_divergence_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", "fake", "--fail", "diverge", "--log-interval", "10"]) == 1
+    err = capsys.readouterr().err.splitlines()[-1]
+    assert err.startswith("error: training diverged: critic_loss is nan")
+
+
+@pytest.mark.parametrize("mode", ["--no-asynchronous", "--asynchronous"])
+def test_interrupt(mode: str, tmp_path: Path) -> None:
+    script = "import sys, fake_recipe, diffac.cli as c; sys.exit(c.exit_code(lambda: c.run_recipe(fake_recipe)))"
+    done = interpreter("-c", script, "--fail", "interrupt", mode, cwd=tmp_path)
+    assert done.returncode == 130, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("interrupted; what was written until then is in runs/")
+
+
+def test_recipe_as_a_script_is_the_script_itself(tmp_path: Path) -> None:
+    """A copy of a recipe, changed: it must not train the original."""
+    copy = tmp_path / "mine.py"
+    copy.write_text((TESTS / "fake_recipe.py").read_text().replace("gain: float = 1.0", "gain: float = 7.0"))
+    done = interpreter("mine.py", "--seed", "4", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (config,) = tmp_path.glob("runs/*/fake/equinox/seed4__*/config.yaml")
+    assert yaml.safe_load(config.read_text())["gain"] == 7.0
+
+
+def test_module_runs(tmp_path: Path) -> None:
+    done = interpreter("-m", "diffac", "recipes", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "dacer2" in done.stdout
+
+
+def test_command_line_loads_no_framework(tmp_path: Path) -> None:
+    code = (
+        "import sys, diffac, diffac.cli; diffac.cli.main(['recipes']); assert not {'torch', 'jax'} & set(sys.modules)"
+    )
+    done = interpreter("-c", code, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_public_names_exist() -> None:
+    """All of them, those that are loaded at their first use included; type checkers see the same list."""
+    source = ast.parse(Path(diffac.__file__).read_text())
+    names = {a.asname: n.module for n in ast.walk(source) if isinstance(n, ast.ImportFrom) for a in n.names if a.asname}
+    public = {name: module for name, module in names.items() if not name.startswith("_")}
+    assert {"Transition", "draw", "vp_table", "make_envs", "ReplayBuffer", "TrainConfig", "train"} <= public.keys()
+    for name, module in public.items():
+        assert getattr(diffac, name) is getattr(importlib.import_module(str(module)), name)
+        assert name in dir(diffac)
+    assert set(diffac._MODULE_OF) <= public.keys()
+    assert diffac.__version__
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = diffac.nothing

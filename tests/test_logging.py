@@ -1,0 +1,139 @@
+"""Writers lose nothing: late columns, crashes, terminals that are none."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+
+import fakes
+import numpy as np
+import pytest
+import yaml
+from rich.console import Console
+
+import diffac.logging
+from diffac.logging import ConsoleWriter, CsvWriter, TensorBoardWriter, Writers
+from diffac.runs import create_run, git_revision, manifest, save_evaluations
+from diffac.training import EvaluationRecord
+
+
+def read(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_keeps_everything_when_columns_come_late(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    writer = CsvWriter(path)
+    lines = [{"a": 1.5}, {"a": 2.0, "b,c": 0.1}, {"d": -1e-12}, {"a": 3.0, "d": 4.0}]
+    for step, metrics in enumerate(lines):
+        writer.write(step, metrics)
+        rows = read(path)  # complete on disk after every call, without close
+        assert len(rows) == step + 1
+        for number, row in enumerate(rows):
+            assert {name: float(value) for name, value in row.items() if value} == {"step": number, **lines[number]}
+    assert list(rows[0]) == ["step", "a", "b,c", "d"]
+    writer.close()
+    writer.close()
+    assert [p.name for p in tmp_path.iterdir()] == ["metrics.csv"]
+
+
+def test_csv_continues_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.csv"
+    for step, name in enumerate(["a", "b"]):
+        writer = CsvWriter(path)
+        writer.write(step, {name: 1.0})
+        writer.close()
+    assert read(path) == [{"step": "0", "a": "1.0", "b": ""}, {"step": "1", "a": "", "b": "1.0"}]
+
+
+def test_writers_pass_everything_on() -> None:
+    a, b = fakes.ListWriter(), fakes.ListWriter()
+    Writers(a, b).write(3, {"x": 1.0})
+    assert a.lines == b.lines == [(3, {"x": 1.0})]
+
+
+def test_tensorboard_reads_what_we_write(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboardX")
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    writer = TensorBoardWriter(tmp_path)
+    for step in (0, 127, 128, 3_000_000_000):
+        writer.write(step, {"train/actor_loss": step / 7, "eval/mean_reward": -1.0})
+    writer.close()
+    events = accumulator.EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert set(events.Tags()["scalars"]) == {"train/actor_loss", "eval/mean_reward"}
+    read = events.Scalars("train/actor_loss")
+    assert [event.step for event in read] == [0, 127, 128, 3_000_000_000]
+    np.testing.assert_allclose([event.value for event in read], [event.step / 7 for event in read], rtol=1e-6)
+
+
+def test_plain_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    out = io.StringIO()
+    writer = ConsoleWriter(1000, console=Console(file=out))
+    writer.write(10, {"train/critic_loss": 0.25, "train/unknown": 9.0})
+    writer.write(20, {"train/critic_loss": 0.5})  # too soon after the first
+    writer.write(30, {"eval/mean_reward": 12.345})
+    monkeypatch.setattr(diffac.logging, "PLAIN_INTERVAL_S", 0.0)
+    writer.write(40, {"time/fps": 100.0})
+    writer.close()
+    assert out.getvalue().splitlines() == [
+        "10/1,000 steps  critic 0.25",
+        "30/1,000 steps  eval 12.35  critic 0.5",
+        "40/1,000 steps  eval 12.35  critic 0.5  steps/s 100",
+    ]
+
+
+@pytest.mark.parametrize("bar", [True, False])
+def test_bar_in_a_terminal(bar: bool) -> None:
+    out = io.StringIO()
+    writer = ConsoleWriter(1000, bar=bar, console=Console(file=out, force_terminal=True, width=120))
+    writer.write(250, {"rollout/ep_rew_mean": 1.5})
+    writer.close()
+    writer.close()
+    assert ("━" in out.getvalue()) == bar
+    assert "return 1.5" in out.getvalue()
+
+
+def test_run_folder(tmp_path: Path) -> None:
+    config = fakes.config(run_root=str(tmp_path), backend="torch", seed=3)
+    folders = [create_run(config, "sac", ["diffac", "train", "sac"]) for _ in range(3)]
+    assert len(set(folders)) == 3
+    for folder in folders:
+        assert folder.relative_to(tmp_path).parts[:3] == ("fakes-Random-v0", "sac", "torch")
+        assert folder.name.startswith("seed3__")
+    written = yaml.safe_load((folders[0] / "config.yaml").read_text())
+    assert written.pop("recipe") == "sac"
+    assert fakes.config(**written) == config
+    facts = json.loads((folders[0] / "manifest.json").read_text())
+    assert facts["command"] == ["diffac", "train", "sac"]
+    assert facts["versions"]["numpy"] == np.__version__
+    assert facts["cpu_count"] >= 1
+
+
+def test_tuples_survive_as_lists(tmp_path: Path) -> None:
+    import fake_recipe
+
+    config = fake_recipe.Config(run_root=str(tmp_path))
+    assert yaml.safe_load((create_run(config, "x") / "config.yaml").read_text())["hidden_sizes"] == [8, 8]
+
+
+def test_revision_only_of_a_repository(tmp_path: Path) -> None:
+    assert git_revision(tmp_path) is None
+    assert "git_revision" in manifest()
+
+
+def test_evaluations_file(tmp_path: Path) -> None:
+    path = tmp_path / "evaluations.npz"
+    records = [EvaluationRecord(10 * i, i, np.full(3, float(i)), np.full(3, i)) for i in (1, 2)]
+    save_evaluations(path, records[:1])
+    save_evaluations(path, records)
+    with np.load(path) as saved:
+        assert set(saved) == {"timesteps", "updates", "results", "ep_lengths"}
+        np.testing.assert_array_equal(saved["timesteps"], [10, 20])
+        np.testing.assert_array_equal(saved["updates"], [1, 2])
+        np.testing.assert_array_equal(saved["results"], [[1.0] * 3, [2.0] * 3])
+        assert saved["ep_lengths"].shape == (2, 3)
+    assert [p.name for p in tmp_path.iterdir()] == ["evaluations.npz"]

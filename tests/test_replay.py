@@ -1,0 +1,167 @@
+"""The replay ring against a list."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+import resource
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from diffac.errors import UsageError
+from diffac.protocols import Transition
+from diffac.replay import ReplayBuffer
+
+OBS, ACTION = 3, 2
+
+
+def rows(first: int, count: int) -> Transition:
+    """Transitions whose every entry says which one it is."""
+    i = np.arange(first, first + count, dtype=np.float64)
+    return Transition(
+        obs=i[:, None] + [0.0, 0.1, 0.2],
+        action=-i[:, None] - [0.0, 0.1],
+        reward=i * 2,
+        next_obs=i[:, None] + [0.5, 0.6, 0.7],
+        terminated=i % 3 == 0,
+    )
+
+
+def check(transitions: Transition, numbers: np.ndarray) -> None:
+    """The fields belong together and are those of the transitions with these numbers."""
+    shape = numbers.shape
+    expected = rows(0, int(numbers.max(initial=0)) + 1)
+    for name, field, values in zip(Transition._fields, transitions, expected, strict=False):
+        if values is None:
+            assert field is None
+        else:
+            assert field.dtype == (bool if name == "terminated" else np.float32)
+            assert field.shape == (*shape, *values.shape[1:])
+            np.testing.assert_array_equal(field, values[numbers].astype(field.dtype))
+
+
+class RingMachine(RuleBasedStateMachine):
+    """Adds and samples at random; the list holds the numbers of the transitions that must be there."""
+
+    @initialize(capacity=st.integers(1, 12))
+    def begin(self, capacity: int) -> None:
+        self.buffer = ReplayBuffer(capacity, OBS, ACTION)
+        self.capacity, self.added = capacity, 0
+        self.model: list[int] = []
+
+    @rule(count=st.integers(0, 12))
+    def add(self, count: int) -> None:
+        if count > self.capacity:
+            with pytest.raises(UsageError, match="at once"):
+                self.buffer.add(rows(self.added, count))
+            return
+        self.buffer.add(rows(self.added, count))
+        self.model = [*self.model, *range(self.added, self.added + count)][-self.capacity :]
+        self.added += count
+
+    @precondition(lambda self: self.model)
+    @rule(seed=st.integers(0, 100), updates=st.integers(1, 3), data=st.data())
+    def sample(self, seed: int, updates: int, data: Any) -> None:
+        batch_size = data.draw(st.integers(1, len(self.model)))
+        batch = self.buffer.sample(np.random.default_rng(seed), updates, batch_size)
+        numbers = np.round(batch.reward / 2).astype(int)
+        assert numbers.shape == (updates, batch_size)
+        assert set(numbers.flat) <= set(self.model)
+        check(batch, numbers)
+
+    @invariant()
+    def same_contents(self) -> None:
+        if hasattr(self, "buffer"):
+            assert len(self.buffer) == len(self.model)
+            check(self.buffer.contents(), np.array(self.model, int))
+
+
+RingMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+TestRing = RingMachine.TestCase
+
+
+def filled(count: int = 10, capacity: int = 10) -> ReplayBuffer:
+    buffer = ReplayBuffer(capacity, OBS, ACTION)
+    buffer.add(rows(0, count))
+    return buffer
+
+
+def test_sampling_is_uniform_and_only_over_what_is_stored() -> None:
+    counts = np.bincount(
+        np.round(filled(7, 100).sample(np.random.default_rng(0), 100, 7 * 1).reward / 2).astype(int).ravel(),
+        minlength=7,
+    )
+    assert len(counts) == 7
+    assert (abs(counts - 100) < 45).all()
+
+
+def test_sampling_is_decided_by_the_generator() -> None:
+    buffer = filled()
+    a, b, c = (buffer.sample(np.random.default_rng(seed), 2, 5) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a.obs, b.obs)
+    assert (a.obs != c.obs).any()
+
+
+def test_samples_and_stored_rows_are_copies() -> None:
+    buffer, given = ReplayBuffer(4, OBS, ACTION), rows(0, 4)
+    buffer.add(given)
+    given.obs[:] = -1
+    buffer.sample(np.random.default_rng(0), 1, 4).obs[:] = -2
+    check(buffer.contents(), np.arange(4))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"obs": np.zeros((2, OBS + 1))}, "obs must have shape (2, 3), got (2, 4)"),
+        ({"next_obs": np.zeros((1, OBS))}, "next_obs must have shape (2, 3), got (1, 3)"),
+        ({"action": np.zeros(2)}, "action must have shape (2, 2), got (2,)"),
+        ({"reward": np.float32(1)}, "reward must have one axis, got shape ()"),
+        ({"terminated": np.zeros((2, 1), bool)}, "terminated must have shape (2,)"),
+        ({"terminated": np.zeros(2)}, "terminated must be of dtype bool, got float64"),
+        ({"obs": np.zeros((2, OBS), np.uint8)}, "obs must be of a floating dtype, got uint8"),
+        ({"reward": np.array([0, 1])}, "reward must be of a floating dtype"),
+        ({"reward": np.array([0, np.nan])}, "reward of transition 1 is not finite"),
+        ({"obs": np.full((2, OBS), np.inf)}, "obs of transition 0 is not finite"),
+        ({"action": np.full((2, ACTION), np.nan)}, "action of transition 0 is not finite"),
+        ({"next_obs": np.full((2, OBS), 1e300)}, "next_obs of transition 0 is not finite in float32"),
+    ],
+)
+def test_bad_transitions_are_refused_and_nothing_is_stored(change: dict[str, np.ndarray], message: str) -> None:
+    buffer = filled(3)
+    with pytest.raises(UsageError, match=re.escape(message)):
+        buffer.add(rows(3, 2)._replace(**change))
+    check(buffer.contents(), np.arange(3))
+
+
+@pytest.mark.parametrize(("updates", "batch_size"), [(1, 4), (0, 1), (-1, 1), (1, 0), (1, -3)])
+def test_bad_counts_are_refused(updates: int, batch_size: int) -> None:
+    with pytest.raises(UsageError):
+        filled(3).sample(np.random.default_rng(0), updates, batch_size)
+
+
+@pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, -1)])
+def test_bad_sizes_are_refused(sizes: tuple[int, int, int]) -> None:
+    with pytest.raises(UsageError, match="must be at least 1"):
+        ReplayBuffer(*sizes)
+
+
+def test_memory_is_not_touched_before_it_is_filled() -> None:
+    """Almost 4 GiB of addresses, a few pages of memory."""
+    statm = pathlib.Path("/proc/self/statm")
+    if not statm.exists():
+        pytest.skip("resident memory is read from /proc")
+    before = int(statm.read_text().split()[1])
+    buffer = ReplayBuffer(1_000_000, 500, ACTION)
+    buffer.add(rows(0, 2)._replace(obs=np.zeros((2, 500)), next_obs=np.zeros((2, 500))))
+    assert (int(statm.read_text().split()[1]) - before) * resource.getpagesize() < 100 * 2**20
+
+
+def test_a_buffer_beyond_the_memory_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"needs 3756.0 GiB of memory.*lower buffer_size"):
+        ReplayBuffer(10**9, 500, 7)
