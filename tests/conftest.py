@@ -28,9 +28,13 @@ if find_spec("beartype") and find_spec("jaxtyping"):  # from here on every annot
     jaxtyping.install_import_hook([f"diffac_{name}" for name in FRAMEWORKS], "beartype.beartype")
 
 if find_spec("hypothesis"):
-    from hypothesis import HealthCheck, settings
+    from hypothesis import HealthCheck, Phase, settings
 
-    common = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture]}
+    common = {
+        "deadline": None,
+        "phases": [Phase.explicit, Phase.reuse, Phase.generate],  # shrinking a seed tells nothing and takes minutes
+        "suppress_health_check": [HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+    }
     settings.register_profile("default", max_examples=8, derandomize=True, **common)
     settings.register_profile("ci", max_examples=16, derandomize=True, print_blob=True, **common)
     settings.register_profile("explore", max_examples=200, **common)  # new values each run; not for CI

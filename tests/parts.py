@@ -6,6 +6,7 @@ A row says how to build a part from a backend module `B` and small dimensions, a
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -35,7 +36,12 @@ class Dims(NamedTuple):
 
 DIMS = Dims()
 
-TABLES: dict[str, Callable[[int], ScheduleTable]] = {"vp": vp_table, "cosine": cosine_table, "linear": linear_table}
+TABLES: dict[str, Callable[[int], ScheduleTable]] = {
+    "vp": functools.cache(vp_table),
+    "cosine": functools.cache(cosine_table),
+    "linear": functools.cache(linear_table),
+}
+"""Cached: in Equinox, parts with the same table object are equal and share a compiled program."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,9 +172,14 @@ CRITIC_OBJECTIVES: dict[str, Part] = {
     "gaussian_tight": Part(lambda B, d: B.GaussianTD(gamma=0.9, clip=0.5), critic="gaussian"),
 }
 
+
+def _noise_entropy(B: Any, d: Dims, sampler: Any) -> Any:
+    return B.NoiseEntropyTemperature(d.action, sampler, interval=5, num_states=3, num_samples=10)
+
+
 TEMPERATURES: dict[str, Part] = {
     "fixed": Part(lambda B, d: B.FixedTemperature(0.3)),
-    "noise_entropy": Part(lambda B, d: B.NoiseEntropyTemperature(d.action, interval=5)),
+    "noise_entropy": Part(lambda B, d: _noise_entropy(B, d, B.AdditiveNoise(chain(B, d)))),
     "mixture": Part(
         lambda B, d: B.MixtureEntropyTemperature(
             B.AdditiveNoise(chain(B, d)), interval=5, num_samples=30, num_iterations=10
@@ -223,7 +234,7 @@ def _reweighted(B: Any, d: Dims, proposal: Callable[[Any], Any], **kw: Any) -> A
         sampler=sampler,
         actor_objective=B.ReweightedScoreMatching(schedule(B, d, "linear"), proposal(sampler)),
         critic_objective=B.MeanSquaredTD(),
-        temperature=B.NoiseEntropyTemperature(d.action, interval=5),
+        temperature=_noise_entropy(B, d, sampler),
         actor_optimiser=B.Adam(LinearSchedule(1e-3, 1e-4, 5, 15)),
         critic_optimiser=B.Adam(1e-3),
         actor_delay=2,

@@ -188,7 +188,6 @@ def test_objectives(both: SimpleNamespace, part: Part, of_critic: bool, s: Situa
     for (loss, gradient), (other_loss, other_gradient) in runs:
         assert np.isfinite(loss.value)
         assert all(np.isfinite(g).all() for g in gradient.values())
-        assert any(np.any(g != 0) for g in gradient.values())
         assert_agree(loss, other_loss, "loss", floor=1.0)
         assert_agree(gradient, other_gradient, "gradient")
 

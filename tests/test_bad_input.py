@@ -68,7 +68,10 @@ def test_counts_must_be_positive(backend: ModuleType, bad: int) -> None:
     refuses(lambda: backend.MixtureEntropyTemperature(sampler, num_iterations=-1), "num_iterations", -1)
     refuses(lambda: backend.Adam(float(bad)), "learning_rate", bad)
     refuses(lambda: backend.Adam(max_grad_norm=float(bad)), "max_grad_norm", bad)
-    refuses(lambda: backend.NoiseEntropyTemperature(bad), "action_dim", bad)
+    noisy = backend.AdditiveNoise(sampler)
+    refuses(lambda: backend.NoiseEntropyTemperature(bad, noisy), "action_dim", bad)
+    refuses(lambda: backend.NoiseEntropyTemperature(2, noisy, num_states=bad), "num_states", bad)
+    refuses(lambda: backend.MixtureEntropyTemperature(sampler, num_states=bad), "num_states", bad)
 
 
 def test_ddim_steps_are_at_most_those_of_the_schedule(backend: ModuleType) -> None:

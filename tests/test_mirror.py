@@ -15,7 +15,6 @@ from diffac.protocols import Backend
 
 BACKENDS = Path(__file__).parent.parent / "backends"
 TORCH, EQUINOX = "diffac_torch", "diffac_equinox"
-MODULES = sorted(path.stem for path in (BACKENDS / TORCH).glob("*.py") if not path.stem.startswith("__"))
 
 FRAMEWORKS_OWN = {"torch", "equinox", "jax", "builtins", "abc", "typing", "collections", "object"}
 """Top-level packages whose methods a network or a tuple inherits; they are not ours to mirror."""
@@ -116,32 +115,35 @@ def test_every_name_of_the_backend_protocol_exists(package: str) -> None:
     assert module.name == package.removeprefix("diffac_")
 
 
-@pytest.mark.parametrize("stem", MODULES)
-def test_modules_offer_the_same_names(stem: str) -> None:
-    ours = public(importlib.import_module(f"{TORCH}.{stem}"))
-    theirs = public(importlib.import_module(f"{EQUINOX}.{stem}"))
-    assert sorted(ours) == sorted(theirs)
+def shared_names() -> dict[str, tuple[Any, Any]]:
+    """Everything public in both backends: `__all__` of the packages, and the tools for tests."""
+    names = {}
+    for suffix in ("", ".testing"):
+        ours, theirs = (public(importlib.import_module(package + suffix)) for package in (TORCH, EQUINOX))
+        assert sorted(ours) == sorted(theirs)
+        names |= {name: (ours[name], theirs[name]) for name in ours}
+    return names
 
 
-@pytest.mark.parametrize("stem", MODULES)
-def test_same_signatures(stem: str) -> None:
-    ours = public(importlib.import_module(f"{TORCH}.{stem}"))
-    theirs = public(importlib.import_module(f"{EQUINOX}.{stem}"))
-    for name in sorted(ours.keys() & theirs.keys()):
-        one, other = ours[name], theirs[name]
+def test_same_signatures() -> None:
+    """Parameter names, order, kinds and defaults of every public function, class, method and property."""
+    names = shared_names()
+    assert len(names) > 30
+    for name, (one, other) in names.items():
         assert inspect.isclass(one) == inspect.isclass(other), name
+        assert callable(one) == callable(other), name
         if not callable(one):
             continue
-        assert arguments(one) == arguments(other), f"{stem}.{name}"
+        assert arguments(one) == arguments(other), name
         if not inspect.isclass(one):
             continue
         methods = canonical(one, set(our_methods(one)))
-        assert methods == canonical(other, set(our_methods(other))), f"{stem}.{name}"
+        assert methods == canonical(other, set(our_methods(other))), name
         for entry in sorted(methods):
             left, right = method(one, entry), method(other, entry)
-            assert (left is None) == (right is None), f"{stem}.{name}.{entry}: a property in one backend only"
+            assert (left is None) == (right is None), f"{name}.{entry}: a property in one backend only"
             if left is not None:
-                assert arguments(left) == arguments(right), f"{stem}.{name}.{entry}"
+                assert arguments(left) == arguments(right), f"{name}.{entry}"
 
 
 @pytest.mark.parametrize("package", [TORCH, EQUINOX])

@@ -197,27 +197,6 @@ def test_policy_weights_do_not_depend_on_the_scale_of_q(backend: ModuleType) -> 
     )
 
 
-@pytest.mark.parametrize(
-    "name", [name for name in OBJECTIVES if name.startswith(("time_weighted", "reverse", "policy"))]
-)
-def test_targets_and_weights_carry_no_gradient_of_the_critic(backend: ModuleType, name: str) -> None:
-    """Differentiating the loss of a regression in the critic's place gives zeros.
-
-    A loss that contains Q itself may depend on the critic's parameters, as long as nobody asks for that gradient; that
-    nobody does is tested with whole steps below.
-    """
-    case = case_of(backend.name, "objective", name)
-    batch, noise = inputs(case)
-
-    def swapped(critic: Any, actor: Any, *rest: Any) -> Loss:
-        return case.it(actor, critic, *rest)
-
-    _, gradient = backend.testing.value_and_grad(
-        swapped, case.critic(), case.actor(), batch, noise, TEMPERATURE, case.it.init_state()
-    )
-    assert all(not value.any() for value in gradient.values())
-
-
 @pytest.mark.parametrize("scale", [1.0, 1e4])
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_extreme_inputs_give_finite_results_in_float32(backend: ModuleType, name: str, scale: float) -> None:
@@ -230,10 +209,11 @@ def test_extreme_inputs_give_finite_results_in_float32(backend: ModuleType, name
     edge = np.where(rng.random(batch.action.shape) < 0.5, -1, 1).astype(dtype)
     batch = batch._replace(action=edge, next_action=edge[::-1].copy())
     noise = make_noise(rng, case.it, dtype=dtype)
+    state = {entry: np.asarray(value, dtype) for entry, value in case.it.init_state().items()}  # as the learner does
     for start in range(0, DIMS.steps, 2):
         times = (np.arange(DIMS.batch) + start) % DIMS.steps
         noise = tree_map(lambda x, times=times: times.astype(x.dtype) if x.dtype.kind == "i" else x, noise)
-        loss, gradient = case.evaluate(actor, critic, batch, noise, np.float32(0.1))
+        loss, gradient = case.evaluate(actor, critic, batch, noise, np.float32(0.1), state)
         assert all_finite(tuple(loss)), loss
         assert all_finite(gradient)
         assert np.asarray(loss.value).dtype == dtype
@@ -262,9 +242,10 @@ def test_reverse_samples_are_finite_and_inside_for_every_t(
         lambda B, d: B.ReverseProposal(chain(B, d, table), num_particles=7, value_scale=5.0, truncated=truncated)
     )
     proposal, steps = part.make(backend, dims), schedule(backend, dims, table)
+    objective = backend.ReweightedScoreMatching(steps, proposal)
     case = Case(backend, part, proposal)
     rng = np.random.default_rng(0)
-    noise = draw(rng, proposal.noise_spec(dims.shape, steps), dtype)
+    noise = make_noise(rng, objective, dims, dtype)
     noise["t"] = np.arange(20, dtype=np.int32)
     noise["eps"] = (6 * np.sign(noise["eps"]) * (edge or np.abs(noise["eps"]))).astype(dtype)
     if truncated:
@@ -419,17 +400,18 @@ def test_permuting_the_batch_keeps_the_critic_loss(backend: ModuleType, name: st
 
 @pytest.mark.parametrize("name", CRITIC_OBJECTIVES)
 def test_targets_are_detached(backend: ModuleType, name: str) -> None:
+    """A critic that is its own target gets the gradient that it would get from a copy of itself as target."""
     case = case_of(backend.name, "critic", name)
     batch, noise = inputs(case)
-    critic, target = case.critic(2), case.critic(3)
-
-    def swapped(target: Any, critic: Any, *rest: Any) -> Loss:
-        return case.it(critic, target, *rest)
-
-    _, gradient = backend.testing.value_and_grad(
-        swapped, target, critic, batch, noise, TEMPERATURE, case.it.init_state(critic)
-    )
-    assert all(not value.any() for value in gradient.values())
+    critic, copy = case.critic(2), case.critic(2)
+    assert critic is not copy
+    gradients = [
+        backend.testing.value_and_grad(case.it, critic, target, batch, noise, TEMPERATURE, case.it.init_state(critic))[
+            1
+        ]
+        for target in (critic, copy)
+    ]
+    same(gradients[0], gradients[1])
 
 
 @pytest.mark.parametrize("name", [name for name in CRITIC_OBJECTIVES if name.startswith("mean_squared")])
@@ -650,7 +632,7 @@ def test_tanh_gaussian_log_probability_is_finite_far_out(backend: ModuleType) ->
     noise = {"exploration": np.array([[5.0], [-5.0], [0.0]], np.float32)}
     rollout = to_numpy(sampler.rollout(actor, to_backend(obs), to_backend(noise)))
     assert all_finite(tuple(rollout))
-    assert rollout.action.dtype == rollout.log_prob.dtype == np.float32
+    assert np.abs(rollout.action).max() == 1
 
 
 # who learns from whom, in a whole step

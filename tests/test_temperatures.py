@@ -146,7 +146,8 @@ def test_mixture_entropy_sees_a_collapsed_policy(backend: ModuleType) -> None:
 def run(
     backend: ModuleType, temperature: Any, state: Any, actor: Any, critic: Any, *, steps: int = 1, seed: int = 0
 ) -> tuple[Any, list[float], list[float]]:
-    """Calls update `steps` times; returns the state, the temperatures after each call and the reported entropies."""
+    """Calls update `steps` times; returns the state, the temperatures after each call and the entropies steered."""
+    name = "noise_entropy" if isinstance(temperature, backend.NoiseEntropyTemperature) else "policy_entropy"
     rng = np.random.default_rng(seed)
     values, entropies = [], []
     update = temperature.update
@@ -159,7 +160,7 @@ def run(
         noise = backend.testing.to_backend(make_noise(rng, temperature))
         state, metrics = update(state, actor, critic, obs, noise)
         values.append(float(backend.testing.to_numpy(temperature.value(state))))
-        entropies += [float(backend.testing.to_numpy(metrics["entropy"]))] if "entropy" in metrics else []
+        entropies += [float(backend.testing.to_numpy(metrics[name]))] if name in metrics else []
     return state, values, entropies
 
 
@@ -172,11 +173,17 @@ def start(backend: ModuleType, temperature: Any) -> Any:
     return backend.testing.to_backend(dict(temperature.init_state()))
 
 
+def noise_rule(backend: ModuleType, action_dim: int, **kw: Any) -> Any:
+    """The rule that steers the entropy of the noise, with a small estimate of the policy's."""
+    sampler = backend.AdditiveNoise(chain(backend))
+    return backend.NoiseEntropyTemperature(action_dim, sampler, **{"num_states": 1, "num_samples": 4, **kw})
+
+
 def directed(backend: ModuleType, kind: str, target: float) -> tuple[Any, str]:
     """A temperature with the given target entropy per dimension, and the actor it goes with."""
     d = DIMS.action
     if kind == "noise_entropy":
-        return backend.NoiseEntropyTemperature(d, initial=1.0, target_entropy_per_dim=target), "denoiser"
+        return noise_rule(backend, d, initial=1.0, target_entropy_per_dim=target), "denoiser"
     if kind == "mixture":
         sampler = backend.AdditiveNoise(chain(backend))
         return backend.MixtureEntropyTemperature(
@@ -201,7 +208,7 @@ def test_target_is_per_dimension(backend: ModuleType) -> None:
     """At the fixed point of the rule the entropy is target_entropy_per_dim * action_dim, and hardly anything moves."""
     for d in (1, 6):
         fixed = float(np.exp(-0.9 - 0.5 * np.log(2 * np.pi * np.e)) / 0.1)
-        temperature = backend.NoiseEntropyTemperature(d, initial=fixed)
+        temperature = noise_rule(backend, d, initial=fixed)
         _, values, entropies = run(backend, temperature, start(backend, temperature), *pair(backend))
         assert entropies[0] == pytest.approx(-0.9 * d, rel=1e-9)
         np.testing.assert_allclose(values, fixed, rtol=1e-3)
@@ -209,7 +216,7 @@ def test_target_is_per_dimension(backend: ModuleType) -> None:
 
 def test_noise_entropy_schedule(backend: ModuleType) -> None:
     """ALGORITHMS 3: from 5 to .984 (noise std .5 to .098), monotone up to Adam's overshoot, whatever the policy."""
-    temperature = backend.NoiseEntropyTemperature(6)
+    temperature = noise_rule(backend, 6)
     assert temperature.interval == 250
     state = start(backend, temperature)
     assert float(backend.testing.to_numpy(temperature.value(state))) == pytest.approx(5.0)
@@ -222,7 +229,7 @@ def test_noise_entropy_schedule(backend: ModuleType) -> None:
 def test_noise_entropy_schedule_is_the_same_in_both(both: SimpleNamespace) -> None:
     values = []
     for backend in (both.torch, both.equinox):
-        temperature = backend.NoiseEntropyTemperature(2)
+        temperature = noise_rule(backend, 2)
         values.append(run(backend, temperature, start(backend, temperature), *pair(backend), steps=20)[1])
     np.testing.assert_allclose(values[0], values[1], rtol=1e-9)
 
@@ -268,7 +275,7 @@ def test_mixture_temperature_counts_the_policy_and_its_noise(backend: ModuleType
     )
     assert tuple(samples.shape) == (30, *DIMS.shape)
     expected = to_numpy(backend.mixture_entropy(samples)).mean()
-    assert float(to_numpy(metrics["entropy"])) == pytest.approx(expected, rel=1e-9)
+    assert float(to_numpy(metrics["policy_entropy"])) == pytest.approx(expected, rel=1e-9)
 
 
 @pytest.mark.parametrize("name", ["dacer2", "sdac", "sac"])
@@ -293,7 +300,7 @@ def test_bad_values(backend: ModuleType) -> None:
     d, sampler = DIMS.action, chain(backend)
     for bad in (0.0, -1.0):
         for make in (
-            lambda **kw: backend.NoiseEntropyTemperature(d, **kw),
+            lambda **kw: noise_rule(backend, d, **kw),
             lambda **kw: backend.MixtureEntropyTemperature(sampler, **kw),
             lambda **kw: backend.TargetEntropyTemperature(d, sampler, **kw),
         ):

@@ -354,9 +354,9 @@ def _parameter_dtype(name: str, module: Any) -> Any:
 
 
 def _check_obs(name: str, obs: Any, axes: tuple[str, ...]) -> None:
-    if np.ndim(obs) != len(axes) + 1 or not np.issubdtype(obs.dtype, np.floating):
+    if np.ndim(obs) != len(axes) + 1 or not np.issubdtype(obs.dtype, np.floating) or 0 in obs.shape:
         given = f"{obs.dtype} {obs.shape}" if hasattr(obs, "dtype") else type(obs).__name__
-        raise UsageError(f"{name} must be a floating array [{' '.join(axes)} obs_dim], got {given}")
+        raise UsageError(f"{name} must be a floating array, not empty, [{' '.join(axes)} obs_dim], got {given}")
 
 
 def _check_batch(batch: Transition, axes: tuple[str, ...]) -> None:

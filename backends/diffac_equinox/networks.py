@@ -95,9 +95,19 @@ class Linear(eqx.Module):
         return x @ self.weight.T + self.bias
 
 
+def _check_sizes(hidden_sizes: tuple[int, ...], **others: int) -> None:
+    hidden = {f"hidden_sizes[{i}]": size for i, size in enumerate(hidden_sizes)}
+    for name, size in {**others, **hidden}.items():
+        check_positive(name, size)
+
+
+def _check_input(name: str, array: Array, size: int) -> None:
+    """Costs nothing in a compiled program, where shapes are known beforehand."""
+    if array.shape[-1:] != (size,):
+        raise UsageError(f"{name} has shape {array.shape}, but the network was made for a last axis of size {size}")
+
+
 def _layers(rng: np.random.Generator, sizes: tuple[int, ...], ensemble: int | None = None) -> tuple[Linear, ...]:
-    for size in sizes:
-        check_positive("every layer size (obs_dim, action_dim, hidden_sizes, time_dim)", size)
     parameters = layer_parameters(rng, sizes, ensemble)
     return tuple(Linear(jnp.asarray(weight), jnp.asarray(bias)) for weight, bias in parameters)
 
@@ -154,8 +164,7 @@ class MLPDenoiser(eqx.Module):
         activation: str = "mish",
         time_dim: int = 16,
     ) -> None:
-        check_positive("obs_dim", obs_dim)
-        check_positive("action_dim", action_dim)
+        _check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim, time_dim=time_dim)
         rng = np.random.default_rng(key)
         self.time_layers = _layers(rng, (time_dim, 2 * time_dim, time_dim))
         self.layers = _layers(rng, (obs_dim + action_dim + time_dim, *hidden_sizes, action_dim))
@@ -177,6 +186,7 @@ class MLPDenoiser(eqx.Module):
         t: Int[Array, "*#batch"] | int,
     ) -> Float[Array, "*#batch act"]:
         """Predicted noise [*batch action_dim]; batch axes broadcast."""
+        _check_input("noisy action", noisy, self.action_dim)
         if isinstance(obs, Condition):
             obs_share, time_share = obs.obs_share, obs.time_share[t]
         else:
@@ -185,6 +195,7 @@ class MLPDenoiser(eqx.Module):
         return _rest(self.layers, activation(self.activation), obs_share + noisy @ weight.T + time_share)
 
     def _obs_share(self, obs: Array) -> Array:
+        _check_input("obs", obs, self.obs_dim)
         return obs @ self.layers[0].weight[:, : self.obs_dim].T
 
     def _time_share(self, t: Array | int) -> Array:
@@ -211,6 +222,7 @@ class GaussianActor(eqx.Module):
     """
 
     layers: tuple[Linear, ...]
+    obs_dim: int = eqx.field(static=True)
     activation: str = eqx.field(static=True)
     log_std_min: float = eqx.field(static=True)
     log_std_max: float = eqx.field(static=True)
@@ -226,8 +238,9 @@ class GaussianActor(eqx.Module):
         log_std_min: float = -20.0,
         log_std_max: float = 2.0,
     ) -> None:
+        _check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim)
         self.layers = _layers(np.random.default_rng(key), (obs_dim, *hidden_sizes, 2 * action_dim))
-        self.activation = activation
+        self.obs_dim, self.activation = obs_dim, activation
         self.log_std_min, self.log_std_max = log_std_min, log_std_max
 
     def __check_init__(self) -> None:
@@ -241,6 +254,7 @@ class GaussianActor(eqx.Module):
         self, obs: Float[Array, "*batch obs"]
     ) -> tuple[Float[Array, "*batch act"], Float[Array, "*batch act"]]:
         """(mean, log_std), each [*batch action_dim]."""
+        _check_input("obs", obs, self.obs_dim)
         output = _rest(self.layers, activation(self.activation), self.layers[0](obs))
         mean, log_std = jnp.split(output, 2, axis=-1)
         return mean, jnp.clip(log_std, self.log_std_min, self.log_std_max)
@@ -248,8 +262,9 @@ class GaussianActor(eqx.Module):
 
 def _ensemble_share(weight: Array, x: Array, num_axes: int) -> Array:
     """x [*batch in] times every member's weight [size out in]: [size *batch out], padded to num_axes batch axes."""
-    rows = x.reshape(-1, x.shape[-1])
-    share = jnp.einsum("ri,eoi->ero", rows, weight)
+    # One batched product with the same rows for every member: without the broadcast XLA transposes the result.
+    rows = jnp.broadcast_to(x.reshape(-1, x.shape[-1]), (len(weight), x.size // x.shape[-1], x.shape[-1]))
+    share = jnp.einsum("eri,eoi->ero", rows, weight)
     padding = (1,) * (num_axes - (x.ndim - 1))
     return share.reshape(len(weight), *padding, *x.shape[:-1], weight.shape[1])
 
@@ -284,6 +299,8 @@ class EnsembleCritic(eqx.Module):
     """
 
     layers: tuple[Linear, ...]
+    obs_dim: int = eqx.field(static=True)
+    action_dim: int = eqx.field(static=True)
     size: int = eqx.field(static=True)
     activation: str = eqx.field(static=True)
 
@@ -297,8 +314,9 @@ class EnsembleCritic(eqx.Module):
         hidden_sizes: tuple[int, ...] = (256, 256, 256),
         activation: str = "mish",
     ) -> None:
-        self.layers = _critic_layers(obs_dim, action_dim, key, size, hidden_sizes, 1)
-        self.size, self.activation = size, activation
+        _check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim, size=size)
+        self.layers = _layers(np.random.default_rng(key), (obs_dim + action_dim, *hidden_sizes, 1), size)
+        self.obs_dim, self.action_dim, self.size, self.activation = obs_dim, action_dim, size, activation
 
     def __check_init__(self) -> None:
         activation(self.activation)
@@ -307,6 +325,8 @@ class EnsembleCritic(eqx.Module):
         self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*#batch act"]
     ) -> Float[Array, "size *#batch"]:
         """Values [size *batch]."""
+        _check_input("obs", obs, self.obs_dim)
+        _check_input("action", action, self.action_dim)
         return _ensemble_outputs(self.layers, activation(self.activation), obs, action)[..., 0]
 
 
@@ -330,6 +350,8 @@ class GaussianCritic(eqx.Module):
     """
 
     layers: tuple[Linear, ...]
+    obs_dim: int = eqx.field(static=True)
+    action_dim: int = eqx.field(static=True)
     size: int = eqx.field(static=True)
     activation: str = eqx.field(static=True)
 
@@ -343,8 +365,9 @@ class GaussianCritic(eqx.Module):
         hidden_sizes: tuple[int, ...] = (256, 256, 256),
         activation: str = "mish",
     ) -> None:
-        self.layers = _critic_layers(obs_dim, action_dim, key, size, hidden_sizes, 2)
-        self.size, self.activation = size, activation
+        _check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim, size=size)
+        self.layers = _layers(np.random.default_rng(key), (obs_dim + action_dim, *hidden_sizes, 2), size)
+        self.obs_dim, self.action_dim, self.size, self.activation = obs_dim, action_dim, size, activation
 
     def __check_init__(self) -> None:
         activation(self.activation)
@@ -359,14 +382,7 @@ class GaussianCritic(eqx.Module):
         self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*#batch act"]
     ) -> tuple[Float[Array, "size *#batch"], Float[Array, "size *#batch"]]:
         """Mean and standard deviation, each [size *batch]."""
+        _check_input("obs", obs, self.obs_dim)
+        _check_input("action", action, self.action_dim)
         outputs = _ensemble_outputs(self.layers, activation(self.activation), obs, action)
         return outputs[..., 0], jax.nn.softplus(outputs[..., 1])
-
-
-def _critic_layers(
-    obs_dim: int, action_dim: int, key: int, size: int, hidden_sizes: tuple[int, ...], num_outputs: int
-) -> tuple[Linear, ...]:
-    check_positive("obs_dim", obs_dim)
-    check_positive("action_dim", action_dim)
-    check_positive("size", size)
-    return _layers(np.random.default_rng(key), (obs_dim + action_dim, *hidden_sizes, num_outputs), size)

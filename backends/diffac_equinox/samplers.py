@@ -267,6 +267,11 @@ class AdditiveNoise(eqx.Module):
         action = inner.action + self.noise_scale * temperature * noise[EXPLORATION]
         return Rollout(jnp.clip(action, -1, 1) if self.clip else action, inner.noisy)
 
+    def noise_entropy(self, temperature: Array, action_dim: int) -> Array:
+        """Entropy in nats of the added noise alone, before any clip: d/2 log(2 pi e (noise_scale temperature)^2)."""
+        variance = (self.noise_scale * temperature) ** 2
+        return 0.5 * action_dim * jnp.log(2 * math.pi * math.e * variance)
+
     def __call__(
         self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
     ) -> Array:

@@ -15,6 +15,13 @@ from diffac.errors import UsageError, check_positive
 from diffac.noise import Noise, NoiseSpec, Shape
 from diffac.protocols import Array, Critic, Metrics, Sampler, State
 from diffac_equinox.optimisers import AdamState, adam_direction
+from diffac_equinox.samplers import AdditiveNoise
+
+
+def _samples_spec(sampler: Sampler, num_samples: int, num_states: int, shape: Shape) -> NoiseSpec:
+    """Noise for num_samples actions at each of the first num_states states of a batch of actions of that shape."""
+    batch, action_dim = shape
+    return {"samples": sampler.noise_spec((num_samples, min(num_states, batch), action_dim))}
 
 
 def _check(initial: float, interval: int, learning_rate: float) -> None:
@@ -76,33 +83,42 @@ class FixedTemperature(eqx.Module):
 class NoiseEntropyTemperature(eqx.Module):
     """Adapts the temperature to the entropy of the exploration noise alone (official SDAC code, arXiv 2502.00361).
 
-    H = 0.5 d log(2 pi e (noise_scale temperature)^2) does not depend on the policy, so this is a fixed annealing from
-    `initial` to the temperature at which H is the target. One Adam step on log temperature with gradient H - target.
-    Metrics: entropy, H.
+    H = d/2 log(2 pi e (noise_scale temperature)^2) does not depend on the policy, so this is a fixed annealing from
+    `initial` to the temperature at which H is the target: one Adam step on log temperature with gradient H - target.
+    It cannot see a policy that has collapsed, so the policy's entropy is estimated beside it, from few states.
+
+    Noise: "samples", the sampler's for [num_samples states act]. State: "log_temperature" and its Adam moments "m",
+    "v", "count", each 0-d. Metrics: noise_entropy, H; policy_entropy, `mixture_entropy` of the sampler's actions. The
+    policy has collapsed where both are equal.
 
     Args:
         action_dim: d.
-        initial: first temperature.
-        noise_scale: as of `AdditiveNoise`.
+        sampler: the acting policy, with its exploration noise.
+        initial: temperature at the start.
         target_entropy_per_dim: the target divided by d.
         interval: updates of the learner between two steps; 0: never.
-        learning_rate: of Adam.
+        learning_rate: of Adam, on the logarithm of the temperature.
+        num_states: of the batch, at most, on which the policy's entropy is estimated.
+        num_samples: actions for each of them.
 
     Raises:
         UsageError: a number is out of range.
     """
 
     action_dim: int
+    sampler: AdditiveNoise
     initial: float = 5.0
-    noise_scale: float = 0.1
     target_entropy_per_dim: float = -0.9
     interval: int = 250
     learning_rate: float = 7e-3
+    num_states: int = 16
+    num_samples: int = 128
 
     def __check_init__(self) -> None:
         _check(self.initial, self.interval, self.learning_rate)
-        check_positive("action_dim", self.action_dim)
-        check_positive("noise_scale", self.noise_scale)
+        for name in ("action_dim", "num_states", "num_samples"):
+            check_positive(name, getattr(self, name))
+        check_positive("sampler.noise_scale", self.sampler.noise_scale)
 
     def init_state(self) -> State:
         """The logarithm of the temperature, and Adam's state."""
@@ -113,22 +129,25 @@ class NoiseEntropyTemperature(eqx.Module):
         return jnp.exp(state["log_temperature"])
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """No noise."""
-        return {}
+        """Entry "samples": the sampler's, for actions [num_samples states act]."""
+        return _samples_spec(self.sampler, self.num_samples, self.num_states, shape)
 
     def update(self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise) -> tuple[State, Metrics]:
-        """One step."""
-        log_std = math.log(self.noise_scale) + state["log_temperature"]
-        entropy = self.action_dim * (0.5 * math.log(2 * math.pi * math.e) + log_std)
-        gradient = entropy - self.target_entropy_per_dim * self.action_dim
-        return _adam_step(state, gradient, self.learning_rate), {"entropy": entropy}
+        """One step; only the metric policy_entropy looks at the policy."""
+        temperature = self.value(state)
+        samples = self.sampler(actor, obs[: self.num_states], noise["samples"], critic=critic, temperature=temperature)
+        entropy = self.sampler.noise_entropy(temperature, self.action_dim)
+        metrics = {"noise_entropy": entropy, "policy_entropy": mixture_entropy(samples).mean()}
+        target = self.target_entropy_per_dim * self.action_dim
+        return _adam_step(state, entropy - target, self.learning_rate), metrics
 
 
 class MixtureEntropyTemperature(eqx.Module):
     """Adapts the temperature to a mixture estimate of the policy's entropy (DACER, arXiv 2405.15177, section 4.2).
 
     For each state, `mixture_entropy` of num_samples actions; H is the mean over states. One Adam step on log
-    temperature with gradient H - target. Metrics: entropy, H.
+    temperature with gradient H - target. Metrics: policy_entropy, H; noise_entropy, that of the
+    noise alone, if the sampler is an `AdditiveNoise` that adds any: the policy has collapsed where both are equal.
 
     Args:
         sampler: draws the actions, with its exploration noise.
@@ -136,7 +155,8 @@ class MixtureEntropyTemperature(eqx.Module):
         target_entropy_per_dim: the target divided by the dimension of an action.
         interval: updates of the learner between two steps; 0: never. 10,000 suits the paper's 1.5 million updates.
         learning_rate: of Adam.
-        num_samples: actions for each state.
+        num_states: of the batch, at most, over which H is averaged; the paper takes all 256, at four times the cost.
+        num_samples: actions for each of them.
         num_components: of the mixture.
         num_iterations: of its fit, at most.
 
@@ -149,13 +169,14 @@ class MixtureEntropyTemperature(eqx.Module):
     target_entropy_per_dim: float = -0.9
     interval: int = 10_000
     learning_rate: float = 0.03
+    num_states: int = 64
     num_samples: int = 200
     num_components: int = 3
     num_iterations: int = 100
 
     def __check_init__(self) -> None:
         _check(self.initial, self.interval, self.learning_rate)
-        for name in ("num_samples", "num_components", "num_iterations"):
+        for name in ("num_states", "num_samples", "num_components", "num_iterations"):
             check_positive(name, getattr(self, name))
 
     def init_state(self) -> State:
@@ -167,15 +188,19 @@ class MixtureEntropyTemperature(eqx.Module):
         return jnp.exp(state["log_temperature"])
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Entry "samples": the sampler's, for actions [num_samples *shape]."""
-        return {"samples": self.sampler.noise_spec((self.num_samples, *shape))}
+        """Entry "samples": the sampler's, for actions [num_samples states act]."""
+        return _samples_spec(self.sampler, self.num_samples, self.num_states, shape)
 
     def update(self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise) -> tuple[State, Metrics]:
         """One step."""
-        samples = self.sampler(actor, obs, noise["samples"], critic=critic, temperature=self.value(state))
+        temperature = self.value(state)
+        samples = self.sampler(actor, obs[: self.num_states], noise["samples"], critic=critic, temperature=temperature)
         entropy = mixture_entropy(samples, self.num_components, self.num_iterations).mean()
-        gradient = entropy - self.target_entropy_per_dim * samples.shape[-1]
-        return _adam_step(state, gradient, self.learning_rate), {"entropy": entropy}
+        metrics = {"policy_entropy": entropy}
+        if isinstance(self.sampler, AdditiveNoise) and self.sampler.noise_scale > 0:
+            metrics["noise_entropy"] = self.sampler.noise_entropy(temperature, samples.shape[-1])
+        target = self.target_entropy_per_dim * samples.shape[-1]
+        return _adam_step(state, entropy - target, self.learning_rate), metrics
 
 
 class TargetEntropyTemperature(eqx.Module):
@@ -183,7 +208,7 @@ class TargetEntropyTemperature(eqx.Module):
     5).
 
     H = -mean log pi of one action for each state. One Adam step on log temperature with gradient H - target: the
-    paper's gradient, divided by the temperature, as most implementations have it. Metrics: entropy, H.
+    paper's gradient, divided by the temperature, as most implementations have it. Metrics: policy_entropy, H.
 
     Args:
         action_dim: d.
@@ -229,7 +254,7 @@ class TargetEntropyTemperature(eqx.Module):
             )
         entropy = -rollout.log_prob.mean()
         gradient = entropy - self.target_entropy_per_dim * self.action_dim
-        return _adam_step(state, gradient, self.learning_rate), {"entropy": entropy}
+        return _adam_step(state, gradient, self.learning_rate), {"policy_entropy": entropy}
 
 
 _LLOYD_ITERATIONS = 10

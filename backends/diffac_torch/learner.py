@@ -144,7 +144,7 @@ class Learner:
         """
         place = _place("actor", state.actor)
         batch = _to_device(batch, *place)
-        _check_batch(batch, ("batch",))
+        _check_batch(state.actor, batch, ("batch",))
         missing = [name for name, spec in self.noise_spec(batch.action.shape).items() if spec and name not in noise]
         if missing:
             raise UsageError(f"noise lacks {', '.join(missing)}; noise_spec says what a step needs")
@@ -174,7 +174,7 @@ class Learner:
         dtype, device = _place("actor", state.actor)
         self._device = device
         batches = _to_device(batches, dtype, device)
-        _check_batch(batches, ("updates", "batch"))
+        _check_batch(state.actor, batches, ("updates", "batch"))
         collected = defaultdict(list)
         for index in range(len(batches.obs)):
             batch = Transition(*(array[index] for array in batches[:5]))
@@ -198,7 +198,7 @@ class Learner:
         """
         place = _place("actor", state.actor)
         obs_tensor, noise = _to_device((obs, noise), *place)
-        _check_obs(obs_tensor, ("num_envs",))
+        _check_obs(state.actor, obs_tensor, ("num_envs",))
         actor = state.actor if state.ema_actor is None else state.ema_actor
         temperature = self.temperature.value(state.temperature)
         return (
@@ -283,17 +283,24 @@ def _place(name: str, module: Any) -> tuple[torch.dtype, torch.device]:
     return parameter.dtype, parameter.device
 
 
-def _check_obs(obs: Any, axes: Sequence[str]) -> None:
-    if not isinstance(obs, Tensor) or obs.ndim != len(axes) + 1 or not obs.is_floating_point():
+def _check_obs(actor: Any, obs: Any, axes: Sequence[str]) -> None:
+    size = getattr(actor, "obs_dim", "obs_dim")
+    if (
+        not isinstance(obs, Tensor)
+        or not obs.is_floating_point()
+        or obs.ndim != len(axes) + 1
+        or obs.numel() == 0
+        or size not in ("obs_dim", obs.shape[-1])
+    ):
         given = f"{obs.dtype} {tuple(obs.shape)}" if isinstance(obs, Tensor) else type(obs).__name__
-        raise UsageError(f"obs must be a floating array [{' '.join(axes)} obs_dim], got {given}")
+        raise UsageError(f"obs must be a floating array, not empty, of shape [{' '.join(axes)} {size}], got {given}")
 
 
-def _check_batch(batch: Transition, axes: Sequence[str]) -> None:
-    _check_obs(batch.obs, axes)
+def _check_batch(actor: Any, batch: Transition, axes: Sequence[str]) -> None:
+    _check_obs(actor, batch.obs, axes)
     leading = tuple(batch.obs.shape[:-1])
     expected = {
-        "action": (*leading, *batch.action.shape[-1:]),
+        "action": (*leading, *(getattr(actor, "action_dim", size) for size in batch.action.shape[-1:])),
         "reward": leading,
         "next_obs": tuple(batch.obs.shape),
         "terminated": leading,

@@ -314,6 +314,11 @@ class AdditiveNoise:
         inner = self.sampler.rollout(actor, obs, noise["inner"], critic=critic, temperature=temperature)
         return Rollout(self._explore(inner.action, noise, temperature), noisy=inner.noisy)
 
+    def noise_entropy(self, temperature: Tensor, action_dim: int) -> Tensor:
+        """Entropy in nats of the added noise alone, before any clip: d/2 log(2 pi e (noise_scale temperature)^2)."""
+        variance = (self.noise_scale * temperature) ** 2
+        return 0.5 * action_dim * torch.log(2 * math.pi * math.e * variance)
+
     def __call__(
         self,
         actor: Any,

@@ -59,13 +59,16 @@ PRESETS: dict[str, dict[str, Any]] = {
     "camera_ready": OFFICIAL,
     "submission": OFFICIAL | {"schedule": "cosine", "target_entropy_per_dim": -1.5},
     "quick": {
-        "total_timesteps": 30_000,
+        "total_timesteps": 20_000,
         "learning_starts": 1_000,
         "num_envs": 4,
-        "updates_per_env_step": 0.25,
+        "updates_per_env_step": 0.5,
         "num_diffusion_steps": 10,
         "num_candidates": 4,
         "hidden_sizes": (128, 128),
+        "learning_rate": 1e-3,
+        "final_actor_learning_rate": 1e-4,
+        "tau": 0.01,
         "initial_temperature": 1.0,
         "eval_interval": 5_000,
         "buffer_size": 200_000,
@@ -83,17 +86,18 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     table = {"linear": linear_table, "cosine": cosine_table}[config.schedule](config.num_diffusion_steps)
     schedule = b.TabularSchedule(table)
     best = b.BestOf(b.DDPMSampler(schedule, config.start_scale), config.num_candidates)
+    policy = b.AdditiveNoise(best, config.noise_scale, config.clip_action)
     proposal = b.PolicyProposal(config.statistics_rate, config.faithful_normalisation)
     actor_updates = config.total_updates // config.actor_delay
     decay = LinearSchedule(
         config.learning_rate, config.final_actor_learning_rate, actor_updates // 4, actor_updates * 3 // 4 + 1
     )
     learner = b.Learner(
-        sampler=b.AdditiveNoise(best, config.noise_scale, config.clip_action),
+        sampler=policy,
         actor_objective=b.ReweightedScoreMatching(schedule, proposal),
         critic_objective=b.MeanSquaredTD(config.gamma),
         temperature=b.NoiseEntropyTemperature(
-            action_dim, config.initial_temperature, config.noise_scale, config.target_entropy_per_dim,
+            action_dim, policy, config.initial_temperature, config.target_entropy_per_dim,
             config.temperature_interval, config.temperature_learning_rate,
         ),
         actor_optimiser=b.Adam(decay),

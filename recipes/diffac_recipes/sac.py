@@ -43,7 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "activation": "mish",
     },
     "quick": {
-        "total_timesteps": 30_000,
+        "total_timesteps": 20_000,
         "learning_starts": 1_000,
         "num_envs": 4,
         "updates_per_env_step": 0.5,
