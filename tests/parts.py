@@ -273,6 +273,15 @@ def make_learner(B: Any, name: str, dims: Dims = DIMS, key: int = 1) -> tuple[An
     return learner, learner.init(make_actor(B, part, key, dims), make_critic(B, part, key + 1, dims))
 
 
+def compiled(B: Any, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as one compiled call where a backend compiles; JAX otherwise compiles each operation of it."""
+    if B.name != "equinox":
+        return function
+    import equinox
+
+    return equinox.filter_jit(function)
+
+
 # batches and noise
 
 

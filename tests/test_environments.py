@@ -129,7 +129,7 @@ def test_broken_environments_are_named(env_id: str, message: str) -> None:
 def test_an_action_that_is_not_finite_is_refused() -> None:
     stepper = Stepper(make_envs("fakes:Random-v0", 2))
     stepper.reset([0, 1])
-    with pytest.raises(RunError, match="environment 1 at step 0 .* diverged"):
+    with pytest.raises(RunError, match=r"environment 1 at step 0 .* diverged"):
         stepper.start(np.array([[0.0] * stepper.action_dim, [np.nan] * stepper.action_dim]))
 
 

@@ -276,7 +276,7 @@ def test_no_second_compilation(name: str) -> None:
 # reward and targets
 
 
-@pytest.mark.parametrize("name", LEARNERS)
+@pytest.mark.parametrize("name", ["dacer2", "sac"])
 def test_reward_is_scaled_exactly_once(backend: ModuleType, name: str) -> None:
     learner, scaled = fresh(backend, name, dataclasses.replace(learner_of(backend.name, name), reward_scale=0.2))
     plain_learner, plain = fresh(backend, name, dataclasses.replace(learner, reward_scale=1.0))

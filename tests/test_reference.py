@@ -23,6 +23,7 @@ from parts import (
     OBJECTIVES,
     SAMPLERS,
     TEMPERATURES,
+    compiled,
     make_actor,
     make_batch,
     make_critic,
@@ -85,10 +86,10 @@ def jax_critic(obs: Any, action: Any) -> Any:
 class Case:
     """Networks with random parameters, a batch and noise, in one backend, and their arrays in NumPy."""
 
-    def __init__(self, B: ModuleType, part: Any, seed: int = 0, *, analytic: bool = False) -> None:
+    def __init__(self, B: ModuleType, part: Any, seed: int = 0, *, analytic: bool = False, spread: float = 1) -> None:
         rng = np.random.default_rng(seed)
         self.B, self.thing = B, part.make(B, DIMS)
-        self.actor = randomise(B, make_actor(B, part), rng)
+        self.actor = randomise(B, make_actor(B, part), rng, spread)
         self.critic = randomise(B, make_critic(B, part), rng)
         self.target = randomise(B, make_critic(B, part), rng)
         self.p, self.q_parameters, self.target_parameters = map(B.to_arrays, (self.actor, self.critic, self.target))
@@ -126,6 +127,8 @@ def test_networks(backend: ModuleType, act: str) -> None:
     nets = {name: randomise(backend, make(backend, DIMS, 0, activation=act), rng) for name, make in tables.items()}
     p = {name: backend.to_arrays(net) for name, net in nets.items()}
     o, x, times = map(backend.testing.to_backend, (obs, noisy, t))
+    distribution = compiled(backend, nets["gaussian_critic"].distribution)
+    nets = {name: compiled(backend, net) for name, net in nets.items()}
     expected_actual = [
         (ref.denoiser(p["denoiser"], obs, noisy, t, act), nets["denoiser"](o, x, times)),
         (ref.denoiser(p["denoiser"], obs, noisy, 3, act), nets["denoiser"](o, x, 3)),
@@ -133,7 +136,7 @@ def test_networks(backend: ModuleType, act: str) -> None:
         (ref.critic(p["twin_critic"], obs, noisy, act), nets["twin_critic"](o, x)),
         (ref.critic(p["three_critic"], obs, noisy, act), nets["three_critic"](o, x)),
         (ref.critic(p["gaussian_critic"], obs, noisy, act), nets["gaussian_critic"](o, x)),
-        (ref.gaussian_critic(p["gaussian_critic"], obs, noisy, act), nets["gaussian_critic"].distribution(o, x)),
+        (ref.gaussian_critic(p["gaussian_critic"], obs, noisy, act), distribution(o, x)),
     ]
     for i, (expected, actual) in enumerate(expected_actual):
         actual = backend.testing.to_numpy(actual)
@@ -179,7 +182,7 @@ def _with_log_prob(action_log_prob: tuple[np.ndarray, np.ndarray]) -> tuple[np.n
 def test_samplers(backend: ModuleType, name: str) -> None:
     c = Case(backend, SAMPLERS[name])
     obs, noise, temperature = map(backend.testing.to_backend, (c.batch.obs, c.noise, np.array(TEMPERATURE)))
-    rollout = c.thing.rollout(c.actor, obs, noise, critic=c.critic, temperature=temperature)
+    rollout = compiled(backend, c.thing.rollout)(c.actor, obs, noise, critic=c.critic, temperature=temperature)
     for field, expected in zip(("action", "noisy", "log_prob"), SAMPLER_REFERENCES[name](c), strict=True):
         actual = getattr(rollout, field)
         if expected is None:
@@ -326,7 +329,8 @@ def check_gradient(loss: Loss, p: Parameters, gradient: Parameters, rng: np.rand
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_actor_objectives(backend: ModuleType, name: str) -> None:
-    c = Case(backend, OBJECTIVES[name], seed=1, analytic=name.startswith(("time", "sum")))
+    # a small actor, so that some predicted actions are inside the box and some are clipped
+    c = Case(backend, OBJECTIVES[name], seed=2, analytic=name.startswith(("time", "sum")), spread=0.4)
     arguments = (c.batch, c.noise, np.float64(TEMPERATURE), c.thing.init_state())
     loss, gradient = backend.testing.value_and_grad(c.thing, c.actor, c.critic, *arguments)
     expected = REFERENCES[name](c)
@@ -422,7 +426,7 @@ def test_temperatures(backend: ModuleType, name: str) -> None:
     obs, noise = backend.testing.to_backend(c.batch.obs), backend.testing.to_backend(c.noise)
     state = backend.testing.to_backend(state)
     for _ in range(3):
-        state, metrics = c.thing.update(state, c.actor, c.critic, obs, noise)
+        state, metrics = compiled(backend, c.thing.update)(state, c.actor, c.critic, obs, noise)
         metrics = backend.testing.to_numpy(metrics)
         if name == "fixed":
             assert not metrics
@@ -493,7 +497,7 @@ class NumpyLearner:
         B, learner, nets = self.B, self.learner, self.networks
         to_backend, gradient_of = B.testing.to_backend, B.testing.value_and_grad
         temperature = np.exp(np.asarray(self.states["temperature"]["log_temperature"], np.float64))
-        rollout = learner.sampler.rollout(
+        rollout = compiled(B, learner.sampler.rollout)(
             nets["actor"],
             *(to_backend(batch.next_obs), to_backend(noise["next_action"])),
             critic=nets["critic"],
@@ -522,7 +526,7 @@ class NumpyLearner:
             self.optimise("actor", gradients["actor"])
         interval = learner.temperature.interval
         if interval and (self.updates + 1) % interval == 0:
-            state, _ = learner.temperature.update(
+            state, _ = compiled(B, learner.temperature.update)(
                 *(to_backend(self.states["temperature"]), self.networks["actor"], self.networks["critic"]),
                 *(to_backend(batch.obs), to_backend(noise["temperature"])),
             )

@@ -7,12 +7,14 @@ termination (2), evaluation on scaled reward (4) and evaluation drawing from the
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import load_backend
 from parts import (
     ACTORS,
     CRITICS,
@@ -541,16 +543,34 @@ VARIED = (  # noqa: SIM905
 ).split()
 
 
-@pytest.mark.parametrize("name", VARIED)
-def test_every_field_changes_something(backend: ModuleType, name: str) -> None:
+IN_BOTH = [name for name in VARIED if name not in ("Adam", "Learner")]
+"""In Equinox each learner costs a compilation of seconds; test_learner has a test for each of its arguments there."""
+
+
+def eager(backend: ModuleType, name: str) -> Any:
+    """Without compilation, which would take most of the time; fits of mixtures are loops that need it."""
+    if backend.name == "torch" or name.endswith("Temperature"):
+        return contextlib.nullcontext()
+    import jax
+
+    return jax.disable_jit()
+
+
+@pytest.mark.parametrize(
+    ("backend_name", "name"), [("torch", name) for name in VARIED] + [("equinox", name) for name in IN_BOTH]
+)
+def test_every_field_changes_something(backend_name: str, name: str) -> None:
     """No constructor argument is accepted and then ignored."""
+    backend = load_backend(backend_name)
     outcome, make, base, others = variants(backend)[name]
     fields = {field.name for field in dataclasses.fields(getattr(backend, name)) if field.init}
     assert set(base) | set(others) == fields, "a field without a test, or a test without a field"
     assert set(others) == fields
-    plain = outcome(backend, make(**base))
+    with eager(backend, name):
+        plain = outcome(backend, make(**base))
     for field, value in others.items():
-        changed = outcome(backend, make(**{**base, field: value}))
+        with eager(backend, name):
+            changed = outcome(backend, make(**{**base, field: value}))
         equal = (
             np.shape(changed) == np.shape(plain) and np.allclose(changed, plain, rtol=1e-12, atol=0)
             if not isinstance(plain, tuple)

@@ -36,6 +36,16 @@ def _detached(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, tree)
 
 
+def _smallest(values: Array) -> Array:
+    """min over the ensemble [ensemble *batch], chosen by index.
+
+    The derivative of `jnp.min` compares values with their minimum for equality; XLA may compute the two in differently
+    rounded ways within one compiled program, and then the gradient is lost (seen on CPU with an analytic critic).
+    """
+    chosen = jax.nn.one_hot(values.argmin(0), len(values), axis=0, dtype=bool)
+    return jnp.where(chosen, values, 0).sum(0)
+
+
 class ValueThroughSampler(eqx.Module):
     """-E[min_i Q_i(s, a)] with `a` differentiated through the whole sampler (DACER, arXiv 2405.15177, section 4).
 
@@ -74,7 +84,7 @@ class ValueThroughSampler(eqx.Module):
         """The loss on a batch."""
         if rollout is None:
             rollout = self.sampler.rollout(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
-        q_mean = critic(batch.obs, rollout.action).min(0).mean()
+        q_mean = _smallest(critic(batch.obs, rollout.action)).mean()
         clipped = jnp.abs(rollout.action) >= 1
         return Loss(-q_mean, {"q_mean": q_mean, "clipped_fraction": clipped.mean(dtype=q_mean.dtype)}, state)
 
@@ -152,7 +162,7 @@ class TimeWeightedQGradient(eqx.Module):
         t = jnp.arange(self.schedule.num_steps)[:, None]
         noisy = jax.lax.stop_gradient(self._states(rollout, batch.action, noise, t))
 
-        g = jax.grad(lambda action: critic(batch.obs, action).min(0).sum())(noisy)
+        g = jax.grad(lambda action: _smallest(critic(batch.obs, action)).sum())(noisy)
         norm = jnp.linalg.norm(g, axis=-1, keepdims=True)
         weight = jnp.exp(self.slope * (t + self.time_offset) + self.intercept).astype(g.dtype)
         pull = weight[..., None] * g / (norm + 1e-8)
@@ -456,7 +466,7 @@ class EntropyRegularisedValue(eqx.Module):
             rollout = self.sampler.rollout(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
         if rollout.log_prob is None:
             raise UsageError("EntropyRegularisedValue needs a sampler that knows log_prob, such as TanhGaussianSampler")
-        q_mean, entropy = critic(batch.obs, rollout.action).min(0).mean(), -rollout.log_prob.mean()
+        q_mean, entropy = _smallest(critic(batch.obs, rollout.action)).mean(), -rollout.log_prob.mean()
         return Loss(-temperature * entropy - q_mean, {"q_mean": q_mean, "entropy": entropy}, state)
 
 

@@ -189,7 +189,7 @@ class TanhGaussianSampler:
         eps = noise[EXPLORATION]
         u = mean + log_std.exp() * eps
         log_normal = -0.5 * eps.square() - log_std - 0.5 * math.log(2 * math.pi)
-        log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u))
+        log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u, threshold=40))  # as exact as float64
         return Rollout(u.tanh(), log_prob=(log_normal - log_slope).sum(-1))
 
     def __call__(

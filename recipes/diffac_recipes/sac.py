@@ -43,13 +43,14 @@ PRESETS: dict[str, dict[str, Any]] = {
         "activation": "mish",
     },
     "quick": {
-        "total_timesteps": 20_000,
+        "total_timesteps": 16_000,
         "learning_starts": 1_000,
         "num_envs": 4,
-        "updates_per_env_step": 0.5,
+        "updates_per_env_step": 1.0,
         "hidden_sizes": (128, 128),
         "learning_rate": 1e-3,
-        "eval_interval": 5_000,
+        "gamma": 0.98,
+        "eval_interval": 4_000,
         "buffer_size": 200_000,
     },
 }
