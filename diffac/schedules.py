@@ -6,6 +6,7 @@ Time t runs over {0, ..., T-1} and grows with noise. The forward kernel is `nois
 from __future__ import annotations
 
 import dataclasses
+import functools
 
 import numpy as np
 
@@ -44,12 +45,12 @@ def table_from_betas(beta: np.ndarray) -> ScheduleTable:
     Raises:
         UsageError: beta is empty, not one-dimensional, or leaves (0, 1).
     """
-    beta = np.asarray(beta, np.float64)
+    beta = np.array(beta, np.float64)
     if beta.ndim != 1 or len(beta) == 0 or not np.all((beta > 0) & (beta < 1)):
         raise UsageError(f"beta must be a non-empty vector of numbers strictly between 0 and 1, got {beta!r}")
     alpha_bar = np.cumprod(1 - beta)
     alpha_bar_prev = np.concatenate([[1.0], alpha_bar[:-1]])
-    return ScheduleTable(
+    table = ScheduleTable(
         beta=beta,
         alpha=np.sqrt(alpha_bar),
         sigma=np.sqrt(1 - alpha_bar),
@@ -57,8 +58,12 @@ def table_from_betas(beta: np.ndarray) -> ScheduleTable:
         posterior_noisy=(1 - alpha_bar_prev) * np.sqrt(1 - beta) / (1 - alpha_bar),
         posterior_std=np.sqrt(beta * (1 - alpha_bar_prev) / (1 - alpha_bar)),
     )
+    for field in dataclasses.fields(table):
+        getattr(table, field.name).flags.writeable = False  # tables are shared
+    return table
 
 
+@functools.cache  # backends compile a table in as a constant: one object, one compilation
 def vp_table(num_steps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> ScheduleTable:
     """Discretised variance-preserving SDE with a linear rate (Xiao et al. 2022, arXiv 2112.07804; used by DACER).
 
@@ -75,6 +80,7 @@ def vp_table(num_steps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> S
     return table_from_betas(1 - np.exp(-exponent))
 
 
+@functools.cache
 def cosine_table(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> ScheduleTable:
     """Cosine schedule (Nichol and Dhariwal 2021, arXiv 2102.09672, equation 17); beta is clipped at `max_beta`."""
     check_positive("num_steps", num_steps)
@@ -83,6 +89,7 @@ def cosine_table(num_steps: int, offset: float = 0.008, max_beta: float = 0.999)
     return table_from_betas(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
 
 
+@functools.cache
 def linear_table(num_steps: int, scale: float = 0.8) -> ScheduleTable:
     """beta = scale * linspace(1e-4, 0.999, T), the schedule of the official SDAC code (scale 0.8)."""
     check_positive("num_steps", num_steps)

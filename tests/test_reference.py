@@ -344,8 +344,8 @@ def test_running_moments_of_policy_proposal(backend: ModuleType, faithful: bool)
     rng = np.random.default_rng(3)
     state = c.thing.init_state()
     expected = {"q_mean_ema": 0.0, "q_std_ema": float(faithful), "count": 0}
-    for _ in range(4):
-        batch, noise = make_batch(rng, magnitude=3.0), make_noise(rng, c.thing)
+    for magnitude in (3, 1, 30, 300, 300):  # growing values reach both ends of the clip
+        batch, noise = make_batch(rng, magnitude=magnitude), make_noise(rng, c.thing)
         loss, _ = backend.testing.value_and_grad(
             c.thing, c.actor, c.critic, batch, noise, np.float64(TEMPERATURE), state
         )

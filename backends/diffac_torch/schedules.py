@@ -78,5 +78,5 @@ class TabularSchedule:
         key = (name, dtype, t.device)
         if key not in self._tensors:
             with torch.inference_mode(False):  # else a table first needed while acting could never be used in training
-                self._tensors[key] = torch.as_tensor(values, dtype=dtype, device=t.device)
+                self._tensors[key] = torch.tensor(values, dtype=dtype, device=t.device)
         return self._tensors[key][t].unsqueeze(-1)

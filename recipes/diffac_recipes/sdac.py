@@ -60,6 +60,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_candidates": 8,
         "num_particles": 16,
         "hidden_sizes": (128, 128),
+        "batch_size": 128,
         "learning_rate": 1e-3,
         "final_actor_learning_rate": 1e-4,
         "tau": 0.01,
