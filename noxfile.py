@@ -36,7 +36,8 @@ def tests(session: nox.Session) -> None:
 def agreement(session: nox.Session) -> None:
     """Only the comparison of the backends with each other and with the NumPy reference, with more examples."""
     install(session, f"torch,equinox,{RUNTIME}")
-    pytest(session, "tests/test_agreement.py", "tests/test_reference.py", "--hypothesis-profile", "thorough")
+    session.env["HYPOTHESIS_PROFILE"] = "ci"
+    pytest(session, "tests/test_agreement.py", "tests/test_reference.py")
 
 
 @nox.session(python=PYTHON)
