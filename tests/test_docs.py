@@ -141,7 +141,7 @@ def test_api_pages_name_everything_of_diffac() -> None:
     tree = ast.parse((ROOT / "diffac/__init__.py").read_text())
     wanted = {
         f"{node.module}.{alias.name}"
-        for node in tree.body
+        for node in ast.walk(tree)
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("diffac.")
         for alias in node.names
         if not (alias.asname or "").startswith("_")
