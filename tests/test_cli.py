@@ -160,7 +160,11 @@ def test_divergence_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("mode", ["--no-asynchronous", "--asynchronous"])
 def test_interrupt(mode: str, tmp_path: Path) -> None:
-    script = "import sys, fake_recipe, diffac.cli as c; sys.exit(c.exit_code(lambda: c.run_recipe(fake_recipe)))"
+    script = (
+        "import signal, sys, fake_recipe, diffac.cli as c\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background\n"
+        "sys.exit(c.exit_code(lambda: c.run_recipe(fake_recipe)))"
+    )
     done = interpreter("-c", script, "--fail", "interrupt", mode, cwd=tmp_path)
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
