@@ -12,6 +12,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from conftest import load_backend
 
 import diffac.backend
 from diffac.errors import UsageError
@@ -95,6 +96,7 @@ def test_no_module_of_diffac_loads_a_framework() -> None:
     ],
 )
 def test_backends_know_only_diffac_and_their_framework(package: str, strangers: set[str]) -> None:
+    load_backend(package.removeprefix("diffac_"))
     imports = "\n".join(f"import {name}" for name in modules_of(package))
     assert package in loaded_after(imports), "the backend was not loaded: the test would be empty"
     assert loaded_after(imports) & strangers == set()
@@ -147,6 +149,7 @@ def test_entry_points_are_declared() -> None:
 
 @pytest.mark.parametrize("name", ["torch", "equinox"])
 def test_get_backend(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    load_backend(name)
     register(monkeypatch, torch="diffac_torch", equinox="diffac_equinox")
     assert diffac.backend.backend_names() == ["equinox", "torch"]
     assert diffac.backend.get_backend(name).name == name
@@ -169,6 +172,7 @@ def test_unknown_backend(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_missing_framework_names_the_extra(name: str, module: str, missing: str) -> None:
     """In an interpreter whose import system does not find the framework."""
+    load_backend(name)
     code = f"""
 import importlib.metadata, sys
 class Blocker:

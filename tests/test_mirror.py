@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch  # noqa: F401  (before jax)
+from conftest import INSTALLED
 
 from diffac.protocols import Backend
+
+pytestmark = pytest.mark.skipif(not all(INSTALLED.values()), reason="compares both backends")
 
 BACKENDS = Path(__file__).parent.parent / "backends"
 TORCH, EQUINOX = "diffac_torch", "diffac_equinox"
