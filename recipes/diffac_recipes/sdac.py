@@ -52,7 +52,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "camera_ready": OFFICIAL,
     "submission": OFFICIAL | {"schedule": "cosine", "target_entropy_per_dim": -1.5},
     "quick": {
-        "total_timesteps": 16_000,
+        "total_timesteps": 28_000,
         "learning_starts": 1_000,
         "num_envs": 4,
         "updates_per_env_step": 1.0,
