@@ -201,6 +201,10 @@ def test_every_logged_number_is_explained(recipe: str) -> None:
     assert explained == set(metrics)
 
 
-def test_nothing_is_claimed_without_a_place_for_it() -> None:
+def test_our_numbers_say_where_they_come_from() -> None:
+    """A number without versions, seeds, steps, updates and a command is none."""
     for recipe in RECIPES:
-        assert "<!-- our-runs -->" in (DOCS / "recipes" / f"{recipe}.md").read_text()
+        _, heading, ours = (DOCS / "recipes" / f"{recipe}.md").read_text().partition("## Our runs")
+        assert heading, recipe
+        for word in ("MuJoCo", "torch 2", "jax 0", "seed", "environment steps", "updates", f"diffac train {recipe}"):
+            assert word in ours, (recipe, word)
