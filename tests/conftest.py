@@ -5,10 +5,14 @@ from __future__ import annotations
 import importlib
 import os
 from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 os.environ["JAX_ENABLE_X64"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Two worker processes, and several files, compile the same programs: they share the results.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".pytest_cache" / "jax"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import pytest
 
@@ -37,6 +41,7 @@ if find_spec("hypothesis"):
     }
     settings.register_profile("default", max_examples=8, derandomize=True, **common)
     settings.register_profile("ci", max_examples=16, derandomize=True, print_blob=True, **common)
+    settings.register_profile("agreement", max_examples=16, derandomize=True, print_blob=True, **common)
     settings.register_profile("explore", max_examples=200, **common)  # new values each run; not for CI
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parts import ACTORS, CRITICS, DIMS, chain, make_batch, make_learner, make_noise, schedule
 
 from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.protocols import Transition
+from diffac.testing.parts import ACTORS, CRITICS, DIMS, chain, make_batch, make_learner, make_noise, schedule
 
 TEMPERATURE = np.float64(0.3)
 RNG_SEED = 0

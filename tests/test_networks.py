@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parts import ACTIVATIONS, ACTORS, CRITICS, DIMS, randomise
 
 from diffac.errors import UsageError
+from diffac.testing.parts import ACTIVATIONS, ACTORS, CRITICS, DIMS, randomise
 
 OBS, ACT, B, T = DIMS.obs, DIMS.action, DIMS.batch, DIMS.steps
 

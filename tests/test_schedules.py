@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from parts import DIMS, SCHEDULES, TABLES
 
 from diffac.errors import UsageError
 from diffac.schedules import LinearSchedule, cosine_table, linear_table, table_from_betas, vp_table
 from diffac.testing import reference
+from diffac.testing.parts import DIMS, SCHEDULES, TABLES
 
 LENGTHS = (1, 2, 5, 20, 100)
 BETAS = {"vp": reference.vp_betas, "cosine": reference.cosine_betas, "linear": reference.linear_betas}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import equinox as eqx
@@ -24,6 +25,23 @@ def to_backend(tree: Any) -> Any:
 def to_numpy(tree: Any) -> Any:
     """The same nesting with NumPy arrays in place of JAX's."""
     return jax.tree.map(lambda x: np.asarray(x) if eqx.is_array(x) else x, tree)
+
+
+def devices() -> list[str]:
+    """Kinds of devices of this machine, the CPU first."""
+    return ["cpu", *(["cuda"] if any(device.platform == "gpu" for device in jax.devices()) else [])]
+
+
+@contextlib.contextmanager
+def on_device(device: str) -> Iterator[None]:
+    """A context in which new networks and arrays live on a device, and products have the precision of their numbers."""
+    with jax.default_device(jax.devices(device)[0]), jax.default_matmul_precision("highest"):
+        yield
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function as one compiled program; JAX otherwise compiles each of its operations."""
+    return eqx.filter_jit(function)
 
 
 def value_and_grad(objective: Any, module: Any, *args: Any) -> tuple[Loss, dict[str, np.ndarray]]:

@@ -1,6 +1,7 @@
 """Tools for tests: values and gradients as NumPy arrays, and training of an actor against any critic."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -14,18 +15,28 @@ from diffac_torch.optimisers import Adam, loss_and_gradient
 
 
 def to_backend(tree: Any) -> Any:
-    """The same nesting with tensors in place of NumPy arrays and floats; float64 becomes torch's default dtype."""
-
-    def convert(array: Any) -> Tensor:
-        tensor = torch.as_tensor(array, device=torch.get_default_device())
-        return tensor.to(torch.get_default_dtype()) if tensor.dtype == torch.float64 else tensor
-
-    return _map_arrays(convert, tree)
+    """The same nesting with tensors on the default device in place of NumPy arrays and floats."""
+    return _map_arrays(lambda array: torch.as_tensor(array, device=torch.get_default_device()), tree)
 
 
 def to_numpy(tree: Any) -> Any:
     """The same nesting with NumPy arrays in place of tensors."""
     return _map_arrays(lambda array: array.detach().cpu().numpy() if isinstance(array, Tensor) else array, tree)
+
+
+def devices() -> list[str]:
+    """Kinds of devices of this machine, the CPU first."""
+    return ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
+
+
+def on_device(device: str) -> AbstractContextManager[Any]:
+    """A context in which new networks and arrays live on a device."""
+    return torch.device(device)
+
+
+def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function itself: torch runs it as it stands."""
+    return function
 
 
 def value_and_grad(objective: Any, module: Any, *args: Any) -> tuple[Loss, dict[str, np.ndarray]]:

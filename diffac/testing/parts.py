@@ -1,4 +1,4 @@
-"""Tables of parts, shared by all tests. Adding a row adds every test of its kind, in both backends.
+"""Tables of parts. Adding a row adds every test of its kind, in every backend, and a line of `diffac validate`.
 
 A row says how to build a part from a backend module `B` and small dimensions, and which networks it belongs with.
 """
@@ -8,18 +8,18 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffac.noise import draw
-from diffac.protocols import Transition
+from diffac.noise import Shape, draw
+from diffac.protocols import Activation, Transition
 from diffac.schedules import LinearSchedule, ScheduleTable, cosine_table, linear_table, vp_table
 
 
 class Dims(NamedTuple):
-    """The size of everything in a test."""
+    """The size of everything in a test, and the activation of its networks."""
 
     obs: int = 3
     action: int = 2
@@ -27,6 +27,9 @@ class Dims(NamedTuple):
     hidden: tuple[int, ...] = (8, 8)
     steps: int = 4
     """T of the diffusion."""
+    particles: int = 6
+    """K of the reverse proposal."""
+    activation: Activation = "mish"
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -35,6 +38,11 @@ class Dims(NamedTuple):
 
 
 DIMS = Dims()
+OTHER_DIMS = (
+    Dims(obs=1, action=1, batch=2, hidden=(4,), steps=2, particles=1, activation="tanh"),
+    Dims(obs=6, action=3, batch=7, hidden=(16, 8, 16), steps=6, particles=9, activation="gelu"),
+)
+"""Few, because a backend that compiles does so for each of them."""
 
 TABLES: dict[str, Callable[[int], ScheduleTable]] = {
     "vp": functools.cache(vp_table),
@@ -51,6 +59,10 @@ class Part:
     make: Callable[[Any, Dims], Any]
     actor: str = "denoiser"
     critic: str = "twin"
+    boltzmann: bool = False
+    """Of an actor objective: Q and the temperature count by their ratio alone."""
+    shift_invariant: bool = True
+    """Of an actor objective: a constant added to Q changes no gradient."""
 
 
 # networks
@@ -67,14 +79,55 @@ CRITICS: dict[str, Callable[..., Any]] = {
 ACTIVATIONS = ("mish", "gelu", "relu", "silu", "tanh")
 
 
+TIME_DIM = 16
+"""Time features of a denoiser."""
+
+
+def _layer_shapes(sizes: Sequence[int], prefix: str = "layers", ensemble: tuple[int, ...] = ()) -> dict[str, Shape]:
+    shapes: dict[str, Shape] = {}
+    for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
+        shapes |= {f"{prefix}.{i}.weight": (*ensemble, n_out, n_in), f"{prefix}.{i}.bias": (*ensemble, n_out)}
+    return shapes
+
+
+def _critic_shapes(size: int, outputs: int) -> Callable[[Dims], dict[str, Shape]]:
+    return lambda d: _layer_shapes((d.obs + d.action, *d.hidden, outputs), ensemble=(size,))
+
+
+SHAPES: dict[str, Callable[[Dims], dict[str, Shape]]] = {
+    "actor denoiser": lambda d: {
+        **_layer_shapes((TIME_DIM, 2 * TIME_DIM, TIME_DIM), "time_layers"),
+        **_layer_shapes((d.obs + d.action + TIME_DIM, *d.hidden, d.action)),
+    },
+    "actor gaussian": lambda d: _layer_shapes((d.obs, *d.hidden, 2 * d.action)),
+    "critic twin": _critic_shapes(2, 1),
+    "critic three": _critic_shapes(3, 1),
+    "critic gaussian": _critic_shapes(2, 2),
+}
+"""Role and name of a network -> names and shapes of its parameters, the same in every backend."""
+
+
+def random_parameters(
+    rng: np.random.Generator, shapes: Mapping[str, Shape], magnitude: float = 1.0
+) -> dict[str, np.ndarray]:
+    """Float64 parameters, biases too, so that nothing hides behind a zero.
+
+    Weights are normal with standard deviation magnitude / sqrt(fan in), biases with magnitude / 2.
+    """
+    scales = {
+        n: magnitude / np.sqrt(shape[-1]) if n.endswith("weight") else magnitude / 2 for n, shape in shapes.items()
+    }
+    return {name: scales[name] * rng.standard_normal(shape) for name, shape in shapes.items()}
+
+
 def make_actor(B: Any, part: Part, key: int = 1, dims: Dims = DIMS) -> Any:
     """The actor network that goes with a part."""
-    return ACTORS[part.actor](B, dims, key)
+    return ACTORS[part.actor](B, dims, key, activation=dims.activation)
 
 
 def make_critic(B: Any, part: Part, key: int = 2, dims: Dims = DIMS) -> Any:
     """The critic network that goes with a part."""
-    return CRITICS[part.critic](B, dims, key)
+    return CRITICS[part.critic](B, dims, key, activation=dims.activation)
 
 
 # schedules and samplers
@@ -121,12 +174,14 @@ def _time_weighted(space: str, source: str, time_offset: int) -> Part:
     )
 
 
-def _score_matching(proposal: Callable[[Any, Dims], Any], table: str = "linear") -> Part:
-    return Part(lambda B, d: B.ReweightedScoreMatching(schedule(B, d, table), proposal(B, d)))
+def _score_matching(proposal: Callable[[Any, Dims], Any], table: str = "linear", **properties: Any) -> Part:
+    return Part(lambda B, d: B.ReweightedScoreMatching(schedule(B, d, table), proposal(B, d)), **properties)
 
 
 def _reverse(B: Any, d: Dims, truncated: bool) -> Any:
-    return B.ReverseProposal(B.BestOf(chain(B, d, "linear"), num_candidates=2), num_particles=6, truncated=truncated)
+    return B.ReverseProposal(
+        B.BestOf(chain(B, d, "linear"), num_candidates=2), num_particles=d.particles, truncated=truncated
+    )
 
 
 def _shared_sum(B: Any, d: Dims, noisy: bool = True) -> Any:
@@ -146,11 +201,14 @@ OBJECTIVES: dict[str, Part] = {
         f"time_weighted_{space}_{source}_{offset}": _time_weighted(space, source, offset)
         for space, source, offset in itertools.product(("score", "eps"), ("chain", "forward", "replay"), (1, 0))
     },
-    "reverse": _score_matching(lambda B, d: _reverse(B, d, truncated=False)),
-    "reverse_truncated": _score_matching(lambda B, d: _reverse(B, d, truncated=True)),
-    "reverse_truncated_vp": _score_matching(lambda B, d: _reverse(B, d, truncated=True), "vp"),
+    "reverse": _score_matching(lambda B, d: _reverse(B, d, truncated=False), boltzmann=True),
+    "reverse_truncated": _score_matching(lambda B, d: _reverse(B, d, truncated=True), boltzmann=True),
+    "reverse_truncated_vp": _score_matching(lambda B, d: _reverse(B, d, truncated=True), "vp", boltzmann=True),
     "policy": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1)),
-    "policy_faithful": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1, faithful_normalisation=True)),
+    "policy_faithful": _score_matching(
+        lambda B, d: B.PolicyProposal(rate=0.1, faithful_normalisation=True),
+        shift_invariant=False,  # q - mean / std, as the official code computes it
+    ),
     "entropy_value": Part(lambda B, d: B.EntropyRegularisedValue(B.TanhGaussianSampler()), actor="gaussian"),
     "sum_shared": Part(_shared_sum, critic="gaussian"),
     "sum_separate": Part(
@@ -158,6 +216,7 @@ OBJECTIVES: dict[str, Part] = {
             (0.7, B.ValueThroughSampler(chain(B, d))),
             (2.0, B.TimeWeightedQGradient(chain(B, d), schedule(B, d), source="forward")),
             (0.1, B.ReweightedScoreMatching(schedule(B, d), B.PolicyProposal(rate=0.1))),
+            (0.3, B.ReweightedScoreMatching(schedule(B, d), B.PolicyProposal(rate=0.4))),
         )
     ),
 }
@@ -169,6 +228,7 @@ CRITIC_OBJECTIVES: dict[str, Part] = {
     "mean_squared_three": Part(lambda B, d: B.MeanSquaredTD(), critic="three"),
     "mean_squared_soft": Part(lambda B, d: B.MeanSquaredTD(soft=True)),
     "gaussian": Part(lambda B, d: B.GaussianTD(tau=0.3), critic="gaussian"),
+    "gaussian_loose": Part(lambda B, d: B.GaussianTD(clip=30.0), critic="gaussian"),
     "gaussian_tight": Part(lambda B, d: B.GaussianTD(gamma=0.9, clip=0.5), critic="gaussian"),
 }
 
@@ -187,7 +247,11 @@ TEMPERATURES: dict[str, Part] = {
     ),
     "mixture_best_of": Part(
         lambda B, d: B.MixtureEntropyTemperature(
-            B.AdditiveNoise(B.BestOf(chain(B, d), num_candidates=2)), interval=5, num_samples=20, num_components=2
+            B.AdditiveNoise(B.BestOf(chain(B, d), num_candidates=2)),
+            interval=5,
+            num_states=3,
+            num_samples=20,
+            num_components=2,
         )
     ),
     "target_entropy": Part(
@@ -235,7 +299,7 @@ def _reweighted(B: Any, d: Dims, proposal: Callable[[Any], Any], **kw: Any) -> A
         actor_objective=B.ReweightedScoreMatching(schedule(B, d, "linear"), proposal(sampler)),
         critic_objective=B.MeanSquaredTD(),
         temperature=_noise_entropy(B, d, sampler),
-        actor_optimiser=B.Adam(LinearSchedule(1e-3, 1e-4, 5, 15)),
+        actor_optimiser=B.Adam(LinearSchedule(1e-3, 1e-4, 1, 4)),
         critic_optimiser=B.Adam(1e-3),
         actor_delay=2,
         reward_scale=0.2,
@@ -271,15 +335,6 @@ def make_learner(B: Any, name: str, dims: Dims = DIMS, key: int = 1) -> tuple[An
     part = LEARNERS[name]
     learner = part.make(B, dims)
     return learner, learner.init(make_actor(B, part, key, dims), make_critic(B, part, key + 1, dims))
-
-
-def compiled(B: Any, function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function as one compiled call where a backend compiles; JAX otherwise compiles each operation of it."""
-    if B.name != "equinox":
-        return function
-    import equinox
-
-    return equinox.filter_jit(function)
 
 
 # batches and noise
@@ -332,12 +387,7 @@ def make_noise(rng: np.random.Generator, part: Any, dims: Dims = DIMS, dtype: An
 
 
 def randomise(B: Any, module: Any, rng: np.random.Generator, magnitude: float = 1.0, dtype: Any = np.float64) -> Any:
-    """The network with random parameters, biases too: the same for both backends with equal generators.
-
-    Entries are normal with standard deviation magnitude / sqrt(fan in), biases magnitude / 2.
-    """
-    arrays = {}
-    for name, array in sorted(B.to_arrays(module).items()):
-        scale = magnitude / np.sqrt(array.shape[-1]) if name.endswith("weight") else magnitude / 2
-        arrays[name] = (scale * rng.standard_normal(array.shape)).astype(dtype)
-    return B.from_arrays(module, arrays)
+    """The network with `random_parameters`: the same for all backends with equal generators."""
+    shapes = {name: array.shape for name, array in sorted(B.to_arrays(module).items())}
+    arrays = random_parameters(rng, shapes, magnitude)
+    return B.from_arrays(module, {name: array.astype(dtype) for name, array in arrays.items()})

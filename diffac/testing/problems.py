@@ -1,0 +1,443 @@
+"""Problems with known answers: a row of `parts` with numbers, solved by a backend and by the NumPy reference.
+
+A problem holds NumPy arrays only. `solve` runs it through a backend, `solve_by_reference` through
+`diffac.testing.reference`; both give the same named arrays, and `difference` says how far apart they are. The
+conformance kit and `diffac validate` are loops over `rows()`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffac.noise import draw
+from diffac.protocols import Transition
+from diffac.testing import parts, reference
+from diffac.testing.parts import DIMS, Dims, Part
+
+Arrays = dict[str, np.ndarray]
+
+PARTICLES = 3
+"""Size of the extra leading axis with which schedules, networks and samplers are tried."""
+LEARNER_STEPS = 12
+
+
+class Answer(NamedTuple):
+    """Everything that a problem asks for, flat and by name."""
+
+    values: Arrays
+    gradients: Arrays
+    """By parameter name; empty where nothing is differentiated."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """One row with numbers."""
+
+    kind: str
+    """A key of `KINDS`."""
+    name: str
+    """A row of the kind's table."""
+    networks: Mapping[str, Arrays]
+    """Parameters: of "actor", "critic" and "target_critic"; for kind "network" of every network."""
+    temperature: np.ndarray
+    batches: list[Transition]
+    """In the order in which they are seen."""
+    noises: list[dict[str, Any]]
+    """One for each batch."""
+    dims: Dims = DIMS
+
+    @property
+    def part(self) -> Part:
+        """The row."""
+        return KINDS[self.kind].table[self.name]
+
+    def cast(self, dtype: Any) -> Problem:
+        """The same problem with floating numbers of another type."""
+
+        def one(array: np.ndarray) -> np.ndarray:
+            return array.astype(dtype) if array.dtype.kind == "f" else array
+
+        fields = ("networks", "temperature", "batches", "noises")
+        return dataclasses.replace(self, **{name: _map(one, getattr(self, name)) for name in fields})
+
+
+class Kind(NamedTuple):
+    """A table of parts, and how its problems are made and solved."""
+
+    table: Mapping[str, Part]
+    solve: Callable[[Any, Problem], Answer]
+    solve_by_reference: Callable[[Problem], Answer]
+    num_batches: int = 1
+
+
+def make_problem(
+    kind: str,
+    name: str,
+    rng: np.random.Generator,
+    *,
+    dims: Dims = DIMS,
+    magnitude: float = 1.0,
+    spread: float = 1.0,
+    temperature: float = 0.7,
+    termination: float = 0.3,
+) -> Problem:
+    """A problem with random numbers in float64.
+
+    Args:
+        kind: a key of `KINDS`.
+        name: a row of its table.
+        rng: source of all numbers.
+        dims: sizes.
+        magnitude: scale of observations and rewards.
+        spread: scale of the networks' parameters, relative to 1/sqrt(fan in).
+        temperature: the entropy coefficient.
+        termination: probability that a transition is terminal.
+    """
+    part, num_batches = KINDS[kind].table[name], KINDS[kind].num_batches
+    actor, critic = f"actor {part.actor}", f"critic {part.critic}"
+    shapes = {"actor": actor, "critic": critic, "target_critic": critic}
+    if kind == "network":
+        shapes = {name: name for name in parts.SHAPES}
+    networks = {n: parts.random_parameters(rng, parts.SHAPES[shape](dims), spread) for n, shape in shapes.items()}
+    spec = _noise_spec(kind, part, dims)
+    batches, noises = [], []
+    for _ in range(num_batches):
+        filled = kind != "learner"
+        batches.append(parts.make_batch(rng, dims, magnitude=magnitude, termination=termination, filled=filled))
+        noise = draw(rng, spec, np.float64)
+        # three times as wide for critics, so that the bound on their noise, 3, is reached by some entries
+        noises.append(_map(lambda entry: 3 * entry, noise) if kind == "critic objective" else noise)
+    return Problem(kind, name, networks, np.array(temperature), batches, noises, dims)
+
+
+def _noise_spec(kind: str, part: Part, dims: Dims) -> Any:
+    if kind in ("schedule", "network"):
+        return {}
+    # one more leading axis for samplers: an objective may ask for particles
+    shape = (PARTICLES, *dims.shape) if kind == "sampler" else dims.shape
+    return part.make(reference, dims).noise_spec(shape)
+
+
+def rows() -> Iterator[tuple[str, str]]:
+    """(kind, name) of every row of every table."""
+    for kind, entry in KINDS.items():
+        for name in entry.table:
+            yield kind, name
+
+
+def solve(B: Any, problem: Problem) -> Answer:
+    """The answer of a backend module, in the precision of the problem's numbers."""
+    return KINDS[problem.kind].solve(B, problem)
+
+
+def solve_by_reference(problem: Problem) -> Answer:
+    """The answer of the reference, always in float64."""
+    return KINDS[problem.kind].solve_by_reference(problem.cast(np.float64))
+
+
+def well_posed(problem: Problem, tolerance: float = 1e-9) -> bool:
+    """Whether double precision can answer the problem: a nudge by rounding errors moves the reference a tenth of it.
+
+    Neither may two candidates be equally good (two that are clipped to the same corner, say): rounding would choose.
+    """
+    rng = np.random.default_rng(0)
+
+    def nudged(array: np.ndarray) -> np.ndarray:
+        return array * (1 + 1e-14 * rng.standard_normal(array.shape)) if array.dtype.kind == "f" else array
+
+    fields = ("networks", "temperature", "batches", "noises")
+    nudge = dataclasses.replace(problem, **{name: _map(nudged, getattr(problem, name)) for name in fields})
+    values, gradients = zip(solve_by_reference(problem), solve_by_reference(nudge), strict=True)
+    moved = max(difference(*values, floor=1.0), difference(*gradients))
+    return moved < tolerance / 10 and not (problem.kind == "sampler" and _has_tie(problem))
+
+
+def _has_tie(problem: Problem) -> bool:
+    """Whether the best two candidates of a best-of sampler are worth the same."""
+    actor, critic, _ = bind_networks(problem)
+    sampler, noise, obs = problem.part.make(reference, problem.dims), problem.noises[0], problem.batches[0].obs
+    while hasattr(sampler, "sampler") and not isinstance(sampler, reference.BestOf):
+        sampler, noise = sampler.sampler, noise["inner"]
+    if not isinstance(sampler, reference.BestOf) or sampler.num_candidates == 1:
+        return False
+    rollout, _ = sampler.sampler.rollout(actor, obs, noise["candidates"], critic=critic)
+    second, first = np.sort(critic(obs, rollout.action)[0].min(0), axis=0)[-2:]
+    return bool((first - second < 1e-9 * np.maximum(1.0, np.abs(first))).any())
+
+
+def tools(B: Any) -> Any:
+    """The submodule `testing` of a backend."""
+    return importlib.import_module(f"{B.__name__}.testing")
+
+
+def difference(actual: Arrays, expected: Arrays, *, small: float = 1e-3, floor: float = 0.0) -> float:
+    """The worst relative difference of two sets of arrays; infinite if names or shapes differ or one has a NaN.
+
+    An entry is compared with its own size, but at least with `small` times the largest entry of its array (a number
+    that is small because large ones cancel cannot be better), which in turn counts as at least `floor`.
+    """
+    if actual.keys() != expected.keys() or any(actual[n].shape != e.shape for n, e in expected.items()):
+        return np.inf
+    worst = 0.0
+    for name, e in expected.items():
+        if e.size:
+            a, e = actual[name].astype(np.float64), e.astype(np.float64)
+            scale = np.maximum(np.abs(e), small * max(floor, np.abs(e).max()))
+            with np.errstate(invalid="ignore", divide="ignore"):
+                error = np.where(a == e, 0.0, np.abs(a - e) / scale)
+            worst = max(worst, float(np.nan_to_num(error, nan=np.inf, posinf=np.inf).max()))
+    return worst
+
+
+def flatten(tree: Any, prefix: str = "") -> Arrays:
+    """Leaves of nested mappings and tuples by path; None is left out."""
+    if tree is None:
+        return {}
+    if isinstance(tree, Mapping):
+        items = list(tree.items())
+    elif isinstance(tree, tuple | list):
+        items = list(zip(getattr(tree, "_fields", range(len(tree))), tree, strict=True))
+    else:
+        return {prefix.rstrip("."): np.asarray(tree)}
+    return {name: leaf for key, value in items for name, leaf in flatten(value, f"{prefix}{key}.").items()}
+
+
+def _map(function: Callable[[np.ndarray], Any], tree: Any) -> Any:
+    """The same nesting with every array replaced."""
+    if isinstance(tree, Mapping):
+        return {name: _map(function, value) for name, value in tree.items()}
+    if isinstance(tree, tuple | list):
+        entries = [_map(function, value) for value in tree]
+        return type(tree)(*entries) if hasattr(tree, "_fields") else type(tree)(entries)
+    return None if tree is None else function(tree)
+
+
+# schedules
+
+
+def _schedule_answer(schedule: Any, action: Any, eps: Any, times: Any, one: Any) -> Any:
+    answer = {}
+    for name, t in {"times": times, "integer": one}.items():
+        noisy = schedule.add_noise(action, eps, t)
+        answer[name] = (noisy, schedule.predict_action(noisy, eps, t), schedule.score(eps, t))
+    return answer
+
+
+def _schedule_inputs(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Clean actions [batch act]; noises and times with particles in front."""
+    batch, dims = problem.batches[0], problem.dims
+    eps = np.stack([0.5 * batch.action + i for i in range(PARTICLES)]).astype(batch.action.dtype)
+    times = np.arange(PARTICLES * dims.batch) % dims.steps
+    return batch.action, eps, times.reshape(PARTICLES, dims.batch)
+
+
+def _solve_schedule(B: Any, problem: Problem) -> Answer:
+    action, eps, times = map(tools(B).to_backend, _schedule_inputs(problem))
+    return Answer(
+        flatten(tools(B).to_numpy(_schedule_answer(problem.part.make(B, problem.dims), action, eps, times, 1))), {}
+    )
+
+
+def _refer_schedule(problem: Problem) -> Answer:
+    schedule = problem.part.make(reference, problem.dims)
+    return Answer(flatten(_schedule_answer(schedule, *_schedule_inputs(problem), 1)), {})
+
+
+# networks
+
+BOUND = {
+    "actor denoiser": reference.MLPDenoiser,
+    "actor gaussian": reference.GaussianActor,
+    "critic twin": reference.EnsembleCritic,
+    "critic three": reference.EnsembleCritic,
+    "critic gaussian": reference.GaussianCritic,
+}
+"""The reference's network of every name in `parts.SHAPES`."""
+
+
+def _network_inputs(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Observations [batch obs]; noisy actions and times with particles in front."""
+    return (problem.batches[0].obs, *_schedule_inputs(problem)[1:])
+
+
+def _solve_networks(B: Any, problem: Problem) -> Answer:
+    t = tools(B)
+    obs, action, times = map(t.to_backend, _network_inputs(problem))
+    makers = {f"actor {name}": make for name, make in parts.ACTORS.items()}
+    makers |= {f"critic {name}": make for name, make in parts.CRITICS.items()}
+    nets = {
+        name: B.from_arrays(make(B, problem.dims, 0, activation=problem.name), problem.networks[name])
+        for name, make in makers.items()
+    }
+
+    answer = t.compiled(_network_outputs)(nets, obs, action, times, problem.dims.steps)
+    return Answer(flatten(t.to_numpy(answer)), {})
+
+
+def _network_outputs(nets: Any, obs: Any, action: Any, times: Any, num_steps: int) -> Any:
+    """Everything that networks compute. A function of the module, so that it is compiled once."""
+    denoise = nets["actor denoiser"]
+    answer = {name: net(obs, action) for name, net in nets.items() if name.startswith("critic")}
+    answer |= {"distribution": nets["critic gaussian"].distribution(obs, action)}
+    answer |= {"actor gaussian": nets["actor gaussian"](obs)}
+    answer |= {"times": denoise(obs, action, times), "integer": denoise(obs, action, 1)}
+    return answer | {"condition": denoise(denoise.condition(obs, num_steps), action, times)}
+
+
+def _refer_networks(problem: Problem) -> Answer:
+    obs, action, times = _network_inputs(problem)
+    nets = {name: bound(problem.networks[name], activation=problem.name) for name, bound in BOUND.items()}
+    answer = {name: net(obs, action)[0] for name, net in nets.items() if name.startswith("critic")}
+    answer |= {"distribution": nets["critic gaussian"].distribution(obs, action)[0]}
+    answer |= {"actor gaussian": nets["actor gaussian"](obs)[0]}
+    eps = nets["actor denoiser"](obs, action, times)[0]
+    return Answer(
+        flatten(answer | {"times": eps, "integer": nets["actor denoiser"](obs, action, 1)[0], "condition": eps}), {}
+    )
+
+
+# the parts of an algorithm
+
+
+def make_networks(B: Any, problem: Problem) -> tuple[Any, Any, Any]:
+    """Actor, critic and target critic of a backend with the problem's parameters."""
+    part, dims = problem.part, problem.dims
+    return (
+        B.from_arrays(parts.make_actor(B, part, dims=dims), problem.networks["actor"]),
+        B.from_arrays(parts.make_critic(B, part, dims=dims), problem.networks["critic"]),
+        B.from_arrays(parts.make_critic(B, part, dims=dims), problem.networks["target_critic"]),
+    )
+
+
+def bind_networks(problem: Problem) -> tuple[Any, Any, Any]:
+    """The same three of the reference."""
+    actor, critic = BOUND[f"actor {problem.part.actor}"], BOUND[f"critic {problem.part.critic}"]
+    arrays, act = problem.networks, problem.dims.activation
+    return actor(arrays["actor"], act), critic(arrays["critic"], act), critic(arrays["target_critic"], act)
+
+
+def _solve_sampler(B: Any, problem: Problem) -> Answer:
+    t, sampler = tools(B), problem.part.make(B, problem.dims)
+    actor, critic, _ = make_networks(B, problem)
+    obs, noise, temperature = map(t.to_backend, (problem.batches[0].obs, problem.noises[0], problem.temperature))
+    rollout, action = t.compiled(_sample)(sampler, actor, obs, noise, critic, temperature)
+    return Answer(flatten(t.to_numpy({"rollout": tuple(rollout), "call": action})), {})
+
+
+def _sample(sampler: Any, actor: Any, obs: Any, noise: Any, critic: Any, temperature: Any) -> tuple[Any, Any]:
+    """Both ways of sampling, as one program."""
+    return (
+        sampler.rollout(actor, obs, noise, critic=critic, temperature=temperature),
+        sampler(actor, obs, noise, critic=critic, temperature=temperature),
+    )
+
+
+def _refer_sampler(problem: Problem) -> Answer:
+    actor, critic, _ = bind_networks(problem)
+    sampler = problem.part.make(reference, problem.dims)
+    rollout, _ = sampler.rollout(
+        actor, problem.batches[0].obs, problem.noises[0], critic=critic, temperature=problem.temperature
+    )
+    return Answer(flatten({"rollout": tuple(rollout), "call": rollout.action}), {})
+
+
+def _solve_objective(B: Any, problem: Problem) -> Answer:
+    """Loss, metrics, state and gradient of one batch after the other."""
+    objective, (actor, critic, target) = problem.part.make(B, problem.dims), make_networks(B, problem)
+    of_critic = problem.kind == "critic objective"
+    subjects = (critic, target) if of_critic else (actor, critic)
+    state = objective.init_state(critic) if of_critic else objective.init_state()
+    state = _map(lambda x: np.asarray(x, problem.temperature.dtype), dict(state))
+    return _run_objective(problem, lambda *args: tools(B).value_and_grad(objective, *subjects, *args), state)
+
+
+def _refer_objective(problem: Problem) -> Answer:
+    objective, (actor, critic, target) = problem.part.make(reference, problem.dims), bind_networks(problem)
+    of_critic = problem.kind == "critic objective"
+    subjects = (critic, target) if of_critic else (actor, critic)
+    state = objective.init_state(critic) if of_critic else objective.init_state()
+    return _run_objective(problem, lambda *args: objective(*subjects, *args), state)
+
+
+def _run_objective(problem: Problem, value_and_grad: Callable[..., Any], state: Any) -> Answer:
+    values, gradients = {}, {}
+    for i, (batch, noise) in enumerate(zip(problem.batches, problem.noises, strict=True)):
+        loss, gradient = value_and_grad(batch, noise, problem.temperature, state)
+        state = loss.state
+        values[str(i)] = {"value": loss.value, "metrics": dict(loss.metrics), "state": dict(state)}
+        gradients[str(i)] = dict(gradient)
+    return Answer(flatten(values), flatten(gradients))
+
+
+def _solve_temperature(B: Any, problem: Problem) -> Answer:
+    t, rule, (actor, critic, _) = tools(B), problem.part.make(B, problem.dims), make_networks(B, problem)
+    state = t.to_backend(_map(lambda x: np.asarray(x, problem.temperature.dtype), dict(rule.init_state())))
+    update, answers = t.compiled(rule.update), {}
+    for i, (batch, noise) in enumerate(zip(problem.batches, problem.noises, strict=True)):
+        state, metrics = update(state, actor, critic, t.to_backend(batch.obs), t.to_backend(noise))
+        answers[str(i)] = t.to_numpy({"state": dict(state), "metrics": dict(metrics), "value": rule.value(state)})
+    return Answer(flatten(answers), {})
+
+
+def _refer_temperature(problem: Problem) -> Answer:
+    rule, (actor, critic, _) = problem.part.make(reference, problem.dims), bind_networks(problem)
+    state, answers = rule.init_state(), {}
+    for i, (batch, noise) in enumerate(zip(problem.batches, problem.noises, strict=True)):
+        state, metrics = rule.update(state, actor, critic, batch.obs, noise)
+        answers[str(i)] = {"state": dict(state), "metrics": dict(metrics), "value": rule.value(state)}
+    return Answer(flatten(answers), {})
+
+
+# whole learners
+
+
+def start_learner(B: Any, problem: Problem) -> tuple[Any, Any]:
+    """(learner, state before the first step) of a backend, or of the reference.
+
+    The target critic is no copy of the critic, as it would be in training, but one of its own: else the two are told
+    apart only after many steps.
+    """
+    learner = problem.part.make(B, problem.dims)
+    networks = bind_networks(problem) if B is reference else make_networks(B, problem)
+    state = learner.init(*networks[:2])
+    target = {f"target_critic.{name}": array for name, array in problem.networks["target_critic"].items()}
+    return learner, B.from_arrays(state, {**B.to_arrays(state), **target})
+
+
+def computed(metrics: Mapping[str, Any]) -> Arrays:
+    """The metrics of a step that were due: the others are absent or NaN."""
+    arrays = {name: np.asarray(value) for name, value in metrics.items()}
+    return {name: value for name, value in arrays.items() if not np.isnan(value)}
+
+
+def _solve_learner(B: Any, problem: Problem) -> Answer:
+    (learner, state), to_numpy, answers = start_learner(B, problem), tools(B).to_numpy, {}
+    for i, (batch, noise) in enumerate(zip(problem.batches, problem.noises, strict=True)):
+        state, metrics = learner.step(state, batch, noise)
+        answers[str(i)] = {"metrics": computed(to_numpy(metrics)), "state": B.to_arrays(state)}
+    return Answer(flatten(answers), {})
+
+
+def _refer_learner(problem: Problem) -> Answer:
+    (learner, state), answers = start_learner(reference, problem), {}
+    for i, (batch, noise) in enumerate(zip(problem.batches, problem.noises, strict=True)):
+        state, metrics = learner.step(state, batch, noise)
+        answers[str(i)] = {"metrics": computed(metrics), "state": reference.to_arrays(state)}
+    return Answer(flatten(answers), {})
+
+
+KINDS: dict[str, Kind] = {
+    "schedule": Kind(parts.SCHEDULES, _solve_schedule, _refer_schedule),
+    "network": Kind({act: Part(lambda B, d: None) for act in parts.ACTIVATIONS}, _solve_networks, _refer_networks),
+    "sampler": Kind(parts.SAMPLERS, _solve_sampler, _refer_sampler),
+    "actor objective": Kind(parts.OBJECTIVES, _solve_objective, _refer_objective, num_batches=2),
+    "critic objective": Kind(parts.CRITIC_OBJECTIVES, _solve_objective, _refer_objective, num_batches=2),
+    "temperature": Kind(parts.TEMPERATURES, _solve_temperature, _refer_temperature, num_batches=3),
+    "learner": Kind(parts.LEARNERS, _solve_learner, _refer_learner, num_batches=LEARNER_STEPS),
+}
+"""What is compared, simplest first."""

@@ -1,0 +1,126 @@
+"""Critic objectives: (critic, target critic, batch, noise, temperature, state) -> (Loss, gradient of the critic)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from diffac.noise import Noise, NoiseSpec, Normal, Shape
+from diffac.protocols import Loss, State, Transition
+from diffac.testing.reference.gradients import Array, Gradient
+
+
+def td_target(batch: Transition, next_value: Array, gamma: float) -> Array:
+    """r + gamma * next value, without a future where the episode ended."""
+    return np.where(batch.terminated, batch.reward, batch.reward + gamma * next_value)
+
+
+def value_metrics(q: Array) -> dict[str, Any]:
+    """What is logged of values [ensemble batch]; critics disagree by the distance of the outermost two."""
+    distances = [max(values) - min(values) for values in q.T]
+    return {
+        "q_mean": q.mean(),
+        "q_batch_std": np.mean([np.sqrt(np.mean((member - member.mean()) ** 2)) for member in q]),
+        "q_min": q.min(),
+        "q_max": q.max(),
+        "q_disagreement": np.mean(distances),
+    }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeanSquaredTD:
+    """Sum over the critics of the mean of (Q - y)^2, y from the smaller target critic (TD3).
+
+    Soft: the target's value contains the entropy bonus -temperature * log pi (SAC, soft Bellman operator).
+    """
+
+    gamma: float = 0.99
+    soft: bool = False
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """None."""
+        return {}
+
+    def init_state(self, critic: Any) -> State:
+        """None."""
+        return {}
+
+    def __call__(
+        self, critic: Any, target_critic: Any, batch: Transition, noise: Noise, temperature: Any, state: State
+    ) -> tuple[Loss, Gradient]:
+        """The target is held fixed."""
+        next_value = target_critic(batch.next_obs, batch.next_action)[0].min(0)
+        if self.soft:
+            next_value = next_value - temperature * batch.next_log_prob
+        y = td_target(batch, next_value, self.gamma)
+        q, pull = critic(batch.obs, batch.action)
+        gradient, _ = pull(2 * (q - y) / len(y))
+        value = sum(np.mean((member - y) ** 2) for member in q)
+        return Loss(value, {**value_metrics(q), "target_mean": y.mean()}, state), gradient
+
+
+def gaussian_td_slopes(
+    mean: Array, std: Array, y: Array, y_z: Array, omega: Array, clip_at: float
+) -> tuple[Array, Array]:
+    """Derivatives of DSAC-T's loss with respect to mean and std [ensemble batch], but for the mean over the batch.
+
+    Args:
+        mean: of the online critics at the batch's actions.
+        std: likewise.
+        y: target of the mean, [batch].
+        y_z: target of one sampled return, [batch].
+        omega: running mean of each critic's std, [ensemble].
+        clip_at: how many omega y_z may be away from the mean.
+    """
+    mean_slopes, std_slopes = [], []
+    for q, s, w in zip(mean, std, omega, strict=True):
+        y_b = q + np.clip(y_z - q, -clip_at * w, clip_at * w)
+        mean_slopes.append(-(w**2 + 0.1) * (y - q) / (s**2 + 0.1))
+        std_slopes.append(-(w**2 + 0.1) * ((q - y_b) ** 2 - s**2) / (s**3 + 0.1))
+    return np.stack(mean_slopes), np.stack(std_slopes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GaussianTD:
+    """DSAC-T's loss, with all three of its refinements, as in DACER.
+
+    It is the mean over the batch of (mean * slope + std * slope), summed over the critics, with the slopes held fixed:
+    a value that only its gradient gives a meaning.
+    """
+
+    gamma: float = 0.99
+    tau: float = 0.005
+    clip: float = 3.0
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """One sampled return for each transition."""
+        return {"target": Normal(shape[:-1])}
+
+    def init_state(self, critic: Any) -> State:
+        """omega [ensemble]; 0 before the first batch."""
+        return {"omega": np.zeros(len(critic.parameters["layers.0.weight"]))}
+
+    def targets(self, target_critic: Any, batch: Transition, noise: Noise) -> tuple[Array, Array]:
+        """y and y_z: mean and sample of the return of the critic with the smaller mean, chosen for each transition."""
+        (mean, std), _ = target_critic.distribution(batch.next_obs, batch.next_action)
+        smaller = mean.argmin(0)
+        value = np.array([mean[i, b] for b, i in enumerate(smaller)])
+        deviation = np.array([std[i, b] for b, i in enumerate(smaller)])
+        sample = value + deviation * np.clip(noise["target"], -3, 3)
+        return td_target(batch, value, self.gamma), td_target(batch, sample, self.gamma)
+
+    def __call__(
+        self, critic: Any, target_critic: Any, batch: Transition, noise: Noise, temperature: Any, state: State
+    ) -> tuple[Loss, Gradient]:
+        """The targets, the slopes and omega are held fixed."""
+        y, y_z = self.targets(target_critic, batch, noise)
+        (mean, std), pull = critic.distribution(batch.obs, batch.action)
+        old, present = state["omega"], std.mean(-1)
+        omega = np.where(old == 0, present, (1 - self.tau) * old + self.tau * present)
+        mean_slope, std_slope = gaussian_td_slopes(mean, std, y, y_z, omega, self.clip)
+        gradient, _ = pull(mean_slope / len(y), std_slope / len(y))
+        value = (mean * mean_slope + std * std_slope).mean(-1).sum()
+        metrics = {**value_metrics(mean), "q_std": std.mean(), "target_mean": y.mean()}
+        return Loss(value, metrics, {"omega": omega}), gradient

@@ -1,0 +1,166 @@
+"""Networks, bound to their parameters."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from diffac.testing.reference.gradients import Array, Gradient, Parameters, Pull, add, clip, concatenate, sigmoid, zeros
+
+
+def activation(name: str, x: Array) -> tuple[Array, Array]:
+    """The textbook forms and their slopes; Mish is x tanh(softplus(x)) (Misra 2019, arXiv 1908.08681)."""
+    match name:
+        case "mish":
+            gate = np.tanh(np.logaddexp(0, x))
+            return x * gate, gate + x * (1 - gate**2) * sigmoid(x)
+        case "gelu":  # x times the normal distribution function
+            law = np.vectorize(math.erfc, otypes=[np.float64])(-x / math.sqrt(2)) / 2
+            return x * law, law + x * np.exp(-(x**2) / 2) / math.sqrt(2 * math.pi)
+        case "relu":
+            return np.maximum(x, 0), (x > 0).astype(np.float64)
+        case "silu":
+            s = sigmoid(x)
+            return x * s, s + x * s * (1 - s)
+        case "tanh":
+            return np.tanh(x), 1 - np.tanh(x) ** 2
+        case _:
+            raise ValueError(name)
+
+
+def perceptron(
+    parameters: Parameters, x: Array, act: str = "mish", prefix: str = "layers", member: int | None = None
+) -> tuple[Array, Pull]:
+    """W_n act(... act(W_0 x + b_0) ...) + b_n, with the parameters of one member where they are stacked.
+
+    pull(dy) -> (gradient, dx) is backpropagation (Rumelhart et al. 1986).
+    """
+    depth = sum(name.startswith(f"{prefix}.") and name.endswith(".weight") for name in parameters)
+    which: Any = ... if member is None else member
+    weights = [parameters[f"{prefix}.{i}.weight"][which] for i in range(depth)]
+    inputs, slopes = [], []
+    for i in range(depth):
+        inputs.append(x)
+        x = x @ weights[i].T + parameters[f"{prefix}.{i}.bias"][which]
+        if i < depth - 1:
+            x, slope = activation(act, x)
+            slopes.append(slope)
+
+    def pull(dy: Array) -> tuple[Gradient, Array]:
+        gradient = zeros(parameters)
+        for i in reversed(range(depth)):
+            if i < depth - 1:
+                dy = dy * slopes[i]
+            rows, columns = (a.reshape(-1, a.shape[-1]) for a in (dy, inputs[i]))
+            gradient[f"{prefix}.{i}.weight"][which] = rows.T @ columns
+            gradient[f"{prefix}.{i}.bias"][which] = rows.sum(0)
+            dy = dy @ weights[i]
+        return gradient, dy
+
+    return x, pull
+
+
+def time_embedding(t: Any, dim: int = 16) -> Array:
+    """Sines, then cosines, of t times a geometric series of frequencies (Vaswani et al. 2017), over sqrt(dim)."""
+    t = np.asarray(t, np.float64)
+    waves = [wave(t / 10_000 ** (2 * j / dim)) for wave in (np.sin, np.cos) for j in range(dim // 2)]
+    return np.stack(waves, axis=-1) / math.sqrt(dim)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MLPDenoiser:
+    """Predicted noise: an MLP of (obs, noisy action, features of the embedded time), as in DACER and SDAC."""
+
+    parameters: Parameters
+    activation: str = "mish"
+
+    def __call__(self, obs: Array, noisy: Array, t: Any) -> tuple[Array, Pull]:
+        """eps [*batch act]; pull(deps) -> (gradient, dnoisy)."""
+        dim = self.parameters["time_layers.0.weight"].shape[1]
+        time, pull_time = perceptron(self.parameters, time_embedding(t, dim), self.activation, "time_layers")
+        x, split = concatenate(obs, noisy, time)
+        eps, pull_layers = perceptron(self.parameters, x, self.activation)
+
+        def pull(deps: Array) -> tuple[Gradient, Array]:
+            gradient, dx = pull_layers(deps)
+            _, dnoisy, dtime = split(dx)
+            return add(gradient, pull_time(dtime)[0]), dnoisy
+
+        return eps, pull
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GaussianActor:
+    """Mean and clipped logarithm of the standard deviation, the actor of SAC."""
+
+    parameters: Parameters
+    activation: str = "mish"
+    log_std_min: float = -20.0
+    log_std_max: float = 2.0
+
+    def __call__(self, obs: Array) -> tuple[tuple[Array, Array], Pull]:
+        """(mean, log_std), each [*batch act]; pull(dmean, dlog_std) -> gradient."""
+        outputs, pull_outputs = perceptron(self.parameters, obs, self.activation)
+        mean, raw = np.split(outputs, 2, axis=-1)
+        log_std, slope = clip(raw, self.log_std_min, self.log_std_max)
+
+        def pull(dmean: Array, dlog_std: Array) -> Gradient:
+            return pull_outputs(np.concatenate([dmean, dlog_std * slope], axis=-1))[0]
+
+        return (mean, log_std), pull
+
+
+def ensemble(parameters: Parameters, obs: Array, action: Array, act: str) -> tuple[Array, Pull]:
+    """Outputs of all critics, [ensemble *batch outputs]; pull(doutputs) -> (gradient, daction)."""
+    x, split = concatenate(obs, action)
+    members = [perceptron(parameters, x, act, member=i) for i in range(len(parameters["layers.0.weight"]))]
+
+    def pull(doutputs: Array) -> tuple[Gradient, Array]:
+        gradients, dx = zip(*(pull_one(d) for (_, pull_one), d in zip(members, doutputs, strict=True)), strict=True)
+        return add(*gradients), split(sum(dx))[1]
+
+    return np.stack([y for y, _ in members]), pull
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EnsembleCritic:
+    """Several state-action values (two: TD3)."""
+
+    parameters: Parameters
+    activation: str = "mish"
+
+    def __call__(self, obs: Array, action: Array) -> tuple[Array, Pull]:
+        """Values [ensemble *batch]; pull(dvalues) -> (gradient, daction)."""
+        outputs, pull_outputs = ensemble(self.parameters, obs, action, self.activation)
+        return outputs[..., 0], lambda dvalues: pull_outputs(dvalues[..., None])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class GaussianCritic:
+    """Several Gaussian laws of the return (DSAC-T); as a plain critic, their means."""
+
+    parameters: Parameters
+    activation: str = "mish"
+
+    def __call__(self, obs: Array, action: Array) -> tuple[Array, Pull]:
+        """Means [ensemble *batch]; pull(dmean) -> (gradient, daction)."""
+        (mean, _), pull = self.distribution(obs, action)
+        return mean, lambda dmean: pull(dmean, np.zeros(dmean.shape))
+
+    def distribution(self, obs: Array, action: Array) -> tuple[tuple[Array, Array], Pull]:
+        """Mean, and standard deviation log(1 + exp(output)); pull(dmean, dstd) -> (gradient, daction)."""
+        outputs, pull_outputs = ensemble(self.parameters, obs, action, self.activation)
+        mean, raw = outputs[..., 0], outputs[..., 1]
+
+        def pull(dmean: Array, dstd: Array) -> tuple[Gradient, Array]:
+            return pull_outputs(np.stack([dmean, dstd * sigmoid(raw)], axis=-1))
+
+        return (mean, np.logaddexp(0, raw)), pull
+
+
+def bound(network: Any, parameters: Parameters) -> Any:
+    """The network with other parameters."""
+    return dataclasses.replace(network, parameters=parameters)

@@ -1,0 +1,396 @@
+"""Actor objectives: (actor, critic, batch, noise, temperature, state) -> (Loss, gradient of the actor)."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
+from diffac.protocols import Loss, Metrics, State, Transition
+from diffac.testing.reference.gradients import Array, Gradient, add, clip, scaled, smallest, softmax, zeros
+from diffac.testing.reference.samplers import RolloutAndPull
+from diffac.testing.reference.schedules import TabularSchedule
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ValueThroughSampler:
+    """DACER: minus the mean of the smallest critic's value, differentiated through the whole sampler."""
+
+    sampler: Any
+
+    @property
+    def rollout_sampler(self) -> Any:
+        """The sampler that `Sum` may run for this objective."""
+        return self.sampler
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The sampler's."""
+        return {"rollout": self.sampler.noise_spec(shape)}
+
+    def init_state(self) -> State:
+        """None."""
+        return {}
+
+    def __call__(
+        self,
+        actor: Any,
+        critic: Any,
+        batch: Transition,
+        noise: Noise,
+        temperature: Any,
+        state: State,
+        rollout: RolloutAndPull | None = None,
+    ) -> tuple[Loss, Gradient]:
+        """The chain rule: mean, min, critic, sampler."""
+        (action, *_), pull_sampler = rollout or self.sampler.rollout(
+            actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature
+        )
+        values, pull_critic = critic(batch.obs, action)
+        q, pull_min = smallest(values)
+        _, daction = pull_critic(pull_min(np.full(q.shape, -1 / q.size)))
+        metrics = {"q_mean": q.mean(), "clipped_fraction": np.mean(np.abs(action) >= 1)}
+        return Loss(-q.mean(), metrics, state), pull_sampler(daction)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TimeWeightedQGradient:
+    """DACER2's second loss: the score against the unit gradient of Q, the latter times exp(slope t + intercept).
+
+    The states and the gradient of Q are held fixed. In "eps" space residuals are taken between noises, and a noise is
+    -sigma times a score. What the paper leaves open is an argument (ALGORITHMS, section 2).
+    """
+
+    sampler: Any
+    schedule: TabularSchedule
+    slope: float = 0.4
+    intercept: float = -1.8
+    space: str = "score"
+    source: str = "chain"
+    time_offset: int = 1
+
+    @property
+    def rollout_sampler(self) -> Any:
+        """The sampler that `Sum` may run for this objective; with replayed actions there is none."""
+        return None if self.source == "replay" else self.sampler
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The sampler's, and the noise of the states, each where it is needed."""
+        spec: dict[str, Any] = {}
+        if self.source != "replay":
+            spec["rollout"] = self.sampler.noise_spec(shape)
+        if self.source != "chain":
+            spec["eps"] = Normal((self.schedule.num_steps, *shape))
+        return spec
+
+    def init_state(self) -> State:
+        """None."""
+        return {}
+
+    def __call__(
+        self,
+        actor: Any,
+        critic: Any,
+        batch: Transition,
+        noise: Noise,
+        temperature: Any,
+        state: State,
+        rollout: RolloutAndPull | None = None,
+    ) -> tuple[Loss, Gradient]:
+        """Mean over times and batch of the squared residual."""
+        s, t = self.schedule, np.arange(self.schedule.num_steps)[:, None]
+        if self.source == "replay":
+            states = s.add_noise(batch.action, noise["eps"], t)
+        else:
+            policy, _ = rollout or self.sampler.rollout(
+                actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature
+            )
+            states = policy.noisy if self.source == "chain" else s.add_noise(policy.action, noise["eps"], t)
+
+        values, pull_critic = critic(batch.obs, states)
+        q, pull_min = smallest(values)
+        _, q_gradient = pull_critic(pull_min(np.ones(q.shape)))
+        norm = np.sqrt((q_gradient**2).sum(-1, keepdims=True))
+        weight = np.exp(self.slope * (t + self.time_offset) + self.intercept)[..., None]
+
+        eps, pull_actor = actor(batch.obs, states, t)
+        residual = s.score(eps, t) - weight * q_gradient / (norm + 1e-8)
+        dresidual_deps = -1 / s.at("sigma", t)
+        if self.space == "eps":
+            residual, dresidual_deps = -s.at("sigma", t) * residual, 1.0
+        value = (residual**2).sum(-1).mean()
+        gradient, _ = pull_actor(2 / q.size * residual * dresidual_deps)
+        return Loss(value, {"q_gradient_norm": norm.mean(), "score_error": value}, state), gradient
+
+
+class Regression(NamedTuple):
+    """Data of a weighted noise regression, without gradient."""
+
+    obs: Array
+    """[batch obs]"""
+    noisy: Array
+    """[batch act]"""
+    t: Array
+    """[batch]"""
+    noises: Array
+    """What the denoiser should say, [K batch act]."""
+    weights: Array
+    """[K batch]"""
+    metrics: Metrics
+    state: State
+
+
+def noise_regression(actor: Any, data: Regression) -> tuple[float, Gradient]:
+    """Mean over the batch of sum_k weight_k |eps - noise_k|^2, and its gradient (SDAC and DPMD)."""
+    eps, pull = actor(data.obs, data.noisy, data.t)
+    error, weights = eps - data.noises, data.weights[..., None]
+    gradient, _ = pull((2 / len(eps) * weights * error).sum(0))
+    return (weights * error**2).sum() / len(eps), gradient
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReweightedScoreMatching:
+    """Denoising score matching, reweighted by what the proposal says (SDAC and DPMD)."""
+
+    schedule: TabularSchedule
+    proposal: Any
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The proposal's."""
+        return self.proposal.noise_spec(shape, self.schedule.num_steps)
+
+    def init_state(self) -> State:
+        """The proposal's."""
+        return self.proposal.init_state()
+
+    def __call__(
+        self, actor: Any, critic: Any, batch: Transition, noise: Noise, temperature: Any, state: State
+    ) -> tuple[Loss, Gradient]:
+        """`noise_regression` on the proposal's data."""
+        data = self.proposal(actor, critic, batch, noise, temperature, state, self.schedule)
+        value, gradient = noise_regression(actor, data)
+        return Loss(value, data.metrics, data.state), gradient
+
+
+def normal_mass(a: float, b: float) -> float:
+    """Probability of a < Z < b for a standard normal Z, exact in both tails."""
+    if a > 0:
+        return (math.erfc(a / math.sqrt(2)) - math.erfc(b / math.sqrt(2))) / 2
+    if b < 0:
+        return normal_mass(-b, -a)
+    return (math.erf(b / math.sqrt(2)) - math.erf(a / math.sqrt(2))) / 2
+
+
+def truncated_normal(u: float, low: float, high: float) -> float:
+    """The z in [low, high] below which lies the share u of the standard normal's mass there, by bisection.
+
+    From u = 1/2 on the mass above z is counted, so that nothing cancels.
+    """
+    total, left, right = normal_mass(low, high), low, high
+    for _ in range(200):
+        z = (left + right) / 2
+        too_low = normal_mass(low, z) < u * total if u < 0.5 else normal_mass(z, high) > (1 - u) * total
+        left, right = (z, right) if too_low else (left, z)
+    return (left + right) / 2
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ReverseProposal:
+    """SDAC's reverse sampling: clean actions that may have led to a noised one, weighted by exp(Q).
+
+    They come from a0 ~ N(noisy / alpha, (sigma / alpha)^2), and their noise is (noisy - alpha a0) / sigma. Truncated:
+    that law restricted to [-1, 1]. Else (official code): a0 is clipped, and the noise is the one from before the clip.
+    """
+
+    sampler: Any
+    num_particles: int = 64
+    value_scale: float = 5.0
+    truncated: bool = True
+
+    def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
+        """Of the policy's action, of its noising, and of the clean actions."""
+        particles = Uniform if self.truncated else Normal
+        return {
+            "rollout": self.sampler.noise_spec(shape),
+            "t": Integers(shape[:-1], 0, num_steps),
+            "eps": Normal(shape),
+            "particles": particles((self.num_particles, *shape)),
+        }
+
+    def init_state(self) -> State:
+        """None."""
+        return {}
+
+    def __call__(
+        self,
+        actor: Any,
+        critic: Any,
+        batch: Transition,
+        noise: Noise,
+        temperature: Any,
+        state: State,
+        schedule: TabularSchedule,
+    ) -> Regression:
+        """weights = softmax_k(value_scale min Q / temperature)"""
+        t = noise["t"]
+        policy, _ = self.sampler.rollout(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
+        noisy = schedule.add_noise(policy.action, noise["eps"], t)
+        if self.truncated:
+            mean, std = noisy / schedule.at("alpha", t), schedule.at("sigma", t) / schedule.at("alpha", t)
+            z = np.vectorize(truncated_normal)(noise["particles"], (-1 - mean) / std, (1 - mean) / std)
+            actions, noises = mean + std * z, -z
+        else:
+            actions, _ = clip(schedule.predict_action(noisy, noise["particles"], t))
+            noises = noise["particles"]
+        q = critic(batch.obs, actions)[0].min(0)
+        weights = softmax(self.value_scale * q / temperature)
+        metrics = {"effective_particles": (1 / (weights**2).sum(0)).mean(), "q_mean": q.mean()}
+        return Regression(batch.obs, noisy, t, noises, weights, metrics, state)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PolicyProposal:
+    """DPMD: the policy's own actions, weighted by exp(advantage / temperature).
+
+    The advantage is (q - mean) / std with running moments up to this batch; they start at 0, hence the bias correction
+    (as in Adam). Faithful: `q - mean / std` with the moments from before the batch, as the official code computes it.
+    """
+
+    rate: float = 0.001
+    faithful_normalisation: bool = False
+
+    def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
+        """Of the noising."""
+        return {"t": Integers(shape[:-1], 0, num_steps), "eps": Normal(shape)}
+
+    def init_state(self) -> State:
+        """The running moments."""
+        start = {"q_mean_ema": 0.0, "q_std_ema": float(self.faithful_normalisation), "count": 0.0}
+        return {name: np.array(number) for name, number in start.items()}
+
+    def __call__(
+        self,
+        actor: Any,
+        critic: Any,
+        batch: Transition,
+        noise: Noise,
+        temperature: Any,
+        state: State,
+        schedule: TabularSchedule,
+    ) -> Regression:
+        """At the next state and action, as in the official code."""
+        q = critic(batch.next_obs, batch.next_action)[0].min(0)
+        std = np.sqrt(((q - q.mean()) ** 2).mean())
+        new = {
+            "q_mean_ema": (1 - self.rate) * state["q_mean_ema"] + self.rate * q.mean(),
+            "q_std_ema": (1 - self.rate) * state["q_std_ema"] + self.rate * std,
+            "count": state["count"] + 1,
+        }
+        if self.faithful_normalisation:
+            advantage = q - state["q_mean_ema"] / state["q_std_ema"]
+        else:
+            correction = 1 - (1 - self.rate) ** new["count"]
+            advantage = (q - new["q_mean_ema"] / correction) / (new["q_std_ema"] / correction + 1e-8)
+        weight = np.exp(np.clip(advantage, -3, 3) / temperature)
+        metrics = {"effective_samples": weight.sum() ** 2 / (weight**2).sum(), "q_mean": q.mean()}
+        noisy = schedule.add_noise(np.asarray(batch.next_action), noise["eps"], noise["t"])
+        return Regression(batch.next_obs, noisy, noise["t"], noise["eps"][None], weight[None], metrics, new)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class EntropyRegularisedValue:
+    """SAC's policy loss: mean of temperature * log pi - min Q."""
+
+    sampler: Any
+
+    @property
+    def rollout_sampler(self) -> Any:
+        """The sampler that `Sum` may run for this objective."""
+        return self.sampler
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The sampler's."""
+        return {"rollout": self.sampler.noise_spec(shape)}
+
+    def init_state(self) -> State:
+        """None."""
+        return {}
+
+    def __call__(
+        self,
+        actor: Any,
+        critic: Any,
+        batch: Transition,
+        noise: Noise,
+        temperature: Any,
+        state: State,
+        rollout: RolloutAndPull | None = None,
+    ) -> tuple[Loss, Gradient]:
+        """The gradient comes by two ways, through the action and through its log-probability."""
+        (action, _, log_prob), pull_sampler = rollout or self.sampler.rollout(
+            actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature
+        )
+        values, pull_critic = critic(batch.obs, action)
+        q, pull_min = smallest(values)
+        share = np.full(q.shape, 1 / q.size)
+        _, daction = pull_critic(pull_min(-share))
+        log_prob = np.asarray(log_prob)
+        metrics = {"q_mean": q.mean(), "entropy": -log_prob.mean()}
+        return Loss((temperature * log_prob - q).mean(), metrics, state), pull_sampler(daction, temperature * share)
+
+
+class Sum:
+    """A weighted sum of objectives, pairs (weight, objective).
+
+    The first sampler that two or more of them roll out, the very same object, runs once for all of them. State, noise
+    and metrics of term i are told apart by "term{i}", metrics only where two have the same name.
+    """
+
+    def __init__(self, *terms: tuple[float, Any]) -> None:
+        self.terms = terms
+        samplers = [getattr(objective, "rollout_sampler", None) for _, objective in terms]
+        self.shared = next((s for s in samplers if s is not None and sum(s is other for other in samplers) > 1), None)
+
+    def shares(self, objective: Any) -> bool:
+        """Whether this term takes part in the common rollout."""
+        return self.shared is not None and getattr(objective, "rollout_sampler", None) is self.shared
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The common rollout's, and what each term needs besides."""
+        spec: dict[str, Any] = {} if self.shared is None else {"rollout": self.shared.noise_spec(shape)}
+        for i, (_, objective) in enumerate(self.terms):
+            own = objective.noise_spec(shape)
+            skip = {"rollout"} if self.shares(objective) else set()
+            spec[f"term{i}"] = {name: law for name, law in own.items() if name not in skip}
+        return spec
+
+    def init_state(self) -> State:
+        """Of all terms."""
+        states = [objective.init_state() for _, objective in self.terms]
+        return {f"term{i}.{name}": array for i, state in enumerate(states) for name, array in state.items()}
+
+    def __call__(
+        self, actor: Any, critic: Any, batch: Transition, noise: Noise, temperature: Any, state: State
+    ) -> tuple[Loss, Gradient]:
+        """Value and gradient are linear in the terms."""
+        common = None
+        if self.shared is not None:
+            common = self.shared.rollout(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
+        value, gradient, results = 0.0, zeros(actor.parameters), []
+        for i, (weight, objective) in enumerate(self.terms):
+            prefix = f"term{i}."
+            own = {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+            arguments = (actor, critic, batch, noise[f"term{i}"], temperature, own)
+            loss, g = objective(*arguments, common) if self.shares(objective) else objective(*arguments)
+            value, gradient = value + weight * loss.value, add(gradient, scaled(weight, g))
+            results.append(loss)
+        names = [name for loss in results for name in loss.metrics]
+        metrics = {
+            name if names.count(name) == 1 else f"term{i}_{name}": number
+            for i, loss in enumerate(results)
+            for name, number in loss.metrics.items()
+        }
+        new = {f"term{i}.{name}": array for i, loss in enumerate(results) for name, array in loss.state.items()}
+        return Loss(value, metrics, new), gradient

@@ -1,0 +1,200 @@
+"""Samplers: rollout(...) -> (Rollout, pull), and pull(daction, dlog_prob) -> gradient of the actor."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+
+from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
+from diffac.protocols import Rollout
+from diffac.testing.reference.gradients import Array, Gradient, Pull, add, clip, unbroadcast, zeros
+from diffac.testing.reference.schedules import TabularSchedule
+
+RolloutAndPull = tuple[Rollout, Pull]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DDPMSampler:
+    """DDPM algorithm 2 with the predicted action clipped to the box in every step."""
+
+    schedule: TabularSchedule
+    start_scale: float = 1.0
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The start, and the noise added after each time but 0: entry t-1 after time t."""
+        return {"start": Normal(shape), "steps": Normal((self.schedule.num_steps - 1, *shape))}
+
+    def rollout(
+        self, actor: Any, obs: Array, noise: Noise, *, critic: Any = None, temperature: Any = None
+    ) -> tuple[Rollout, Pull]:
+        """The action, and the states [T *batch act] in which the denoiser was asked."""
+        s, times = self.schedule, range(self.schedule.num_steps)
+        c = s.coefficients
+        noisy = self.start_scale * noise["start"]
+        states, pulls, slopes = {}, {}, {}
+        for t in reversed(times):
+            states[t] = noisy
+            eps, pulls[t] = actor(obs, noisy, t)
+            action, slopes[t] = clip(s.predict_action(noisy, eps, t))
+            noisy = c.posterior_action[t] * action + c.posterior_noisy[t] * noisy
+            if t > 0:
+                noisy = noisy + c.posterior_std[t] * noise["steps"][t - 1]
+
+        def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
+            gradient, dnoisy = zeros(actor.parameters), daction  # of what the step at time t ends in
+            for t in times:
+                dpredicted = c.posterior_action[t] * dnoisy * slopes[t]
+                through_eps, dstate = pulls[t](-c.sigma[t] / c.alpha[t] * dpredicted)
+                gradient = add(gradient, through_eps)
+                dnoisy = c.posterior_noisy[t] * dnoisy + dpredicted / c.alpha[t] + dstate
+            return gradient
+
+        return Rollout(noisy, np.stack([states[t] for t in times])), pull
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class DDIMSampler:
+    """DDIM equation 12 with its sigma = 0; the predicted action is clipped, and the noise is the one that fits it.
+
+    The times are spread evenly from 0 to T-1, rounded as NumPy does; a single one is T-1.
+    """
+
+    schedule: TabularSchedule
+    start_scale: float = 1.0
+    num_steps: int | None = None
+
+    @property
+    def times(self) -> list[int]:
+        """Where the denoiser is asked, increasing."""
+        last, number = self.schedule.num_steps - 1, self.num_steps or self.schedule.num_steps
+        return [last] if number == 1 else np.linspace(0, last, number).round().astype(int).tolist()
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The start; the rest is deterministic."""
+        return {"start": Normal(shape)}
+
+    def rollout(
+        self, actor: Any, obs: Array, noise: Noise, *, critic: Any = None, temperature: Any = None
+    ) -> tuple[Rollout, Pull]:
+        """The action, and the states in which the denoiser was asked, in the order of time."""
+        s, times = self.schedule, self.times
+        c, following = s.coefficients, dict(zip(times[1:], times, strict=False))  # a time -> the next one down
+        noisy = action = self.start_scale * noise["start"]
+        states, pulls, slopes = {}, {}, {}
+        for t in reversed(times):
+            states[t] = noisy
+            eps, pulls[t] = actor(obs, noisy, t)
+            action, slopes[t] = clip(s.predict_action(noisy, eps, t))
+            if t in following:
+                noisy = s.add_noise(action, (noisy - c.alpha[t] * action) / c.sigma[t], following[t])
+
+        def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
+            gradient, dnoisy = zeros(actor.parameters), np.zeros(daction.shape)
+            for t in times:
+                share = 0.0  # of the present state in the next one
+                if t in following:
+                    share = c.sigma[following[t]] / c.sigma[t]
+                    daction = (c.alpha[following[t]] - share * c.alpha[t]) * dnoisy
+                dpredicted = daction * slopes[t]
+                through_eps, dstate = pulls[t](-c.sigma[t] / c.alpha[t] * dpredicted)
+                gradient = add(gradient, through_eps)
+                dnoisy = share * dnoisy + dpredicted / c.alpha[t] + dstate
+            return gradient
+
+        return Rollout(action, np.stack([states[t] for t in times])), pull
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class TanhGaussianSampler:
+    """SAC's bounded actions (appendix C): a = tanh(u), log pi(a) = log N(u) - sum log(1 - tanh^2 u)."""
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """One number for each action entry."""
+        return {EXPLORATION: Normal(shape)}
+
+    def rollout(
+        self, actor: Any, obs: Array, noise: Noise, *, critic: Any = None, temperature: Any = None
+    ) -> tuple[Rollout, Pull]:
+        """The action and its log-probability; 1 - tanh^2 = 1 / cosh^2."""
+        eps = noise[EXPLORATION]
+        (mean, log_std), pull_actor = actor(obs)
+        u = mean + np.exp(log_std) * eps
+        log_density = -0.5 * eps**2 - log_std - 0.5 * math.log(2 * math.pi)
+        log_cosh = np.logaddexp(u, -u) - math.log(2)
+
+        def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
+            du, dlog_density = daction * np.exp(-2 * log_cosh), np.zeros(u.shape)
+            if dlog_prob is not None:
+                dlog_density = np.broadcast_to(dlog_prob[..., None], u.shape)
+                du = du + 2 * np.tanh(u) * dlog_density
+            dlog_std = du * np.exp(log_std) * eps - dlog_density
+            return pull_actor(unbroadcast(du, mean.shape), unbroadcast(dlog_std, log_std.shape))
+
+        return Rollout(np.tanh(u), log_prob=(log_density + 2 * log_cosh).sum(-1)), pull
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class BestOf:
+    """For each state the candidate whose smallest value is the largest (SDAC). The choice has no gradient."""
+
+    sampler: Any
+    num_candidates: int = 32
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The inner sampler's for all candidates."""
+        return {"candidates": self.sampler.noise_spec((self.num_candidates, *shape))}
+
+    def rollout(
+        self, actor: Any, obs: Array, noise: Noise, *, critic: Any = None, temperature: Any = None
+    ) -> tuple[Rollout, Pull]:
+        """Everything the inner sampler says about the best of its candidates."""
+        all_of_them, pull_all = self.sampler.rollout(
+            actor, obs, noise["candidates"], critic=critic, temperature=temperature
+        )
+        action, noisy, log_prob = all_of_them
+        best = critic(obs, action)[0].min(0).argmax(0)[None]
+
+        def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
+            dactions = np.zeros(action.shape)
+            np.put_along_axis(dactions, best[..., None], daction[None], axis=0)
+            if dlog_prob is None:
+                return pull_all(dactions)
+            dlog_probs = np.zeros(action.shape[:-1])
+            np.put_along_axis(dlog_probs, best, dlog_prob[None], axis=0)
+            return pull_all(dactions, dlog_probs)
+
+        chosen = Rollout(
+            np.take_along_axis(action, best[..., None], axis=0)[0],
+            None if noisy is None else np.take_along_axis(noisy, best[None, ..., None], axis=1)[:, 0],
+            None if log_prob is None else np.take_along_axis(log_prob, best, axis=0)[0],
+        )
+        return chosen, pull
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AdditiveNoise:
+    """DACER's exploration: noise_scale * temperature * N(0, I) is added, and the sum goes back into the box."""
+
+    sampler: Any
+    noise_scale: float = 0.1
+    clip: bool = True
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The inner sampler's, and one number for each action entry."""
+        return {"inner": self.sampler.noise_spec(shape), EXPLORATION: Normal(shape)}
+
+    def rollout(
+        self, actor: Any, obs: Array, noise: Noise, *, critic: Any = None, temperature: Any = None
+    ) -> tuple[Rollout, Pull]:
+        """The noisy action, with the states of the inner chain; its log-probability is not known."""
+        inner, pull_inner = self.sampler.rollout(actor, obs, noise["inner"], critic=critic, temperature=temperature)
+        action = inner.action + self.noise_scale * temperature * noise[EXPLORATION]
+        action, slope = clip(action) if self.clip else (action, np.ones(action.shape))
+        return Rollout(action, inner.noisy), lambda daction, dlog_prob=None: pull_inner(daction * slope)
+
+    def noise_entropy(self, temperature: Any, action_dim: int) -> Any:
+        """Entropy of N(0, std^2 I), std = noise_scale * temperature."""
+        return action_dim * (0.5 * math.log(2 * math.pi) + 0.5 + np.log(self.noise_scale * temperature))

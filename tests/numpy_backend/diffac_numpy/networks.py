@@ -1,0 +1,133 @@
+"""Networks: the reference's, with initial parameters from a key, and calls that return values without pullbacks."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffac.errors import UsageError, check_positive
+from diffac.initialisers import layer_parameters
+from diffac.testing import reference
+
+Sizes = tuple[int, ...]
+HIDDEN = (256, 256, 256)
+
+
+def layers(
+    rng: np.random.Generator, sizes: Sizes, prefix: str = "layers", ensemble: int | None = None
+) -> dict[str, Any]:
+    """Initial parameters by name, drawn in the order in which every backend draws them."""
+    named = {}
+    for i, (weight, bias) in enumerate(layer_parameters(rng, sizes, ensemble)):
+        named |= {f"{prefix}.{i}.weight": weight, f"{prefix}.{i}.bias": bias}
+    return named
+
+
+def check_sizes(hidden_sizes: Sizes, **others: int) -> None:
+    for name, size in {**others, **{f"hidden_sizes[{i}]": size for i, size in enumerate(hidden_sizes)}}.items():
+        check_positive(name, size)
+
+
+class Network:
+    """A network of the reference, `bound` to its parameters; training replaces it."""
+
+    bound: Any
+
+
+class Condition(NamedTuple):
+    """What may stand for the observation along a chain. Nothing is computed beforehand here."""
+
+    obs: Any
+
+
+class MLPDenoiser(Network):
+    """Predicts the noise in a noisy action."""
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        *,
+        key: int,
+        hidden_sizes: Sizes = HIDDEN,
+        activation: str = "mish",
+        time_dim: int = 16,
+    ) -> None:
+        check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim, time_dim=time_dim)
+        if time_dim % 2:
+            raise UsageError(f"time_dim must be even (half sines, half cosines), got {time_dim}")
+        rng = np.random.default_rng(key)
+        arrays = layers(rng, (time_dim, 2 * time_dim, time_dim), "time_layers")
+        arrays |= layers(rng, (obs_dim + action_dim + time_dim, *hidden_sizes, action_dim))
+        self.bound = reference.MLPDenoiser(arrays, activation)
+
+    def condition(self, obs: Any, num_steps: int) -> Condition:
+        return Condition(obs)
+
+    def __call__(self, obs: Any, noisy: Any, t: Any) -> Any:
+        return self.bound(obs.obs if isinstance(obs, Condition) else obs, noisy, t)[0]
+
+
+class GaussianActor(Network):
+    """Mean and logarithm of the standard deviation."""
+
+    def __init__(
+        self, obs_dim: int, action_dim: int, *, key: int, hidden_sizes: Sizes = HIDDEN, activation: str = "mish"
+    ) -> None:
+        check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim)
+        arrays = layers(np.random.default_rng(key), (obs_dim, *hidden_sizes, 2 * action_dim))
+        self.bound = reference.GaussianActor(arrays, activation)
+
+    def __call__(self, obs: Any) -> Any:
+        return self.bound(obs)[0]
+
+
+class EnsembleCritic(Network):
+    """Several state-action values."""
+
+    outputs, kind = 1, reference.EnsembleCritic
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        *,
+        key: int,
+        size: int = 2,
+        hidden_sizes: Sizes = HIDDEN,
+        activation: str = "mish",
+    ) -> None:
+        check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim, size=size)
+        sizes = (obs_dim + action_dim, *hidden_sizes, self.outputs)
+        self.bound = self.kind(layers(np.random.default_rng(key), sizes, ensemble=size), activation)
+
+    def __call__(self, obs: Any, action: Any) -> Any:
+        return self.bound(obs, action)[0]
+
+
+TwinCritic = EnsembleCritic
+
+
+class GaussianCritic(EnsembleCritic):
+    """Several Gaussian laws of the return."""
+
+    outputs, kind = 2, reference.GaussianCritic
+
+    def distribution(self, obs: Any, action: Any) -> Any:
+        return self.bound.distribution(obs, action)[0]
+
+
+def lifted(network: Any) -> Any:
+    """What the reference takes for a network: it returns (value, pullback). A plain function has no pullback."""
+    if network is None:
+        return None
+    if isinstance(network, Network):
+        return network.bound
+    if hasattr(network, "parameters"):
+        return network
+
+    def call(*arguments: Any) -> Any:
+        return network(*arguments), None
+
+    return call
