@@ -1,0 +1,959 @@
+"""The mistakes that the test suite must notice, each a replacement of one line in a backend."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Edit(NamedTuple):
+    """A replacement in one file of a backend."""
+
+    file: str
+    old: str
+    """Must occur exactly once in the file; may contain neighbouring lines for that."""
+    new: str
+
+
+class Mutation(NamedTuple):
+    """One mistake, in one backend or the same in several."""
+
+    name: str
+    rows: str
+    """pytest expression for the rows of `diffac.testing.parts` that should notice it first."""
+    edits: dict[str, Edit]
+    """Backend -> replacement."""
+
+
+def torch(name: str, rows: str, file: str, old: str, new: str) -> Mutation:
+    """A mistake in the torch backend, whose tests need no compilation."""
+    return Mutation(name, rows, {"torch": Edit(file, old, new)})
+
+
+def both(name: str, rows: str, file: str, torch: tuple[str, str], equinox: tuple[str, str]) -> Mutation:
+    """The same mistake in both backends, which go on to agree with each other."""
+    return Mutation(name, rows, {"torch": Edit(file, *torch), "equinox": Edit(file, *equinox)})
+
+
+OBJECTIVES = [
+    torch(
+        "value: max of the critics",
+        "objective-value",
+        "objectives.py",
+        "critic(batch.obs, action).amin(0)",
+        "critic(batch.obs, action).amax(0)",
+    ),
+    torch("value: sign", "objective-value", "objectives.py", "Loss(-q, {", "Loss(q, {"),
+    torch(
+        "value: entries on the boundary not counted as clipped",
+        "objective-value",
+        "objectives.py",
+        "action.detach().abs() >= 1)",
+        "action.detach().abs() > 1)",
+    ),
+    torch(
+        "value: a shared rollout ignored",
+        "objective-sum",
+        "objectives.py",
+        "            action = rollout.action\n",
+        "            action = rollout.action.detach()\n",
+    ),
+    torch(
+        "q-gradient: states not detached",
+        "objective-sum",
+        "objectives.py",
+        "t, rollout).detach()",
+        "t, rollout)",
+    ),
+    torch(
+        "q-gradient: norm over the batch",
+        "objective-time_weighted",
+        "objectives.py",
+        "vector_norm(gradient, dim=-1,",
+        "vector_norm(gradient, dim=-2,",
+    ),
+    torch(
+        "q-gradient: not normalised",
+        "objective-time_weighted",
+        "objectives.py",
+        "weight * gradient / (norm + 1e-8)",
+        "weight * gradient",
+    ),
+    torch(
+        "q-gradient: mean over action entries",
+        "objective-time_weighted",
+        "objectives.py",
+        "residual.square().sum(-1).mean()",
+        "residual.square().mean()",
+    ),
+    torch(
+        "q-gradient: sign in the space of noises",
+        "objective-time_weighted_eps",
+        "objectives.py",
+        "eps + self.schedule.add_noise(torch.zeros_like(target)",
+        "eps - self.schedule.add_noise(torch.zeros_like(target)",
+    ),
+    torch(
+        "q-gradient: action of the buffer for the policy's",
+        "objective-time_weighted_score_forward",
+        "objectives.py",
+        "add_noise(rollout.action, noise",
+        "add_noise(batch.action, noise",
+    ),
+    torch(
+        "q-gradient: max of the critics",
+        "objective-time_weighted",
+        "objectives.py",
+        "critic(batch.obs, position).amin(0)",
+        "critic(batch.obs, position).amax(0)",
+    ),
+    torch(
+        "score matching: spread dropped",
+        "objective-reverse",
+        "objectives.py",
+        "(data.weight * error + data.spread).mean()",
+        "(data.weight * error).mean()",
+    ),
+    torch(
+        "score matching: mean of the weights",
+        "objective-policy",
+        "objectives.py",
+        "(data.weight * error + data.spread)",
+        "(data.weight.mean() * error + data.spread)",
+    ),
+    torch(
+        "score matching: mean over action entries",
+        "objective-reverse",
+        "objectives.py",
+        "data.target).square().sum(-1)",
+        "data.target).square().mean(-1)",
+    ),
+    torch(
+        "reverse: softmax over the batch",
+        "objective-reverse",
+        "objectives.py",
+        "/ temperature, dim=0)",
+        "/ temperature, dim=1)",
+    ),
+    torch(
+        "reverse: multiplied by the temperature",
+        "objective-reverse",
+        "objectives.py",
+        "q * self.value_scale / temperature",
+        "q * self.value_scale * temperature",
+    ),
+    torch(
+        "reverse: mean of the critics",
+        "objective-reverse",
+        "objectives.py",
+        "critic(batch.obs, actions).amin(0)",
+        "critic(batch.obs, actions).mean(0)",
+    ),
+    torch(
+        "reverse: noise shared between particles",
+        "objective-reverse",
+        "objectives.py",
+        'guesses(schedule, noisy, t, noise["particles"])',
+        'guesses(schedule, noisy, t, noise["particles"][:1].expand_as(noise["particles"]))',
+    ),
+    torch(
+        "reverse: guesses not clipped",
+        "objective-reverse",
+        "objectives.py",
+        "schedule.predict_action(noisy, eps, t).clamp(-1, 1), eps",
+        "schedule.predict_action(noisy, eps, t), eps",
+    ),
+    torch(
+        "reverse: mirrored guesses not mirrored back",
+        "objective-reverse_truncated",
+        "objectives.py",
+        "torch.where(mirrored, -action, action).clamp",
+        "action.clamp",
+    ),
+    torch(
+        "reverse: uniform numbers not mirrored",
+        "objective-reverse_truncated",
+        "objectives.py",
+        "torch.where(mirrored, 1 - u, u).clamp",
+        "u.clamp",
+    ),
+    torch(
+        "reverse: noise of the guesses with the wrong sign",
+        "objective-reverse_truncated",
+        "objectives.py",
+        "(centre - action) / scale",
+        "(action - centre) / scale",
+    ),
+    torch(
+        "reverse: one time for the whole batch",
+        "objective-reverse",
+        "objectives.py",
+        't = noise["t"]\n        noisy',
+        't = noise["t"][:1].expand_as(noise["t"])\n        noisy',
+    ),
+    torch(
+        "policy: values of the present observations",
+        "objective-policy",
+        "objectives.py",
+        "critic(batch.next_obs, batch.next_action)",
+        "critic(batch.obs, batch.next_action)",
+    ),
+    torch(
+        "policy: advantage not clipped",
+        "objective-policy",
+        "objectives.py",
+        "advantage.clamp(-3, 3)",
+        "advantage",
+    ),
+    torch(
+        "policy: rate of the averages swapped",
+        "objective-policy",
+        "objectives.py",
+        '(1 - self.rate) * state["q_mean_ema"] + self.rate * q.mean()',
+        'self.rate * state["q_mean_ema"] + (1 - self.rate) * q.mean()',
+    ),
+    torch(
+        "policy: averages that already contain the batch in the faithful variant",
+        "objective-policy",
+        "objectives.py",
+        'q - state["q_mean_ema"]',
+        'q - new_state["q_mean_ema"]',
+    ),
+    torch(
+        "entropy value: log-probability detached",
+        "objective-entropy",
+        "objectives.py",
+        "temperature * rollout.log_prob - q",
+        "temperature * rollout.log_prob.detach() - q",
+    ),
+    torch(
+        "sum: weights dropped",
+        "objective-sum",
+        "objectives.py",
+        "sum(weight * loss.value for",
+        "sum(loss.value for",
+    ),
+    torch(
+        "sum: states of the terms never renewed",
+        "objective-sum",
+        "objectives.py",
+        "array for name, array in loss.state.items()",
+        'state[f"term{i}.{name}"] for name in loss.state',
+    ),
+]
+
+SAMPLERS = [
+    torch(
+        "ddpm: one step too few",
+        "sampler-ddpm",
+        "samplers.py",
+        "range(schedule.num_steps - 1, 0, -1)",
+        "range(schedule.num_steps - 1, 1, -1)",
+    ),
+    torch(
+        "ddpm: start not scaled",
+        "sampler-ddpm",
+        "samplers.py",
+        'self.start_scale * noise["start"]\n        for',
+        'noise["start"]\n        for',
+    ),
+    torch(
+        "ddpm: predicted action not clipped on the way",
+        "sampler-ddpm",
+        "samplers.py",
+        "noisy, t), t).clamp(-1, 1)\n            noisy",
+        "noisy, t), t)\n            noisy",
+    ),
+    torch(
+        "ddpm: last prediction not clipped",
+        "sampler-ddpm",
+        "samplers.py",
+        "actor(cond, noisy, 0), 0).clamp(-1, 1)",
+        "actor(cond, noisy, 0), 0)",
+    ),
+    torch(
+        "ddpm: denoiser asked for the time before",
+        "sampler-ddpm",
+        "samplers.py",
+        "actor(cond, noisy, t), t).clamp(-1, 1)\n            noisy",
+        "actor(cond, noisy, t - 1), t).clamp(-1, 1)\n            noisy",
+    ),
+    torch(
+        "ddpm: noise in the last step",
+        "sampler-ddpm",
+        "samplers.py",
+        "return schedule.predict_action(noisy, actor(cond, noisy, 0), 0)",
+        'return schedule.predict_action(noisy + 0.1 * noise["start"], actor(cond, noisy, 0), 0)',
+    ),
+    torch(
+        "ddpm: states in the order of the chain",
+        "sampler-ddpm",
+        "samplers.py",
+        """all T states of the chain; obs may have fewer batch axes than the noise.\"""
+        states: list[Tensor] = []
+        action = self._chain(actor, obs, noise, states)
+        return Rollout(action, noisy=torch.stack(states[::-1]))""",
+        """all T states of the chain; obs may have fewer batch axes than the noise.\"""
+        states: list[Tensor] = []
+        action = self._chain(actor, obs, noise, states)
+        return Rollout(action, noisy=torch.stack(states))""",
+    ),
+    torch(
+        "ddim: last step at time 1",
+        "sampler-ddim",
+        "samplers.py",
+        "np.linspace(0, last,",
+        "np.linspace(1, last,",
+    ),
+    torch("ddim: one step at time 0", "sampler-ddim_one", "samplers.py", "return [last]", "return [0]"),
+    torch("ddim: times in the wrong order", "sampler-ddim", "samplers.py", "earlier.pop()", "earlier.pop(0)"),
+    torch(
+        "ddim: noise not recomputed from the clipped action",
+        "sampler-ddim",
+        "samplers.py",
+        "eps = (noisy - schedule.alpha(t) * action) / schedule.sigma(t)",
+        "eps = actor(cond, noisy, t)",
+    ),
+    torch(
+        "tanh: mean in place of the sample",
+        "sampler-tanh",
+        "samplers.py",
+        "u = mean + log_std.exp() * eps",
+        "u = mean + log_std * eps",
+    ),
+    torch(
+        "tanh: normalisation of the density dropped",
+        "sampler-tanh",
+        "samplers.py",
+        "- log_std - 0.5 * math.log(2 * math.pi)",
+        "- log_std",
+    ),
+    torch(
+        "tanh: mean over action entries",
+        "sampler-tanh",
+        "samplers.py",
+        "(log_normal - log_slope).sum(-1)",
+        "(log_normal - log_slope).mean(-1)",
+    ),
+    torch(
+        "tanh: softplus cut off early",
+        "sampler-tanh",
+        "samplers.py",
+        "F.softplus(-2 * u, threshold=40)",
+        "F.softplus(-2 * u)",
+    ),
+    torch("best of: worst", "sampler-best_of", "samplers.py", "argmax(0, keepdim", "argmin(0, keepdim"),
+    torch(
+        "best of: one candidate for the whole batch",
+        "sampler-best_of",
+        "samplers.py",
+        "critic(obs, actions).amin(0).argmax(0, keepdim=True)",
+        "critic(obs, actions).amin(0).mean(-1, keepdim=True).expand(actions.shape[:-1]).argmax(0, keepdim=True)",
+    ),
+    torch(
+        "best of: last of equals",
+        "sampler-best_of",
+        "samplers.py",
+        "return critic(obs, actions).amin(0).argmax(0, keepdim=True)",
+        "return len(actions) - 1 - critic(obs, actions).amin(0).flip(0).argmax(0, keepdim=True)",
+    ),
+    torch(
+        "best of: states of the first candidate",
+        "sampler-best_of",
+        "samplers.py",
+        "torch.take_along_dim(noisy, best[None, ..., None], 1).squeeze(1)",
+        "noisy[:, 0]",
+    ),
+    torch(
+        "best of: log-probability of the first candidate",
+        "sampler-best_of",
+        "samplers.py",
+        "torch.take_along_dim(log_prob, best, 0).squeeze(0)",
+        "log_prob[0]",
+    ),
+    torch(
+        "additive: temperature dropped",
+        "sampler-additive",
+        "samplers.py",
+        "self.noise_scale * temperature * noise[EXPLORATION]",
+        "self.noise_scale * noise[EXPLORATION]",
+    ),
+    torch(
+        "additive: never clipped",
+        "sampler-additive",
+        "samplers.py",
+        "action.clamp(-1, 1) if self.clip else action",
+        "action",
+    ),
+    torch(
+        "additive: entropy of the variance for that of the deviation",
+        "temperature-noise_entropy",
+        "samplers.py",
+        "(self.noise_scale * temperature) ** 2",
+        "self.noise_scale * temperature",
+    ),
+]
+
+SCHEDULES = [
+    torch(
+        "schedule: alpha and sigma swapped in the forward kernel",
+        "schedule",
+        "schedules.py",
+        'self._coefficient("alpha", t, action.dtype) * action',
+        'self._coefficient("sigma", t, action.dtype) * action',
+    ),
+    torch(
+        "schedule: score of the wrong sign",
+        "schedule",
+        "schedules.py",
+        "return -eps / self",
+        "return eps / self",
+    ),
+    torch(
+        "schedule: posterior mean swapped",
+        "sampler-ddpm",
+        "schedules.py",
+        'self._coefficient("posterior_action", t, action.dtype)',
+        'self._coefficient("posterior_noisy", t, action.dtype)',
+    ),
+    torch(
+        "schedule: posterior deviation at time 0 not zero",
+        "schedule",
+        "schedules.py",
+        'self._coefficient("posterior_std", t,',
+        'self._coefficient("posterior_std", max(t, 1) if isinstance(t, int) else t.clamp(min=1),',
+    ),
+    torch(
+        "schedule: gathered times off by one",
+        "schedule",
+        "schedules.py",
+        "self._tensors[key][t].unsqueeze(-1)",
+        "self._tensors[key][t - 1].unsqueeze(-1)",
+    ),
+]
+
+CRITICS = [
+    torch(
+        "td: mean over the ensemble",
+        "critic_objective-mean_squared",
+        "critics.py",
+        "(q - target).square().mean(-1).sum()",
+        "(q - target).square().mean()",
+    ),
+    torch(
+        "td: online critic in the target",
+        "critic_objective-mean_squared",
+        "critics.py",
+        "next_value = target_critic(",
+        "next_value = critic(",
+    ),
+    torch(
+        "td: reward discounted",
+        "critic_objective-mean_squared",
+        "critics.py",
+        "batch.reward + gamma * next_value",
+        "gamma * batch.reward + gamma * next_value",
+    ),
+    torch(
+        "td: bootstraps where the episode terminated",
+        "critic_objective",
+        "critics.py",
+        "batch.terminated.logical_not()",
+        "batch.terminated",
+    ),
+    torch(
+        "gaussian td: targets and slopes not detached",
+        "critic_objective-gaussian",
+        "critics.py",
+        "with torch.no_grad():\n            next_means",
+        "with torch.enable_grad():\n            next_means",
+    ),
+    torch(
+        "gaussian td: one critic for the whole batch",
+        "critic_objective-gaussian",
+        "critics.py",
+        "next_means.argmin(0, keepdim=True)",
+        "next_means.mean(-1, keepdim=True).argmin(0, keepdim=True).expand(1, next_means.shape[-1])",
+    ),
+    torch(
+        "gaussian td: deviation of the first critic",
+        "critic_objective-gaussian",
+        "critics.py",
+        "next_stds.gather(0, smaller).squeeze(0)",
+        "next_stds[0]",
+    ),
+    torch(
+        "gaussian td: batch row in place of the critic",
+        "critic_objective-gaussian",
+        "critics.py",
+        "next_means.gather(0, smaller).squeeze(0)",
+        "next_means[:, smaller.squeeze(0)].amin(0)",
+    ),
+    torch(
+        "gaussian td: minimum of the samples",
+        "critic_objective-gaussian",
+        "critics.py",
+        'z = next_mean + next_std * noise["target"].clamp(-3, 3)',
+        'z = (next_means + next_stds * noise["target"].clamp(-3, 3)).amin(0)',
+    ),
+    torch(
+        "gaussian td: noise not clipped",
+        "critic_objective-gaussian",
+        "critics.py",
+        'noise["target"].clamp(-3, 3)',
+        'noise["target"]',
+    ),
+    torch(
+        "gaussian td: tau swapped",
+        "critic_objective-gaussian",
+        "critics.py",
+        "(1 - self.tau) * omega + self.tau * batch_std",
+        "self.tau * omega + (1 - self.tau) * batch_std",
+    ),
+    torch(
+        "gaussian td: omega not updated",
+        "critic_objective-gaussian",
+        "critics.py",
+        '{"omega": omega}',
+        '{"omega": state["omega"]}',
+    ),
+    torch(
+        "gaussian td: one omega for all critics",
+        "critic_objective-gaussian",
+        "critics.py",
+        "batch_std = std.mean(-1)",
+        "batch_std = std.mean().expand(len(std))",
+    ),
+    torch(
+        "gaussian td: sampled target not bounded",
+        "critic_objective-gaussian",
+        "critics.py",
+        "(sampled_target - mean).clamp(-bound, bound)",
+        "sampled_target - mean",
+    ),
+    torch(
+        "gaussian td: expected target in the slope of the deviation",
+        "critic_objective-gaussian",
+        "critics.py",
+        "(sampled_target - mean).clamp",
+        "(target - mean).clamp",
+    ),
+    torch(
+        "gaussian td: not scaled by omega",
+        "critic_objective-gaussian",
+        "critics.py",
+        "value = -((omega.square() + 0.1) *",
+        "value = -(1.0 *",
+    ),
+]
+
+TEMPERATURES = [
+    torch(
+        "temperature: bias correction dropped",
+        "temperature",
+        "temperatures.py",
+        "m / (1 - 0.9**count)",
+        "m",
+    ),
+    torch(
+        "temperature: second moment of absolute values",
+        "temperature",
+        "temperatures.py",
+        "0.001 * gradient.square()",
+        "0.001 * gradient.abs()",
+    ),
+    torch(
+        "temperature: target without dimension",
+        "temperature-mixture",
+        "temperatures.py",
+        "- self.target_entropy_per_dim * action_dim",
+        "- self.target_entropy_per_dim",
+    ),
+    torch(
+        "temperature: entropy of the last states",
+        "temperature-mixture",
+        "temperatures.py",
+        """obs[: self.num_states], noise["samples"], temperature)
+        action_dim""",
+        """obs[-self.num_states :], noise["samples"], temperature)
+        action_dim""",
+    ),
+    torch(
+        "temperature: sign of the policy's entropy",
+        "temperature-target",
+        "temperatures.py",
+        "entropy = -rollout.log_prob.mean()",
+        "entropy = rollout.log_prob.mean()",
+    ),
+    torch(
+        "mixture: fit settled too early",
+        "temperature-mixture",
+        "temperatures.py",
+        "_TOLERANCE = 1e-3",
+        "_TOLERANCE = 1e-1",
+    ),
+    torch(
+        "mixture: one iteration of Lloyd's",
+        "temperature-mixture",
+        "temperatures.py",
+        "for _ in range(10):",
+        "for _ in range(1):",
+    ),
+    torch(
+        "mixture: last of equally near centres",
+        "temperature-mixture",
+        "temperatures.py",
+        "distance.argmin(-1)",
+        "num_components - 1 - distance.flip(-1).argmin(-1)",
+    ),
+    torch(
+        "mixture: seeds near the mean",
+        "temperature-mixture",
+        "temperatures.py",
+        "nearest.argmax(1)",
+        "nearest.argmin(1)",
+    ),
+    torch(
+        "mixture: entropy of the weights with the wrong sign",
+        "temperature-mixture",
+        "temperatures.py",
+        "weight * gaussian - torch.xlogy(weight, weight)",
+        "weight * gaussian + torch.xlogy(weight, weight)",
+    ),
+    torch(
+        "mixture: half the log-determinant",
+        "temperature-mixture",
+        "temperatures.py",
+        "log_det = 2 * cholesky",
+        "log_det = cholesky",
+    ),
+    torch(
+        "mixture: responsibilities normalised over samples",
+        "temperature-mixture",
+        "temperatures.py",
+        "torch.softmax(log_joint, dim=1).mT",
+        "torch.softmax(log_joint, dim=2).mT",
+    ),
+]
+
+OPTIMISERS = [
+    torch(
+        "adam: gradient always scaled to the largest norm",
+        "learner-dacer2",
+        "optimisers.py",
+        "(self.max_grad_norm / norm).clamp(max=1)",
+        "self.max_grad_norm / norm",
+    ),
+    torch(
+        "adam: sum of absolute values for the norm",
+        "learner-dacer2",
+        "optimisers.py",
+        "get_total_norm(grads)",
+        "get_total_norm(grads, 1.0)",
+    ),
+    torch(
+        "adam: decays swapped",
+        "learner-dacer",
+        "optimisers.py",
+        '"betas": (self.b1, self.b2)',
+        '"betas": (self.b2, self.b1)',
+    ),
+    torch("adam: eps ignored", "learner-sdac", "optimisers.py", '"eps": self.eps', '"eps": 1e-8'),
+    torch(
+        "adam: rate of the schedule's start",
+        "learner-sdac",
+        "optimisers.py",
+        "self._rate(opt_state.count)",
+        "self._rate(0)",
+    ),
+    torch(
+        "adam: rate goes on falling after the end",
+        "learner-sdac",
+        "optimisers.py",
+        "min(max((count - rate.begin) / (rate.end - rate.begin), 0.0), 1.0)",
+        "max((count - rate.begin) / (rate.end - rate.begin), 0.0)",
+    ),
+    torch(
+        "adam: bias correction starts anew in a loaded state",
+        "learner-sdac",
+        "optimisers.py",
+        'state["step"].fill_(count)',
+        'state["step"].fill_(0)',
+    ),
+]
+
+LEARNER = [
+    torch(
+        "learner: temperature one update early",
+        "learner-dacer2",
+        "learner.py",
+        "state.updates % self.temperature.interval == 0",
+        "(state.updates + 1) % self.temperature.interval == 0",
+    ),
+    torch(
+        "learner: actor led by the target critic",
+        "learner-sdac",
+        "learner.py",
+        "state.actor,\n                state.critic,\n",
+        "state.actor,\n                state.target_critic,\n",
+    ),
+    torch(
+        "learner: target critic follows in every update",
+        "learner-sdac",
+        "learner.py",
+        "        if actor_is_due:\n            _towards(state.target_critic",
+        "        if True:\n            _towards(state.target_critic",
+    ),
+    torch(
+        "learner: actor drawn towards its slow copy",
+        "learner-sdac",
+        "learner.py",
+        "_towards(state.ema_actor, state.actor, self.tau)",
+        "_towards(state.actor, state.ema_actor, self.tau)",
+    ),
+    torch(
+        "learner: next actions of the slow copy",
+        "learner-sdac",
+        "learner.py",
+        'state.actor, batch.next_obs, noise("next_action")',
+        'state.ema_actor or state.actor, batch.next_obs, noise("next_action")',
+    ),
+    torch(
+        "learner: next actions at the present observation",
+        "learner-sdac",
+        "learner.py",
+        'state.actor, batch.next_obs, noise("next_action")',
+        'state.actor, batch.obs, noise("next_action")',
+    ),
+    torch(
+        "learner: candidates ranked by the target critic",
+        "learner-sdac",
+        "learner.py",
+        'noise("next_action"), critic=state.critic',
+        'noise("next_action"), critic=state.target_critic',
+    ),
+    torch(
+        "learner: one optimiser step only",
+        "learner-dpmd",
+        "learner.py",
+        "for _ in range(self.critic_steps):",
+        "for _ in range(1):",
+    ),
+    torch(
+        "learner: temperature adapted at the next states",
+        "learner-sac",
+        "learner.py",
+        "state.temperature, state.actor, state.critic, batch.obs,",
+        "state.temperature, state.actor, state.critic, batch.next_obs,",
+    ),
+    torch(
+        "learner: state of the critic's objective forgotten",
+        "learner-dacer2",
+        "learner.py",
+        "state.critic_objective = loss.state",
+        "pass",
+    ),
+    torch(
+        "learner: fast actor acts",
+        "learner-sdac",
+        "learner.py",
+        "state.actor if state.ema_actor is None else state.ema_actor",
+        "state.actor",
+    ),
+    torch(
+        "learner: the same noise in every update of a call",
+        "learner-sac",
+        "learner.py",
+        "stream(device, key, index, _ENTRIES.index(name))",
+        "stream(device, key, 0, _ENTRIES.index(name))",
+    ),
+    torch(
+        "learner: all entries of the noise from one stream",
+        "learner-sac",
+        "learner.py",
+        "stream(device, key, index, _ENTRIES.index(name))",
+        "stream(device, key, index, 0)",
+    ),
+    torch(
+        "learner: metrics of the last update for their mean",
+        "learner-sac",
+        "learner.py",
+        "torch.stack(values).mean()",
+        "values[-1]",
+    ),
+]
+
+IN_BOTH = [
+    both(
+        "both: max of the critics in the target",
+        "critic_objective-mean_squared_three",
+        "critics.py",
+        ("(batch.next_obs, batch.next_action).amin(0)", "(batch.next_obs, batch.next_action).amax(0)"),
+        ("(batch.next_obs, batch.next_action).min(0)", "(batch.next_obs, batch.next_action).max(0)"),
+    ),
+    both(
+        "both: bootstraps through terminations",
+        "critic_objective-mean_squared_three",
+        "critics.py",
+        ("gamma * next_value * batch.terminated.logical_not()", "gamma * next_value"),
+        ("jnp.where(batch.terminated, 0, next_value)", "next_value"),
+    ),
+    both(
+        "both: sign of the entropy in the soft target",
+        "critic_objective-mean_squared_soft",
+        "critics.py",
+        ("next_value - temperature * batch.next_log_prob", "next_value + temperature * batch.next_log_prob"),
+        ("next_value - temperature * batch.next_log_prob", "next_value + temperature * batch.next_log_prob"),
+    ),
+    both(
+        "both: omega not set by the first batch",
+        "critic_objective-gaussian_tight",
+        "critics.py",
+        ("torch.where(omega == 0,", "torch.where(omega < 0,"),
+        ('jnp.where(state["omega"] == 0,', 'jnp.where(state["omega"] < 0,'),
+    ),
+    both(
+        "both: cube of the deviation squared",
+        "critic_objective-gaussian_tight",
+        "critics.py",
+        ("(std**3 + 0.1)", "(std**2 + 0.1)"),
+        ("(std_fixed**3 + 0.1)", "(std_fixed**2 + 0.1)"),
+    ),
+    both(
+        "both: larger mean chosen",
+        "critic_objective-gaussian_tight",
+        "critics.py",
+        ("next_means.argmin(0, keepdim=True)", "next_means.argmax(0, keepdim=True)"),
+        ("next_mean.argmin(0, keepdims=True)", "next_mean.argmax(0, keepdims=True)"),
+    ),
+    both(
+        "both: value_scale dropped",
+        "objective-reverse_truncated_vp",
+        "objectives.py",
+        ("q * self.value_scale / temperature", "q / temperature"),
+        ("q * self.value_scale / temperature", "q / temperature"),
+    ),
+    both(
+        "both: spread with the wrong sign",
+        "objective-reverse_truncated_vp",
+        "objectives.py",
+        ("- target.square().sum(-1)", "+ target.square().sum(-1)"),
+        ("- (target**2).sum(-1)", "+ (target**2).sum(-1)"),
+    ),
+    both(
+        "both: times counted from the wrong end",
+        "objective-time_weighted_eps_replay_1",
+        "objectives.py",
+        ("(t.to(noisy.dtype) + self.time_offset)", "(t.to(noisy.dtype) - self.time_offset)"),
+        ("(t + self.time_offset)", "(t - self.time_offset)"),
+    ),
+    both(
+        "both: sample deviation of the values",
+        "objective-policy",
+        "objectives.py",
+        ("q.std(correction=0)", "q.std(correction=1)"),
+        ("q.std()", "q.std(ddof=1)"),
+    ),
+    both(
+        "both: average of the values not corrected for its start",
+        "objective-policy",
+        "objectives.py",
+        ('new_state["q_mean_ema"] / correction', 'new_state["q_mean_ema"]'),
+        ('new["q_mean_ema"] / correction', 'new["q_mean_ema"]'),
+    ),
+    both(
+        "both: temperature on the value",
+        "objective-entropy_value",
+        "objectives.py",
+        ("temperature * rollout.log_prob - q", "rollout.log_prob - temperature * q"),
+        ("-temperature * entropy - q_mean", "-entropy - temperature * q_mean"),
+    ),
+    both(
+        "both: noise of the steps in reversed order",
+        "sampler-ddpm_cosine",
+        "samplers.py",
+        ('noise["steps"][t - 1]', 'noise["steps"][-t]'),
+        ('noise["steps"])', 'noise["steps"][::-1])'),
+    ),
+    both(
+        "both: posterior deviation of the time before",
+        "sampler-ddpm_cosine",
+        "samplers.py",
+        ("schedule.posterior_std(t)", "schedule.posterior_std(t - 1)"),
+        ("schedule.posterior_std(t)", "schedule.posterior_std(t - 1)"),
+    ),
+    both(
+        "both: alpha and sigma swapped in DDIM",
+        "sampler-ddim_two",
+        "samplers.py",
+        (
+            "(noisy - schedule.alpha(t) * action) / schedule.sigma(t)",
+            "(noisy - schedule.sigma(t) * action) / schedule.alpha(t)",
+        ),
+        ("(noisy - alpha * action) / sigma", "(noisy - sigma * action) / alpha"),
+    ),
+    both(
+        "both: log-determinant of tanh dropped",
+        "sampler-tanh_gaussian",
+        "samplers.py",
+        ("(log_normal - log_slope)", "log_normal"),
+        ("(log_density - log_slope)", "log_density"),
+    ),
+    both(
+        "both: candidates ranked by the larger value",
+        "sampler-best_of_gaussian",
+        "samplers.py",
+        ("critic(obs, actions).amin(0)", "critic(obs, actions).amax(0)"),
+        ("stop_gradient(action)).min(0)", "stop_gradient(action)).max(0)"),
+    ),
+    both(
+        "both: entropy of the noise without dimension",
+        "temperature-noise_entropy",
+        "samplers.py",
+        ("0.5 * action_dim * torch.log", "0.5 * torch.log"),
+        ("0.5 * action_dim * jnp.log", "0.5 * jnp.log"),
+    ),
+    both(
+        "both: sign of the temperature's step",
+        "temperature-target_entropy",
+        "temperatures.py",
+        ('state["log_temperature"] - step', 'state["log_temperature"] + step'),
+        ("- learning_rate * direction", "+ learning_rate * direction"),
+    ),
+    both(
+        "both: no floor of the covariances",
+        "temperature-mixture_best_of",
+        "temperatures.py",
+        (".add_(floor)", ".add_(0 * floor)"),
+        ("covariance + floor * identity", "covariance"),
+    ),
+    both(
+        "both: actor due in the wrong updates",
+        "learner-dpmd",
+        "learner.py",
+        ("state.updates % self.actor_delay == 0", "(state.updates + 1) % self.actor_delay == 0"),
+        ("state.updates % self.actor_delay == 0", "(state.updates + 1) % self.actor_delay == 0"),
+    ),
+    both(
+        "both: reward scaled twice",
+        "learner-dpmd",
+        "learner.py",
+        ("reward=self.reward_scale * batch", "reward=self.reward_scale**2 * batch"),
+        ("reward=self.reward_scale * batch", "reward=self.reward_scale**2 * batch"),
+    ),
+    both(
+        "both: tau swapped in the slow copies",
+        "learner-dpmd",
+        "learner.py",
+        ("list(fast.parameters()), tau)", "list(fast.parameters()), 1 - tau)"),
+        ("(1 - tau) * s + tau * f", "tau * s + (1 - tau) * f"),
+    ),
+    both(
+        "both: learning rate of the next step",
+        "learner-dpmd",
+        "optimisers.py",
+        ("(count - rate.begin)", "(count + 1 - rate.begin)"),
+        ("(count.astype(dtype) - rate.begin)", "(count.astype(dtype) + 1 - rate.begin)"),
+    ),
+]
+
+MUTATIONS = [*OBJECTIVES, *SAMPLERS, *SCHEDULES, *CRITICS, *TEMPERATURES, *OPTIMISERS, *LEARNER, *IN_BOTH]
