@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-import functools
 import multiprocessing
-from collections.abc import Sequence
+import os
+import signal
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from diffac.env_states import restore_env, save_env
 from diffac.errors import RunError, UsageError
 from diffac.protocols import Transition
 
@@ -47,10 +51,13 @@ class Stepper:
 
     Args:
         envs: as `make_envs` returns them.
+        timeout: seconds that asynchronous environments may take for a step or reset; None: any time. Nothing can stop
+            a synchronous one that hangs.
     """
 
-    def __init__(self, envs: VectorEnv) -> None:
+    def __init__(self, envs: VectorEnv, *, timeout: float | None = None) -> None:
         self.envs = envs
+        self.timeout = timeout
         self.num_envs = envs.num_envs
         self.action_dim = dims(envs)[1]
         self.obs = np.zeros(0, np.float32)
@@ -60,8 +67,18 @@ class Stepper:
         self._steps = 0
 
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
-        """Starts new episodes with these seeds, one for each environment; the observations [num_envs obs_dim]."""
-        obs, _ = self.envs.reset(seed=[int(seed) for seed in seeds])  # pyright: ignore[reportArgumentType]
+        """Starts new episodes with these seeds, one for each environment; the observations [num_envs obs_dim].
+
+        Raises:
+            RunError: an environment raised an error, did not answer in time or has died.
+        """
+        numbers: Any = [int(seed) for seed in seeds]
+        with self._answers():
+            if isinstance(self.envs, AsyncVectorEnv):
+                self.envs.reset_async(seed=numbers)
+                obs, _ = self.envs.reset_wait(self.timeout)
+            else:
+                obs, _ = self.envs.reset(seed=numbers)
         self.obs = np.array(obs, np.float32)
         self._check_finite("observation", self.obs)
         self._returns[:] = 0
@@ -88,18 +105,21 @@ class Stepper:
         self._check_finite_action()
         self._sent = self._action.clip(-1, 1)
         if isinstance(self.envs, AsyncVectorEnv):
-            self.envs.step_async(self._sent)
+            with self._answers():
+                self.envs.step_async(self._sent)
 
     def finish(self) -> StepResult:
         """Ends the step that `start` began.
 
         Raises:
-            RunError: an observation or reward is not finite; says which environment and step.
+            RunError: an observation or reward is not finite (says which environment and step), or an environment raised
+                an error, did not answer in time or has died.
         """
-        if isinstance(self.envs, AsyncVectorEnv):
-            obs, reward, terminated, truncated, info = self.envs.step_wait()
-        else:
-            obs, reward, terminated, truncated, info = self.envs.step(self._sent)
+        with self._answers():
+            if isinstance(self.envs, AsyncVectorEnv):
+                obs, reward, terminated, truncated, info = self.envs.step_wait(self.timeout)
+            else:
+                obs, reward, terminated, truncated, info = self.envs.step(self._sent)
         before, self.obs = self.obs, np.array(obs, np.float32)
         self._steps += 1
         self._returns += reward
@@ -131,6 +151,73 @@ class Stepper:
         self.start(action)
         return self.finish()
 
+    def save(self) -> dict[str, Any]:
+        """The state between two steps as plain data; entry "restart" says why, where the environments' is not part."""
+        with self._answers():
+            envs = list(self._attribute("checkpoint_state"))
+        problem = next((env["problem"] for env in envs if "problem" in env), None)
+        return {
+            "restart": problem,
+            "envs": envs if problem is None else [],
+            "obs": self.obs.copy(),
+            "returns": self._returns.copy(),
+            "lengths": self._lengths.copy(),
+            "steps": self._steps,
+        }
+
+    def restore(self, saved: Mapping[str, Any], seeds: Sequence[int]) -> str | None:
+        """Goes on where `save` was called, or starts new episodes with these seeds where it cannot.
+
+        Returns:
+            Why it could not; None: it could.
+        """
+        self.reset(seeds)  # environments make some of their parts in their first reset
+        problem = saved["restart"]
+        if problem is None:
+            with self._answers():
+                self.envs.set_attr("checkpoint_state", list(saved["envs"]))  # pyright: ignore[reportAttributeAccessIssue]
+                problem = next(filter(None, self._attribute("restore_problem")), None)
+            if problem is not None:
+                self.reset(seeds)
+        self._steps = saved["steps"]
+        if problem is None:
+            self.obs = np.array(saved["obs"], np.float32)
+            self._returns[:] = saved["returns"]
+            self._lengths[:] = saved["lengths"]
+        return problem
+
+    def _attribute(self, name: str) -> tuple[Any, ...]:
+        """An attribute of each environment."""
+        return self.envs.get_attr(name)  # pyright: ignore[reportAttributeAccessIssue]
+
+    @contextlib.contextmanager
+    def _answers(self) -> Iterator[None]:
+        """Turns whatever goes wrong in an environment into a RunError of one sentence."""
+        when = f"at its step {self._steps + 1} (counted over all episodes)"
+        try:
+            yield
+        except (UsageError, RunError):
+            raise
+        except multiprocessing.TimeoutError as error:
+            raise RunError(
+                f"an environment did not answer within {self.timeout:g} s {when}; it hangs, or "
+                f"step_timeout is too short"
+            ) from error
+        except (EOFError, ConnectionError) as error:
+            raise RunError(f"{self._dead_process()} {when}; was it killed, for want of memory say?") from error
+        except Exception as error:
+            raise RunError(
+                f"an environment raised {type(error).__name__} {when}: {str(error) or 'no message'}{_place(error)}"
+            ) from error
+
+    def _dead_process(self) -> str:
+        processes = self.envs.processes if isinstance(self.envs, AsyncVectorEnv) else []
+        for i, process in enumerate(processes):
+            process.join(1)
+            if process.exitcode is not None:
+                return f"the process of environment {i} has died (exit code {process.exitcode})"
+        return "the process of an environment has died"
+
     def _check_finite(self, what: str, values: np.ndarray) -> None:
         if np.isfinite(values).all():
             return
@@ -151,8 +238,23 @@ class Stepper:
             )
 
 
+def _place(error: Exception) -> str:
+    """Where an error came from, as " (file.py, line 3)"; empty where a process boundary has hidden it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or "gymnasium/vector" in frames[-1].filename.replace(os.sep, "/"):
+        return ""
+    return f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})"
+
+
 class _FlatObservation(gym.ObservationWrapper):
-    """Flattens observations to fresh float32 vectors, so that no environment can change them afterwards."""
+    """Flattens observations to fresh float32 vectors, so that no environment can change them afterwards.
+
+    Also gives and takes the state of the environment below, as an attribute, because that is what vector environments
+    can pass on to each of their environments.
+    """
+
+    restore_problem: str | None = None
+    """Why the last assignment to `checkpoint_state` failed."""
 
     def __init__(self, env: gym.Env) -> None:
         super().__init__(env)
@@ -164,11 +266,29 @@ class _FlatObservation(gym.ObservationWrapper):
     def observation(self, observation: Any) -> np.ndarray:
         return np.array(gym.spaces.flatten(self.env.observation_space, observation), np.float32)
 
+    @property
+    def checkpoint_state(self) -> dict[str, Any]:
+        """As `save_env` returns it, or {"problem": why it cannot be saved}."""
+        try:
+            return save_env(self.env)
+        except Exception as error:  # an error would end the environment's process
+            return {"problem": str(error)}
 
-def _make_env(env_id: str) -> gym.Env:
+    @checkpoint_state.setter
+    def checkpoint_state(self, state: dict[str, Any]) -> None:
+        try:
+            restore_env(self.env, state)
+            self.restore_problem = None
+        except Exception as error:
+            self.restore_problem = f"{type(error).__name__}: {error}"
+
+
+def _make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
     """One environment with flat float32 observations and actions in [-1, 1]."""
     try:
-        env = gym.make(env_id, disable_env_checker=True)
+        # not every environment takes the argument
+        drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
+        env = gym.make(env_id, disable_env_checker=True, **drawing)
     except gym.error.UnregisteredEnv as error:
         near = difflib.get_close_matches(env_id, list(gym.registry), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -204,7 +324,20 @@ def _extra(error: Exception) -> str:
     return ""
 
 
-def make_envs(env_id: str, num_envs: int, *, asynchronous: bool = False) -> VectorEnv:
+class _Maker:
+    """Makes an environment, in this process or in one of its own."""
+
+    def __init__(self, env_id: str, render_mode: str | None) -> None:
+        self.env_id, self.render_mode, self.process = env_id, render_mode, os.getpid()
+
+    def __call__(self) -> gym.Env:
+        if os.getpid() != self.process:  # Ctrl-C reaches all processes, but it is the run's that saves and stops
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        return _make_env(self.env_id, self.render_mode)
+
+
+def make_envs(env_id: str, num_envs: int, *, asynchronous: bool = False, render_mode: str | None = None) -> VectorEnv:
     """Vector environments for continuous control.
 
     Actions [num_envs action_dim] in [-1, 1] are mapped linearly to the bounds of the environment. Observations are
@@ -217,17 +350,32 @@ def make_envs(env_id: str, num_envs: int, *, asynchronous: bool = False) -> Vect
         asynchronous: a process for each environment. Pays off where a step costs more than about 0.1 ms. The
             processes are started afresh (a fork would break JAX and torch), so a script needs
             `if __name__ == "__main__":`.
+        render_mode: of gymnasium; None: nothing is drawn.
 
     Raises:
         UsageError: unknown id, missing package, or spaces that diffac cannot use.
     """
     if num_envs < 1:
         raise UsageError(f"num_envs must be at least 1, got {num_envs}")
-    makers = [functools.partial(_make_env, env_id)] * num_envs
+    makers = [_Maker(env_id, render_mode)] * num_envs
     if not asynchronous:
         return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
     context = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP, context=context)
+
+
+def own_spaces(env_id: str) -> tuple[gym.Space, gym.spaces.Box]:
+    """Observation and action space of an environment as it is, before `make_envs` flattens and rescales.
+
+    Raises:
+        UsageError: as `make_envs`.
+    """
+    env = _make_env(env_id)
+    try:
+        own: Any = env.env.env  # pyright: ignore[reportAttributeAccessIssue]  (the two wrappers of `_make_env`)
+        return own.observation_space, own.action_space
+    finally:
+        env.close()
 
 
 def dims(envs: VectorEnv) -> tuple[int, int]:
@@ -239,8 +387,17 @@ def dims(envs: VectorEnv) -> tuple[int, int]:
 
 
 def close(envs: VectorEnv) -> None:
-    """Closes environments, also when a step is under way or a process has died."""
-    if isinstance(envs, AsyncVectorEnv):
-        envs.close(terminate=True)
-    else:
+    """Closes environments, also when a step is under way, hangs, or a process has died."""
+    if not isinstance(envs, AsyncVectorEnv):
         envs.close()
+        return
+    if not envs.closed:
+        envs.closed = True  # gymnasium's own close waits for the step under way
+        for process in envs.processes:
+            process.kill()
+        for process in envs.processes:
+            process.join()
+        for pipe in envs.parent_pipes:
+            if pipe is not None:
+                pipe.close()
+        envs.error_queue.close()

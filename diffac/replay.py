@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Iterable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -23,6 +24,29 @@ class Replay(Protocol):
 
     def sample(self, rng: np.random.Generator, updates: int, batch_size: int) -> Transition:
         """Transitions with leading axes [updates, batch_size]; the same for the same contents and generator."""
+        ...
+
+    @property
+    def sampled_age(self) -> float:
+        """Mean age of what `sample` returned last: transitions added since, the newest having age 0."""
+        ...
+
+
+@runtime_checkable
+class NumberedReplay(Replay, Protocol):
+    """A replay memory that checkpoints can hold: its transitions are numbered in the order in which they came."""
+
+    capacity: int
+    """Transitions kept."""
+    added: int
+    """Transitions added since the beginning; it holds the last `capacity` of them."""
+
+    def chunk(self, first: int, end: int) -> Transition:
+        """Transitions number first, first + 1, ..., at least one of them and at most up to end - 1."""
+        ...
+
+    def restore(self, first: int, chunks: Iterable[Transition]) -> None:
+        """Takes transitions number first, first + 1, ..., in pieces, in place of what it holds."""
         ...
 
 
@@ -56,11 +80,13 @@ class ReplayBuffer:
                 f"a replay buffer of {capacity:,} transitions with {obs_dim} observation entries needs {gib:.1f} GiB "
                 f"of memory, more than this machine gives; lower buffer_size"
             ) from error
-        self._position = 0
-        self._size = 0
+        self.added = 0
+        """Transitions added since the beginning; transition number i is in row i % capacity."""
+        self.sampled_age = float("nan")
+        """Mean age of what `sample` returned last: transitions added since, the newest having age 0."""
 
     def __len__(self) -> int:
-        return self._size
+        return min(self.added, self.capacity)
 
     def add(self, transitions: Transition) -> None:
         """Stores transitions with one leading axis; the oldest make room.
@@ -74,12 +100,12 @@ class ReplayBuffer:
         if count > self.capacity:
             raise UsageError(f"cannot add {count} transitions at once to a buffer of capacity {self.capacity}")
         rows = self._checked(transitions, count)
-        first = min(count, self.capacity - self._position)
+        position = self.added % self.capacity
+        first = min(count, self.capacity - position)
         for store, values in zip(self._data[:5], rows, strict=True):
-            store[self._position : self._position + first] = values[:first]
+            store[position : position + first] = values[:first]
             store[: count - first] = values[first:]
-        self._position = (self._position + count) % self.capacity
-        self._size = min(self._size + count, self.capacity)
+        self.added += count
 
     def sample(self, rng: np.random.Generator, updates: int, batch_size: int) -> Transition:
         """Transitions drawn independently, with leading axes [updates, batch_size].
@@ -89,18 +115,35 @@ class ReplayBuffer:
         """
         if updates < 1 or batch_size < 1:
             raise UsageError(f"updates and batch_size must be at least 1, got {updates} and {batch_size}")
-        if batch_size > self._size:
+        if batch_size > len(self):
             raise UsageError(
-                f"cannot draw batches of {batch_size} from {self._size} stored transitions; store more first"
+                f"cannot draw batches of {batch_size} from {len(self)} stored transitions; store more first"
             )
-        index = rng.integers(0, self._size, (updates, batch_size))
+        index = rng.integers(0, len(self), (updates, batch_size))
+        self.sampled_age = float(((self.added - 1 - index) % self.capacity).mean())
         return Transition(*(np.take(store, index, axis=0) for store in self._data[:5]))
 
     def contents(self) -> Transition:
         """A copy of all transitions, oldest first, with one leading axis."""
-        start = self._position if self._size == self.capacity else 0
-        index = (start + np.arange(self._size)) % self.capacity
+        index = np.arange(self.added - len(self), self.added) % self.capacity
         return Transition(*(store[index] for store in self._data[:5]))
+
+    def chunk(self, first: int, end: int) -> Transition:
+        """Transitions number first, first + 1, ... up to end - 1 or the last row of the ring: views, not copies."""
+        start = first % self.capacity
+        rows = slice(start, min(start + end - first, self.capacity))
+        return Transition(*(store[rows] for store in self._data[:5]))
+
+    def restore(self, first: int, chunks: Iterable[Transition]) -> None:
+        """Takes transitions number first, first + 1, ..., in pieces, in place of what it holds.
+
+        Args:
+            first: number of the oldest transition.
+            chunks: pieces with one leading axis, each no longer than the capacity.
+        """
+        self.added = first
+        for transitions in chunks:
+            self.add(transitions)
 
     def _checked(self, transitions: Transition, count: int) -> list[np.ndarray]:
         """The first five fields, as the types they are stored in; nothing is stored before all of them are good."""

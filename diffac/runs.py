@@ -2,60 +2,167 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
+import csv
 import datetime
 import importlib.metadata
+import io
 import json
 import os
 import platform
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+import uuid
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
+from diffac.configs import config_yaml
+from diffac.errors import RunError, UsageError
 from diffac.training import EvaluationRecord, TrainConfig
+
+try:
+    import fcntl
+except ImportError:  # Windows has no such locks
+    fcntl = None
 
 PACKAGES = ("diffac", "numpy", "gymnasium", "mujoco", "torch", "jax", "jaxlib", "equinox", "optax")
 """Packages whose versions a manifest holds, where they are installed."""
 
 
-def create_run(config: TrainConfig, recipe_name: str, command: Sequence[str] | None = None) -> Path:
+def create_run(
+    config: TrainConfig, recipe_name: str, command: Sequence[str] | None = None, *, recipe_file: str | None = None
+) -> Path:
     """Makes `{run_root}/{env_id}/{recipe}/{backend}/seed{N}__{time}/` with `config.yaml` and `manifest.json`.
 
     Args:
         config: all arguments of the run.
         recipe_name: the recipe, which `config.yaml` names too.
         command: what was typed, for the manifest; None: this process' arguments.
+        recipe_file: the recipe's file where it is run as a script, for the manifest; None: it is not.
 
     Returns:
         The folder; a number is added to its name where one of that name exists.
+
+    Raises:
+        UsageError: the folder cannot be made.
     """
     parent = Path(config.run_root).joinpath(*map(_file_name, (config.env_id, recipe_name, config.backend)))
-    parent.mkdir(parents=True, exist_ok=True)
     name = f"seed{config.seed}__{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
     folder, number = parent / name, 1
-    while True:
-        try:
-            folder.mkdir()
-            break
-        except FileExistsError:
-            number += 1
-            folder = parent / f"{name}_{number}"
-    write_atomically(
-        folder / "config.yaml", yaml.safe_dump(_plain({"recipe": recipe_name, **vars_of(config)})).encode()
-    )
-    write_atomically(folder / "manifest.json", json.dumps(manifest(command), indent=2).encode())
+    about = manifest(command) | {"run_id": uuid.uuid4().hex, "recipe_file": recipe_file}
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                folder.mkdir()
+                break
+            except FileExistsError:
+                number += 1
+                folder = parent / f"{name}_{number}"
+        write_atomically(folder / "config.yaml", config_yaml(config, recipe_name))
+        write_atomically(folder / "manifest.json", json.dumps(about, indent=2).encode())
+    except OSError as error:
+        raise UsageError(
+            f"cannot make the folder of the run in {parent}: {error.strerror or error}; choose another --run-root"
+        ) from error
     return folder
 
 
-def vars_of(config: Any) -> dict[str, Any]:
-    """All fields of a configuration, in their order."""
-    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a run.
+
+    Raises:
+        UsageError: the folder holds no run.
+    """
+    try:
+        found = json.loads((folder / "manifest.json").read_text())
+        if isinstance(found["run_id"], str):
+            return found
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    raise UsageError(
+        f"{folder} is not the folder of a run: it needs the manifest.json that `diffac train` writes there"
+    )
+
+
+def note_resume(folder: Path, backend: str, env_step: int) -> None:
+    """Adds to the manifest of a run that this process goes on with it."""
+    about, now = read_manifest(folder), manifest()
+    entry = {"env_step": env_step, "backend": backend} | {
+        name: now[name] for name in ("started", "command", "versions")
+    }
+    about["resumed"] = [*about.get("resumed", []), entry]
+    write_atomically(folder / "manifest.json", json.dumps(about, indent=2).encode())
+
+
+@contextlib.contextmanager
+def lock_run(folder: Path) -> Iterator[None]:
+    """Keeps other processes out of a run. The system releases the lock when the process ends, however it ends.
+
+    Raises:
+        UsageError: another process has it, or the folder cannot be written to.
+    """
+    path = folder / "lock"
+    try:
+        file = path.open("a+")
+    except OSError as error:
+        raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from error
+    with file:
+        if fcntl is not None:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                file.seek(0)
+                holder = file.read().strip() or "another process"
+                raise UsageError(f"{folder} is in use by {holder}; a run belongs to one process at a time") from None
+            except OSError:  # a file system without locks
+                pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}")
+        file.flush()
+        yield
+
+
+def rewind(folder: Path, env_step: int, evaluations: Sequence[EvaluationRecord]) -> None:
+    """Takes out of a run what was logged after a step, because it is about to happen again.
+
+    Lines of `metrics.csv` and `metrics.jsonl` with a greater step go, and a line that was not finished;
+    `evaluations.npz` is written anew.
+
+    Raises:
+        RunError: one of the first two cannot be read.
+    """
+    _rewind_jsonl(folder / "metrics.jsonl", env_step)
+    path = folder / "metrics.csv"
+    if path.exists():
+        text = path.read_text()
+        rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
+        try:
+            column = rows[0].index("step") if rows else 0
+            kept = rows[:1] + [row for row in rows[1:] if float(row[column]) <= env_step]
+        except (ValueError, IndexError) as error:
+            raise RunError(f"{path} was altered: {error}; rename it, and it begins anew") from error
+        out = io.StringIO(newline="")
+        csv.writer(out, lineterminator="\n").writerows(kept)
+        write_atomically(path, out.getvalue().encode())
+    if evaluations:
+        save_evaluations(folder / "evaluations.npz", evaluations)
+    else:
+        (folder / "evaluations.npz").unlink(missing_ok=True)
+
+
+def _rewind_jsonl(path: Path, env_step: int) -> None:
+    if path.exists():
+        lines = path.read_bytes().splitlines(keepends=True)
+        try:
+            kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= env_step]
+        except (ValueError, KeyError, TypeError) as error:
+            raise RunError(f"{path} was altered: {error}; rename it, and it begins anew") from error
+        write_atomically(path, b"".join(kept))
 
 
 def manifest(command: Sequence[str] | None = None) -> dict[str, Any]:
@@ -94,31 +201,27 @@ def save_evaluations(path: Path, evaluations: Sequence[EvaluationRecord]) -> Non
 
     `timesteps` [n], `updates` [n], `results` [n, episodes], `ep_lengths` [n, episodes]. Nobody sees half a file.
     """
-    beside = path.with_name("new-" + path.name)
+    content = io.BytesIO()
     np.savez(
-        beside,
+        content,
         timesteps=np.array([record.env_step for record in evaluations]),
         updates=np.array([record.updates for record in evaluations]),
         results=np.array([record.returns for record in evaluations]),
         ep_lengths=np.array([record.lengths for record in evaluations]),
     )
-    beside.replace(path)
+    write_atomically(path, content.getvalue())
 
 
 def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file beside its place and renames it."""
+    """Writes a file beside its place, to the disk and not only to the system's memory, and renames it."""
     beside = path.with_name("new-" + path.name)
-    beside.write_bytes(data)
+    with beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
     beside.replace(path)
 
 
 def _file_name(text: str) -> str:
     """The text with everything replaced that a file name had better not contain."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)
-
-
-def _plain(value: Any) -> Any:
-    """Tuples to lists, as YAML knows them."""
-    if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
-    return [_plain(entry) for entry in value] if isinstance(value, tuple | list) else value

@@ -1,25 +1,28 @@
-"""The training loop, the only one: act, step, store, update, log, evaluate."""
+"""The training loop, the only one: act, step, store, update, log, evaluate, save."""
 
 from __future__ import annotations
 
-import collections
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+import warnings
+from collections.abc import Callable
+from types import TracebackType
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from diffac.callbacks import Callback, goes_on
+from diffac.checkpoints import Checkpointer, Snapshot, codec_of
+from diffac.divergence import DivergenceError, diverged
 from diffac.environments import Episode, Stepper, close, dims, make_envs
-from diffac.errors import RunError, UsageError
-from diffac.evaluation import Evaluation, Evaluator
+from diffac.errors import UsageError
+from diffac.evaluation import Evaluator
+from diffac.interval import IntervalLog
 from diffac.logging import Writer, Writers
 from diffac.noise import draw
 from diffac.protocols import Activation, Learner
-from diffac.replay import Replay, ReplayBuffer
-
-EPISODE_WINDOW = 100
-"""Episodes over which `rollout/...` is averaged."""
+from diffac.replay import NumberedReplay, Replay, ReplayBuffer
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -54,15 +57,22 @@ class TrainConfig:
     """Episodes of an evaluation."""
     log_interval: int = 1_000
     """Environment steps between two lines of metrics."""
+    checkpoint_interval: int = 50_000
+    """Environment steps between two checkpoints, from which `diffac resume` goes on; there is one at the end too."""
+    step_timeout: float = 300.0
+    """Seconds that asynchronous environments may take for a step or reset before the run stops."""
     run_root: str = "runs"
     """Folder that holds the runs."""
     progress: bool = True
     """Progress bar in the terminal; plain lines otherwise."""
+    track: Literal["wandb", "trackio"] | None = None
+    """Experiment tracker that gets all metrics too; needs the extra of that name."""
 
     def __post_init__(self) -> None:
         counts = ("total_timesteps", "num_envs", "buffer_size", "batch_size", "eval_interval", "eval_episodes")
-        for name in (*counts, "log_interval"):
+        for name in (*counts, "log_interval", "checkpoint_interval"):
             self._require(name, getattr(self, name) >= 1, "must be at least 1")
+        self._require("step_timeout", self.step_timeout > 0, "must be greater than 0")
         self._require("seed", self.seed >= 0, "must be at least 0")
         self._require("learning_starts", self.learning_starts >= 0, "must be at least 0")
         rate = self.updates_per_env_step
@@ -191,7 +201,8 @@ def train(
     *,
     writer: Writer | None = None,
     replay: Callable[[int, int, int], Replay] = ReplayBuffer,
-    on_evaluation: Callable[[list[EvaluationRecord]], None] | None = None,
+    callback: Callback | None = None,
+    checkpointer: Checkpointer | None = None,
 ) -> TrainResult:
     """Trains until `config.total_timesteps`.
 
@@ -206,189 +217,243 @@ def train(
         config: arguments.
         writer: receives metrics, and is not closed; None: nobody does.
         replay: makes the replay memory from (capacity, obs_dim, action_dim).
-        on_evaluation: called with all evaluations so far after each of them.
+        callback: looks on and can stop training; `Callbacks` makes one of several. None: nobody does.
+        checkpointer: keeps the run on disk, and says where it goes on; needs a `NumberedReplay`. None: nothing is kept.
 
     Raises:
-        RunError: an environment broke its contract, or a loss is not finite.
+        DivergenceError: a loss, a gradient, an action or a parameter is not finite; losses and parameters are looked at
+            when metrics are logged.
+        RunError: an environment broke its contract, or a checkpoint could not be written.
         UsageError: an environment that does not exist or that diffac cannot use.
     """
-    return _Run(learner, config, writer or Writers(), replay, on_evaluation).train(state)
+    saved: dict[str, Any] = {}
+    if checkpointer is not None:
+        saved = {"restore": checkpointer.restore, "say": checkpointer.say}
+    with Training(learner, state, config, replay=replay, **saved) as training:
+        training.advance(config.total_timesteps, writer=writer, callback=callback, checkpointer=checkpointer)
+        return TrainResult(training.state, training.evaluations)
 
 
-class _Run:
-    """One call of `train`."""
+class Training:
+    """A run between two steps, with everything that it needs to go on: what `train` advances to its end at once.
+
+    A context manager that closes the environments.
+
+    Args:
+        learner: the algorithm.
+        state: the learner's; must not be used afterwards.
+        config: arguments.
+        replay: makes the replay memory from (capacity, obs_dim, action_dim).
+        restore: fills the replay memory, which must be a `NumberedReplay`, and returns the learner's state and
+            `Snapshot.host` to go on from, or None in place of the latter at the beginning; None: begins.
+        say: told what a person should know.
+
+    Raises:
+        RunError: an environment broke its contract.
+        UsageError: an environment that does not exist or that diffac cannot use.
+    """
 
     def __init__(
         self,
         learner: Learner,
+        state: Any,
         config: TrainConfig,
-        writer: Writer,
-        replay: Callable[[int, int, int], Replay],
-        on_evaluation: Callable[[list[EvaluationRecord]], None] | None,
+        *,
+        replay: Callable[[int, int, int], Replay] = ReplayBuffer,
+        restore: Callable[[Any, NumberedReplay], tuple[Any, dict[str, Any] | None]] | None = None,
+        say: Callable[[str], None] = warnings.warn,
     ) -> None:
-        self.learner, self.config, self.writer, self.on_evaluation = learner, config, writer, on_evaluation
-        self.streams = Streams.from_seed(config.seed)
-        self.make_replay = replay
-        self.evaluations: list[EvaluationRecord] = []
+        self.learner = learner
+        self.state = state
+        """The learner's, after `updates` updates."""
+        self.config = config
         self.env_step = 0
+        """Environment steps so far, all environments together."""
         self.updates = 0
-        self.log = _Log()
+        """Updates of the learner so far."""
+        self.episodes: list[Episode] = []
+        """Training episodes that ended in the last step."""
+        self.evaluations: list[EvaluationRecord] = []
+        """All evaluations so far."""
+        self._streams = Streams.from_seed(config.seed)
+        self._log = IntervalLog(learner.fetch)
+        with contextlib.ExitStack() as stack:
+            envs = make_envs(config.env_id, config.num_envs, asynchronous=config.asynchronous)
+            stack.callback(close, envs)
+            seed = integer(self._streams.evaluation)
+            self._evaluator = stack.enter_context(
+                Evaluator(config.env_id, num_episodes=config.eval_episodes, seed=seed)
+            )
+            self._stepper = Stepper(envs, timeout=config.step_timeout)
+            self.buffer = replay(config.buffer_size, *dims(envs))
+            """The replay memory."""
+            self._begin(restore, say)
+            self._resources = stack.pop_all()
 
-    def train(self, state: Any) -> TrainResult:
-        config = self.config
-        envs = make_envs(config.env_id, config.num_envs, asynchronous=config.asynchronous)
-        try:
-            with Evaluator(
-                config.env_id, num_episodes=config.eval_episodes, seed=integer(self.streams.evaluation)
-            ) as evaluator:
-                state = self._loop(state, Stepper(envs), evaluator)
-        finally:
-            close(envs)
-        return TrainResult(state, self.evaluations)
+    def _begin(self, restore: Callable[..., tuple[Any, dict[str, Any] | None]] | None, say: Callable[..., Any]) -> None:
+        """Starts at the first step, or goes on where the snapshot was taken."""
+        saved = None
+        if restore is not None:
+            self.state, saved = restore(self.state, _numbered(self.buffer))
+        if saved is not None:
+            self.env_step, self.updates = saved["env_step"], saved["updates"]
+            self.evaluations += [EvaluationRecord(**record) for record in saved["evaluations"]]
+            for name, stream in self._streams._asdict().items():
+                stream.bit_generator.state = saved["streams"][name]
+            self._log.restore(saved["log"])
+        seeds = [integer(self._streams.envs) for _ in range(self.config.num_envs)]
+        if saved is None:
+            self._stepper.reset(seeds)
+        elif (problem := self._stepper.restore(saved["environments"], seeds)) is not None:
+            say(f"the environments begin new episodes, because they could not be saved: {problem}")
 
-    def _loop(self, state: Any, stepper: Stepper, evaluator: Evaluator) -> Any:
-        config, log = self.config, self.log
-        buffer = self.make_replay(config.buffer_size, *dims(stepper.envs))
-        noise_spec = self.learner.act_noise_spec((config.num_envs, stepper.action_dim))
-        stepper.reset([integer(self.streams.envs) for _ in range(config.num_envs)])
-        while self.env_step < config.total_timesteps:
-            with log.timed("act"):
-                if self.env_step < config.learning_starts:
-                    shape = (config.num_envs, stepper.action_dim)
-                    action = self.streams.random_actions.uniform(-1, 1, shape).astype(np.float32)
-                else:
-                    action = self.learner.act(state, stepper.obs, draw(self.streams.acting, noise_spec))
-            with log.timed("env"):
-                stepper.start(action)
-            state = self._update(state, buffer)
-            with log.timed("env"):
-                result = stepper.finish()
-            buffer.add(result.transition)
-            log.episodes.extend(result.episodes)
-            before, self.env_step = self.env_step, self.env_step + config.num_envs
+    def advance(
+        self,
+        env_step: int,
+        *,
+        writer: Writer | None = None,
+        callback: Callback | None = None,
+        checkpointer: Checkpointer | None = None,
+    ) -> None:
+        """Trains until that many environment steps are done, or a callback stops it.
+
+        The run is complete at `config.total_timesteps`: then the last updates take place, and an evaluation. It can be
+        stopped before that and go on, in any pieces, with the same result to the last bit. An `env_step` beyond moves
+        the end of the run.
+
+        Args:
+            env_step: environment steps since the beginning of the run.
+            writer: as for `train`.
+            callback: as for `train`.
+            checkpointer: keeps the run on disk from here on.
+
+        Raises:
+            RunError: as for `train`; the training cannot go on.
+        """
+        if env_step > self.config.total_timesteps:
+            self.config = dataclasses.replace(self.config, total_timesteps=env_step)
+        config, log = self.config, self._log
+        writer = writer or Writers()
+        log.go_on()
+        going = True
+        while going and self.env_step < env_step:
+            before = self.env_step
+            self._step()
             last = self.env_step >= config.total_timesteps
             if last:
-                state = self._update(state, buffer)
+                self._update()
+            going = callback is None or goes_on(callback.on_step(self))
             if last or _crossed(before, self.env_step, config.log_interval):
-                self.writer.write(self.env_step, log.flush(self.env_step, self.updates))
+                self._write_metrics(writer)
             if last or _crossed(before, self.env_step, config.eval_interval):
                 begin = time.perf_counter()
-                self._evaluate(evaluator(self.learner, state))
+                going = self._evaluate(writer, callback, checkpointer) and going
                 log.skip(time.perf_counter() - begin)
-        return state
+            if checkpointer is not None and checkpointer.due(before, self.env_step, last or not going):
+                begin = time.perf_counter()
+                checkpointer.save(self.snapshot())
+                log.skip(time.perf_counter() - begin)
+        log.pause()
+        if callback is not None:
+            callback.on_end(self)
 
-    def _update(self, state: Any, buffer: Replay) -> Any:
+    def _step(self) -> None:
+        """A step of all environments, and the updates that the steps before it have earned."""
+        config, stepper, log = self.config, self._stepper, self._log
+        shape = (config.num_envs, stepper.action_dim)
+        with log.timed("act"):
+            if self.env_step < config.learning_starts:
+                action = self._streams.random_actions.uniform(-1, 1, shape).astype(np.float32)
+            else:
+                noise = draw(self._streams.acting, self.learner.act_noise_spec(shape))
+                action = self.learner.act(self.state, stepper.obs, noise)
+                log.average("rollout/clipped_fraction", np.abs(action) >= 1)
+                if not np.isfinite(action).all():
+                    raise self._diverged(f"an action was NaN or infinite at environment step {self.env_step:,}")
+        with log.timed("env"):
+            stepper.start(action)
+        self._update()
+        with log.timed("env"):
+            result = stepper.finish()
+        self.buffer.add(result.transition)
+        self.episodes = result.episodes
+        log.episodes.extend(result.episodes)
+        self.env_step += config.num_envs
+
+    def _update(self) -> None:
         """As many calls of `config.fused_updates` updates as have been earned."""
         config = self.config
         count = config.fused_updates
         while config.updates_earned(self.env_step) - self.updates >= count:
-            with self.log.timed("update"):
-                batches = buffer.sample(self.streams.replay, count, config.batch_size)
-                state, metrics = self.learner.update(state, batches, key=integer(self.streams.updates))
+            with self._log.timed("update"):
+                batches = self.buffer.sample(self._streams.replay, count, config.batch_size)
+                self.state, metrics = self.learner.update(self.state, batches, key=integer(self._streams.updates))
             self.updates += count
-            self.log.keep(metrics)
-        return state
+            self._log.keep(metrics, self.env_step, self.updates)
+            self._log.average("train/replay_age", self.buffer.sampled_age)
 
-    def _evaluate(self, evaluation: Evaluation) -> None:
+    def _write_metrics(self, writer: Writer) -> None:
+        """Logs the interval that ends now, if all its numbers are numbers."""
+        self._log.keep(self.learner.measure(self.state), self.env_step, self.updates)
+        if (what := self._log.nonfinite()) is not None:
+            raise self._diverged(what)
+        self._log.average("train/replay_size", len(self.buffer))
+        writer.write(self.env_step, self._log.flush(self.env_step, self.updates))
+
+    def _diverged(self, what: str) -> DivergenceError:
+        """The error for a number that is not finite; the first one that is known is what it tells of."""
+        codec = codec_of(self.learner, self.config.backend)
+        return diverged(self._log.nonfinite() or what, codec.to_arrays(self.state))
+
+    def _evaluate(self, writer: Writer, callback: Callback | None, checkpointer: Checkpointer | None) -> bool:
+        """Evaluates; whether training goes on."""
+        evaluation = self._evaluator(self.learner, self.state)
+        mean = float(evaluation.returns.mean())
         self.evaluations.append(EvaluationRecord(self.env_step, self.updates, *evaluation))
-        self.writer.write(
+        writer.write(
             self.env_step,
             {
-                "eval/mean_reward": float(evaluation.returns.mean()),
+                "eval/mean_reward": mean,
                 "eval/std_reward": float(evaluation.returns.std()),
                 "eval/mean_ep_length": float(evaluation.lengths.mean()),
             },
         )
-        if self.on_evaluation is not None:
-            self.on_evaluation(self.evaluations)
+        going = callback is None or goes_on(callback.on_evaluation(self))
+        if checkpointer is not None:
+            checkpointer.after_evaluation(self.env_step, self.updates, mean, self.state)
+        return going
+
+    def snapshot(self) -> Snapshot:
+        """Everything that `restore` gives back."""
+        host = {
+            "env_step": self.env_step,
+            "updates": self.updates,
+            "evaluations": [record._asdict() for record in self.evaluations],
+            "streams": {name: stream.bit_generator.state for name, stream in self._streams._asdict().items()},
+            "log": self._log.save(),
+            "environments": self._stepper.save(),
+        }
+        return Snapshot(self.state, _numbered(self.buffer), host)
+
+    def close(self) -> None:
+        """Closes the environments; may be called twice."""
+        self._resources.close()
+
+    def __enter__(self) -> Training:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _numbered(buffer: Replay) -> NumberedReplay:
+    if not isinstance(buffer, NumberedReplay):
+        raise UsageError(f"checkpoints cannot hold a {type(buffer).__name__}; it must offer what NumberedReplay says")
+    return buffer
 
 
 def _crossed(before: int, now: int, interval: int) -> bool:
     """Whether a multiple of the interval lies in (before, now]."""
     return now // interval > before // interval
-
-
-class _Timer:
-    """Adds the wall time of a block to an entry of a table."""
-
-    def __init__(self, table: dict[str, float], name: str) -> None:
-        self.table, self.name = table, name
-
-    def __enter__(self) -> None:
-        self.begin = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.table[self.name] += time.perf_counter() - self.begin
-
-
-class _Log:
-    """Collects what is logged at the end of an interval. The learner's metrics stay on the device until then."""
-
-    def __init__(self) -> None:
-        self.episodes: collections.deque[Episode] = collections.deque(maxlen=EPISODE_WINDOW)
-        self.begin = self.interval_begin = time.perf_counter()
-        self._seconds: dict[str, float] = collections.defaultdict(float)
-        self._metrics: dict[str, list[Any]] = collections.defaultdict(list)
-        self._last = (0, 0)
-
-    def timed(self, name: str) -> _Timer:
-        """A context whose wall time counts for `time/{name}_fraction`."""
-        return _Timer(self._seconds, name)
-
-    def keep(self, metrics: Mapping[str, Any]) -> None:
-        """Keeps the device scalars of one call."""
-        for name, value in metrics.items():
-            self._metrics[name].append(value)
-
-    def skip(self, seconds: float) -> None:
-        """Leaves that much time, just spent on an evaluation, out of the interval's rates."""
-        self.interval_begin += seconds
-
-    def flush(self, env_step: int, updates: int) -> dict[str, float]:
-        """The metrics of the interval that ends now.
-
-        Raises:
-            RunError: a loss is not finite.
-        """
-        now = time.perf_counter()
-        values = {name: np.array([float(value) for value in kept]) for name, kept in self._metrics.items()}
-        self._metrics.clear()
-        check_losses(values, updates)
-        elapsed, (last_step, last_updates) = now - self.interval_begin, self._last
-        metrics: dict[str, float] = {}
-        if self.episodes:
-            metrics["rollout/ep_rew_mean"] = float(np.mean([episode.ret for episode in self.episodes]))
-            metrics["rollout/ep_len_mean"] = float(np.mean([episode.length for episode in self.episodes]))
-        metrics |= {
-            f"train/{name}": float(np.nanmean(kept)) for name, kept in values.items() if not np.isnan(kept).all()
-        }
-        metrics |= {
-            "train/updates": updates,
-            "time/total_timesteps": env_step,
-            "time/time_elapsed": now - self.begin,
-            "time/fps": (env_step - last_step) / elapsed,
-            "time/updates_per_second": (updates - last_updates) / elapsed,
-            **{f"time/{name}_fraction": self._seconds[name] / elapsed for name in ("act", "env", "update")},
-        }
-        self._last = (env_step, updates)
-        self._seconds.clear()
-        self.interval_begin = now
-        return metrics
-
-
-def check_losses(values: Mapping[str, np.ndarray], updates: int) -> None:
-    """Refuses losses that are not finite.
-
-    NaN stands for a part that did not run, which is legal but for the critic: that runs in every update.
-
-    Args:
-        values: name -> values of the interval; names that end in "loss" are looked at.
-        updates: updates so far, for the message.
-    """
-    for name, kept in values.items():
-        bad = ~np.isfinite(kept) if name == "critic_loss" else np.isinf(kept)
-        if name.endswith("loss") and bad.any():
-            raise RunError(
-                f"training diverged: {name} is {kept[bad][0]} in the last {len(kept)} calls before update {updates}; "
-                f"lower the learning rate or the reward scale, or try another seed"
-            )

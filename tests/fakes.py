@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import signal
+import time
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 
+from diffac.metrics import columns
 from diffac.noise import Normal, without_exploration
 from diffac.protocols import Transition
 from diffac.training import TrainConfig
@@ -77,6 +81,25 @@ class DictObs(gym.Env):
         return self.reset()[0], 0.0, False, False, {}
 
 
+class Named(Counter):
+    """`Counter` with a dictionary of a box [2] and the number of steps, up to 3, as observation."""
+
+    observation_space = gym.spaces.Dict(
+        {"marker": gym.spaces.Box(-10, 10, (2,), np.float32), "steps": gym.spaces.Discrete(4)}
+    )
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[Any, dict]:
+        return self.named(super().reset(seed=seed)[0]), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, float, bool, bool, dict]:
+        obs, reward, *rest = super().step(action)
+        return self.named(obs), reward * float(action[0]), *rest
+
+    @staticmethod
+    def named(obs: np.ndarray) -> dict[str, Any]:
+        return {"marker": np.float32([obs[0], obs[2]]), "steps": int(min(obs[1], 3))}
+
+
 class Strange(Counter):
     """`Counter` with spaces that diffac cannot use."""
 
@@ -84,6 +107,54 @@ class Strange(Counter):
         super().__init__()
         self.action_space = action_space or self.action_space
         self.observation_space = observation_space or self.observation_space
+
+
+class Opaque(Counter):
+    """`Counter` with a part that nobody can save."""
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.engine = object()
+
+
+class Saving(Opaque):
+    """`Opaque` that says how it is saved; the part counts the steps since it was seeded, and the reward tells."""
+
+    def reset(self, *, seed: int | None = None, options: dict | None = None) -> tuple[np.ndarray, dict]:
+        if seed is not None:
+            self.engine = iter(range(10**9))
+        return super().reset(seed=seed)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        obs, _, *rest = super().step(action)
+        self.total = next(self.engine)
+        return obs, float(self.total), *rest
+
+    def get_checkpoint_state(self) -> dict[str, Any]:
+        names = ("episode", "t", "this_length", "buffer", "total")
+        return {name: getattr(self, name) for name in names if hasattr(self, name)}
+
+    def set_checkpoint_state(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.engine = iter(range(state["total"] + 1, 10**9))
+
+
+class Failing(Counter):
+    """`Counter` that raises or hangs in its 30th step, or kills its process."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how, self.total = how, 0
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.total += 1
+        if self.total == 30:
+            if self.how == "raise":
+                raise ValueError("the gears are stuck")
+            if self.how == "hang":
+                time.sleep(1000)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
 
 
 def missing(**kwargs: Any) -> gym.Env:
@@ -102,9 +173,14 @@ register("Terminates", Counter)
 register("Truncates", Counter, length=7, end="truncated")
 register("Both", Counter, length=3, end="both")
 register("Random", Counter, length=None)
+register("Opaque", Opaque, length=None)
+register("Saving", Saving, length=None)
+for how in ("raise", "hang", "die"):
+    register(f"Failing{how}", Failing, how=how)
 for thing in ("obs", "reward", "reset"):
     register(f"Broken{thing}", Counter, broken=thing)
 register("DictObs", DictObs)
+register("Named", Named, length=None)
 register("Missing", missing)
 register("Unbounded", Strange, action_space=gym.spaces.Box(-np.inf, np.inf, (2,)))
 register("Matrix", Strange, action_space=gym.spaces.Box(-1, 1, (2, 2)))
@@ -142,7 +218,28 @@ class FakeLearner:
             state.actor, state.critic, state.updates + count, [*state.batches, batches], [*state.keys, key], weight
         )
         metrics = {"critic_loss": np.float32(0.5), "actor_loss": np.float32(np.nan), "weight": np.float32(weight)}
-        return state, metrics | self.losses.get(state.updates, {})
+        losses = self.losses.get(state.updates, {})
+        for part in ("critic", "actor"):
+            if f"{part}_loss" in losses:
+                metrics[f"{part}_nonfinite"] = not np.isfinite(losses[f"{part}_loss"])
+        return state, metrics | losses
+
+    def measure(self, state: FakeState) -> dict[str, Any]:
+        return {"actor_param_norm": abs(state.weight), "state_nonfinite": not np.isfinite(state.weight)}
+
+    def fetch(self, metrics: Any) -> dict[str, np.ndarray]:
+        return columns(metrics)
+
+    def to_arrays(self, state: FakeState) -> dict[str, np.ndarray]:
+        return {
+            "updates": np.array(state.updates, np.int32),
+            "weight": np.array(state.weight),
+            "keys": np.array(state.keys, np.int64),
+        }
+
+    def from_arrays(self, state: FakeState, arrays: dict[str, np.ndarray]) -> FakeState:
+        updates, weight, keys = int(arrays["updates"]), float(arrays["weight"]), arrays["keys"].tolist()
+        return FakeState(state.actor, state.critic, updates, [], keys, weight)
 
     def act_noise_spec(self, shape: tuple[int, ...], *, deterministic: bool = False) -> dict[str, Any]:
         spec = {"start": Normal(shape), "exploration": Normal(shape)}

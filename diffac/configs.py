@@ -1,0 +1,142 @@
+"""Configurations as YAML: what a run writes down, read back and checked before anything is made of it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+
+from diffac.errors import UsageError, unknown
+
+Config = TypeVar("Config")
+RECIPE = "recipe"
+"""The key that names the recipe; all others are fields of its configuration."""
+WORDS: dict[Any, str] = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", None: "null"}
+
+
+def vars_of(config: Any) -> dict[str, Any]:
+    """All fields of a configuration, in their order."""
+    return {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+
+
+def plain(value: Any) -> Any:
+    """Tuples to lists, as YAML and JSON know them."""
+    if isinstance(value, dict):
+        return {name: plain(entry) for name, entry in value.items()}
+    return [plain(entry) for entry in value] if isinstance(value, tuple | list) else value
+
+
+def config_yaml(config: Any, recipe_name: str) -> bytes:
+    """The content of `config.yaml`: the recipe and all fields."""
+    return yaml.safe_dump(plain({RECIPE: recipe_name, **vars_of(config)}), sort_keys=False).encode()
+
+
+def read_config(path: Path | str) -> tuple[str, dict[str, Any]]:
+    """The recipe that a file names, and its other entries, not yet checked.
+
+    Raises:
+        UsageError: the file cannot be read, is no YAML, or names no recipe.
+    """
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f" (line {mark.line + 1})" if mark is not None else ""
+        raise UsageError(f"{path} is no YAML: {getattr(error, 'problem', None) or 'unreadable'}{where}") from error
+    if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
+        raise UsageError(f"{path} must hold lines like `seed: 0`, got {type(values).__name__}")
+    recipe = values.pop(RECIPE, None)
+    if not isinstance(recipe, str):
+        raise UsageError(f"{path} must name its recipe, as in `{RECIPE}: sac`")
+    return recipe, values
+
+
+def make_config(config_class: type[Config], values: Mapping[str, Any], where: str) -> Config:
+    """A configuration from the entries of a file; fields that are missing keep their defaults.
+
+    Args:
+        config_class: a dataclass.
+        values: name -> value, as YAML gives them.
+        where: the file, for messages.
+
+    Raises:
+        UsageError: a name that is no field (says the nearest), a value of another type, or values that do not go
+            together.
+    """
+    hints = typing.get_type_hints(config_class)
+    fields = {field.name: hints[field.name] for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
+    for name in values:
+        if name not in fields:
+            raise unknown(f"key in {where}:", name, fields)
+    checked = {name: _checked(value, fields[name], f"{where}: {name}") for name, value in values.items()}
+    try:
+        return config_class(**checked)
+    except UsageError as error:
+        raise UsageError(f"{where}: {error}") from error
+
+
+def _checked(value: Any, hint: Any, name: str) -> Any:
+    """The value as the type that a field's annotation asks for."""
+    try:
+        return _convert(value, hint)
+    except TypeError:
+        given = "null" if value is None else repr(value)
+        advice = ""
+        if isinstance(value, str) and hint is float:
+            with contextlib.suppress(ValueError):
+                advice = f" (write {float(value)!r}: without a point, YAML reads this as a text)"
+        raise UsageError(f"{name} must be {_words(hint)}, got {given}{advice}") from None
+
+
+def _convert(value: Any, hint: Any) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        for option in arguments:
+            try:
+                return _convert(value, option)
+            except TypeError:
+                continue
+        raise TypeError
+    if origin is Literal:
+        if not any(value == option and type(value) is type(option) for option in arguments):
+            raise TypeError
+    elif origin is tuple and isinstance(value, list | tuple):
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return tuple(_convert(entry, arguments[0]) for entry in value)
+        if len(value) != len(arguments):
+            raise TypeError
+        return tuple(_convert(entry, argument) for entry, argument in zip(value, arguments, strict=True))
+    elif hint is float:
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError
+        return float(value)
+    elif hint is types.NoneType:
+        if value is not None:
+            raise TypeError
+    elif hint in (bool, int, str):
+        if type(value) is not hint:
+            raise TypeError
+    elif origin is tuple:
+        raise TypeError
+    return value
+
+
+def _words(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(_words(option) for option in arguments)
+    if origin is Literal:
+        return f"one of {', '.join(map(str, arguments))}"
+    if origin is tuple:
+        if len(arguments) == 2 and arguments[1] is Ellipsis:
+            return f"a list, each entry {_words(arguments[0])}"
+        return f"a list of {len(arguments)}"
+    return WORDS.get(None if hint is types.NoneType else hint, str(hint))

@@ -1,0 +1,187 @@
+"""The state of an environment as plain data, so that a resumed run goes on in the middle of an episode.
+
+An environment under its wrappers is a chain of layers. The state of a layer is
+
+* what its method `get_checkpoint_state()` returns, where it has that and `set_checkpoint_state(state)`; otherwise
+* all attributes of the object, where each of them is data: numbers, texts, NumPy arrays, random generators, nests of
+  these in lists, tuples, dictionaries, sets and deques, and MuJoCo's `MjData`. Functions, classes, spaces, MuJoCo's
+  model and the like count as constants.
+
+A layer with any other attribute (a simulator's handle, say) is refused with its name: such environments restart.
+Random generators of the base environment and of spaces are saved in both cases. Nothing is pickled.
+"""
+
+from __future__ import annotations
+
+import collections
+import types
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.envs.registration import EnvSpec
+
+from diffac.errors import RunError
+
+CONSTANTS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type, np.dtype, EnvSpec)
+FOREIGN_CONSTANTS = {"MjModel", "MujocoRenderer"}
+"""Classes of MuJoCo and of gymnasium's bindings to it that hold no state of an episode."""
+CONTAINERS: dict[type, str] = {
+    list: "list",
+    tuple: "tuple",
+    set: "set",
+    frozenset: "frozenset",
+    collections.deque: "deque",
+}
+SKIPPED = {"env", "spec", "metadata"}
+"""Attributes of a layer that are the next layer or constant."""
+POINTERS = {"plugin_data"}
+"""Arrays of MjData that are addresses."""
+
+
+def save_env(env: gym.Env) -> dict[str, Any]:
+    """The state of an environment: a nest of dictionaries, lists, numbers, texts and NumPy arrays.
+
+    Raises:
+        RunError: a layer holds something that is not data; the message names it.
+    """
+    return {"layers": [_save_layer(layer) for layer in _layers(env)]}
+
+
+def restore_env(env: gym.Env, state: dict[str, Any]) -> None:
+    """Puts an environment that was made alike, and reset once, into a saved state.
+
+    Raises:
+        RunError: the environment has other layers than the one that was saved.
+    """
+    layers = _layers(env)
+    names = [type(layer).__qualname__ for layer in layers]
+    saved = [layer["class"] for layer in state["layers"]]
+    if names != saved:
+        raise RunError(f"the environment is built of {', '.join(names)}, the saved one of {', '.join(saved)}")
+    for layer, entry in zip(layers, state["layers"], strict=True):
+        if "own" in entry:
+            layer.set_checkpoint_state(_restore(entry["own"], None))  # type: ignore[attr-defined]
+        for name, node in entry["attributes"].items():
+            setattr(layer, name, _restore(node, getattr(layer, name, None)))
+
+
+def _layers(env: gym.Env) -> list[gym.Env]:
+    """From the outermost wrapper to the base environment."""
+    layers = [env]
+    while isinstance(layers[-1], gym.Wrapper):
+        layers.append(layers[-1].env)
+    return layers
+
+
+def _save_layer(layer: gym.Env) -> dict[str, Any]:
+    name = type(layer).__qualname__
+    entry: dict[str, Any] = {"class": name}
+    attributes = {key: value for key, value in vars(layer).items() if key not in SKIPPED}
+    own, put = (getattr(layer, f"{verb}_checkpoint_state", None) for verb in ("get", "set"))
+    if callable(own) and callable(put):
+        entry["own"] = _save(own(), f"{name}.get_checkpoint_state()")
+        attributes = {key: value for key, value in attributes.items() if key == "_np_random"}
+    return entry | {"attributes": {key: _save(value, f"{name}.{key}") for key, value in attributes.items()}}
+
+
+def _save(value: Any, where: str) -> Any:
+    """Plain data for a value; a tag ("kind") says what it was where JSON could not."""
+    if value is None or type(value) in (bool, int, float, str):
+        return value
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return value.copy()
+    if isinstance(value, np.generic) and not value.dtype.hasobject:
+        return {"kind": "scalar", "value": np.array(value)}
+    if isinstance(value, list | tuple | set | frozenset | collections.deque) and type(value) in CONTAINERS:
+        entry = {"kind": CONTAINERS[type(value)], "items": [_save(item, f"{where}[]") for item in value]}
+        return entry | {"maxlen": value.maxlen} if isinstance(value, collections.deque) else entry
+    if isinstance(value, dict) and type(value) is dict:
+        pairs = [[_save(key, where), _save(item, f"{where}[{key!r}]")] for key, item in value.items()]
+        return {"kind": "dict", "items": pairs}
+    if isinstance(value, np.random.Generator):
+        return {"kind": "generator", "state": _save(value.bit_generator.state, where)}
+    if isinstance(value, gym.Space):
+        generators = {name: item for name, item in vars(value).items() if isinstance(item, np.random.Generator)}
+        generators = {name: _save(item, where) for name, item in generators.items()}
+        inner = getattr(value, "spaces", {})
+        inner = dict(inner) if isinstance(inner, dict) else dict(enumerate(inner))
+        return {
+            "kind": "space",
+            "generators": generators,
+            "spaces": [[key, _save(item, where)] for key, item in inner.items()],
+        }
+    if type(value).__name__ == "MjData":
+        return _save_mujoco(value, where)
+    if isinstance(value, CONSTANTS) or type(value).__name__ in FOREIGN_CONSTANTS:
+        return {"kind": "constant"}
+    raise RunError(f"{where} is a {type(value).__name__}, which is not data")
+
+
+def _save_mujoco(data: Any, where: str) -> dict[str, Any]:
+    """All arrays of MjData, not only its integration state: Ant and Humanoid read positions of the step before."""
+    if data.plugin_data.size:
+        raise RunError(f"{where} uses a plugin of MuJoCo, whose state is not data")
+    arrays = {name: getattr(data, name) for name in dir(data) if not name.startswith("_") and name not in POINTERS}
+    arrays = {name: value.copy() for name, value in arrays.items() if isinstance(value, np.ndarray) and value.size}
+    return {"kind": "mjdata", "time": data.time, "arrays": arrays}
+
+
+def _restore(node: Any, current: Any) -> Any:
+    """The value that `_save` was given; what can be is changed in place, for whoever else holds it."""
+    if isinstance(node, np.ndarray):
+        if isinstance(current, np.ndarray) and current.shape == node.shape and current.dtype == node.dtype:
+            current[...] = node
+            return current
+        return node.copy()
+    if not isinstance(node, dict):
+        return node
+    match node["kind"]:
+        case "scalar":
+            return node["value"][()]
+        case "list":
+            items = _restore_items(node["items"], current)
+            if type(current) is list:
+                current[:] = items
+                return current
+            return items
+        case "deque":
+            return collections.deque(_restore_items(node["items"], ()), node["maxlen"])
+        case "tuple" | "set" | "frozenset" as kind:
+            items = _restore_items(node["items"], current if kind == "tuple" else ())
+            return {"tuple": tuple, "set": set, "frozenset": frozenset}[kind](items)
+        case "dict":
+            before = current if isinstance(current, dict) else {}
+            pairs = [(_restore(key, None), item) for key, item in node["items"]]
+            items = {key: _restore(item, before.get(key)) for key, item in pairs}
+            before.clear()
+            before.update(items)
+            return before
+        case "generator":
+            state = _restore(node["state"], None)
+            if not isinstance(current, np.random.Generator):
+                current = np.random.Generator(getattr(np.random, state["bit_generator"])())
+            current.bit_generator.state = state
+            return current
+        case "space":
+            for name, generator in node["generators"].items():
+                setattr(current, name, _restore(generator, getattr(current, name)))
+            for key, inner in node["spaces"]:
+                _restore(inner, current.spaces[key])
+            return current
+        case "mjdata":
+            current.time = node["time"]
+            for name, array in node["arrays"].items():
+                # arrays of constraints change their length with the contacts; the next step computes them anew
+                if getattr(current, name).shape == array.shape:
+                    getattr(current, name)[...] = array
+            return current
+        case "constant":
+            return current
+        case kind:
+            raise RunError(f"a saved environment holds a {kind!r}, which this version of diffac does not know")
+
+
+def _restore_items(items: list[Any], current: Any) -> list[Any]:
+    before = list(current) if isinstance(current, list | tuple) and len(current) == len(items) else [None] * len(items)
+    return [_restore(item, old) for item, old in zip(items, before, strict=True)]

@@ -1,0 +1,60 @@
+"""Finds recipes by name, built in or of a third party, and makes their configurations."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import entry_points
+from types import ModuleType
+from typing import Any
+
+from diffac.errors import UsageError, unknown
+
+GROUP = "diffac.recipes"
+"""Entry points under which third parties register recipes: name -> module."""
+BUILT_IN = "diffac_recipes"
+
+
+def recipe_modules() -> dict[str, str]:
+    """Name of every recipe, built in or of a third party -> module that holds it. Imports none of them."""
+    third_party = {entry.name: entry.module for entry in entry_points(group=GROUP)}
+    return {**third_party, **importlib.import_module(BUILT_IN).RECIPES}
+
+
+def load_recipe(name: str) -> ModuleType:
+    """The module of a recipe.
+
+    Raises:
+        UsageError: no recipe has this name, or its module cannot be imported.
+    """
+    modules = recipe_modules()
+    if name not in modules:
+        raise unknown("recipe", name, modules)
+    try:
+        return importlib.import_module(modules[name])
+    except ImportError as error:
+        raise UsageError(f"recipe {name!r} cannot be imported: {error}") from error
+
+
+def preset_values(module: ModuleType, name: str, preset: str = "default", env_id: str | None = None) -> dict[str, Any]:
+    """What a recipe's configuration holds before flags: constants of the environment, and over them the preset.
+
+    Args:
+        module: the recipe.
+        name: what it is called, for messages.
+        preset: one of its `PRESETS`.
+        env_id: the environment; None: the preset's, or else the recipe's.
+
+    Returns:
+        Name -> value of the fields of `Config` that differ from its defaults, `env_id` among them.
+
+    Raises:
+        UsageError: a preset that does not exist.
+    """
+    if preset not in module.PRESETS:
+        raise unknown(f"preset of {name}", preset, module.PRESETS)
+    chosen = module.PRESETS[preset]
+    env_id = str(env_id or chosen.get("env_id") or module.Config.env_id)
+    constants: dict[str, Any] = {}
+    for prefix in sorted((prefix for prefix in module.ENV_CONSTANTS if env_id.startswith(prefix)), key=len):
+        constants |= module.ENV_CONSTANTS[prefix]
+    return {**constants, **chosen, "env_id": env_id}

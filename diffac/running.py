@@ -1,0 +1,247 @@
+"""One run from its first step or its last checkpoint to its end: folder, lock, writers, checkpoints, messages."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import importlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from diffac.callbacks import Callback
+from diffac.checkpoints import Checkpoint, Checkpointer, Store, codec_of
+from diffac.configs import RECIPE, config_yaml, make_config, plain, read_config, vars_of
+from diffac.divergence import DivergenceError
+from diffac.environments import close, dims, make_envs
+from diffac.errors import RunError, UsageError
+from diffac.logging import ConsoleWriter, CsvWriter, JsonlWriter, TensorBoardWriter, TrackerWriter, Writer, Writers
+from diffac.logging.trackers import load_tracker
+from diffac.runs import (
+    create_run,
+    lock_run,
+    manifest,
+    note_resume,
+    read_manifest,
+    rewind,
+    save_evaluations,
+    write_atomically,
+)
+from diffac.signals import Interrupted, StopRequest
+from diffac.training import EvaluationRecord, TrainConfig, Training, TrainResult, train
+
+FREE = {"backend", "asynchronous", "progress", "run_root", "checkpoint_interval", "step_timeout", "track"}
+"""What may be changed in `config.yaml` before a run is resumed; anything else would make another run of it."""
+
+
+def run(module: ModuleType, config: TrainConfig, name: str) -> TrainResult:
+    """Trains what a recipe builds, writes the folder of the run and prints a summary.
+
+    Nothing is written before environment, backend and networks stand.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM, after a checkpoint was written.
+    """
+    learner, state = _build(module, config)
+    folder = create_run(config, name, recipe_file=_script(module))
+    with lock_run(folder):
+        return _train_in(folder, name, learner, state, config, None)
+
+
+def resume(folder: Path, find_recipe: Callable[[str], ModuleType], *, backend: str | None = None) -> TrainResult | None:
+    """Goes on with a run from its last whole checkpoint, or from the start where none was written yet.
+
+    On the same machine with the same backend and versions, the run becomes what it would have become without the stop,
+    bit for bit, where the environments can be saved (docs/checkpoints.md).
+
+    Args:
+        folder: of the run; may have been moved.
+        find_recipe: the recipe's module for its name, as `config.yaml` says it.
+        backend: goes on in this backend, from the same weights and optimiser states; None: that of `config.yaml`.
+
+    Returns:
+        As `train`; None where the run is complete.
+
+    Raises:
+        UsageError: no run, one that another process works on, a `config.yaml` that was changed, or no whole checkpoint.
+        Interrupted: as for `run`.
+    """
+    about = read_manifest(folder)
+    with lock_run(folder):
+        name, values = read_config(folder / "config.yaml")
+        module = find_recipe(name)
+        config = make_config(module.Config, values, str(folder / "config.yaml"))
+        if backend is not None:
+            config = dataclasses.replace(config, backend=backend)
+        store = Store(folder / "checkpoints")
+        checkpoint, refused = store.newest(about["run_id"])
+        for _, reason in refused:
+            _say(reason)
+        if checkpoint is None and refused:
+            raise UsageError(f"none of the {len(refused)} checkpoints of {folder} is whole; the reasons are above")
+        if checkpoint is not None:
+            _check_same(module, config, checkpoint, folder)
+            if checkpoint.env_step >= config.total_timesteps:
+                print(f"the run is complete: {checkpoint.env_step:,} environment steps\n{folder}")
+                return None
+        learner, state = _build(module, config)
+
+        env_step, evaluations = 0, []
+        if checkpoint is not None:
+            env_step = checkpoint.env_step
+            evaluations = [EvaluationRecord(**record) for record in checkpoint.host()["evaluations"]]
+        try:
+            for path, _ in refused:
+                _say(f"the damaged checkpoint is now {store.set_aside(path)}")
+            for kept in (store, Store(folder / "best")):
+                kept.clean()
+            rewind(folder, env_step, evaluations)
+            note_resume(folder, config.backend, env_step)
+            if backend is not None:
+                write_atomically(folder / "config.yaml", config_yaml(config, name))
+        except OSError as error:
+            raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
+        return _train_in(folder, name, learner, state, config, checkpoint)
+
+
+def _build(module: ModuleType, config: TrainConfig) -> tuple[Any, Any]:
+    """The learner and its first state, for the environments' dimensions."""
+    importlib.import_module("tensorboardX")  # imports torch, which must come before jax
+    if config.track is not None:
+        load_tracker(config.track)
+    probe = make_envs(config.env_id, 1)
+    try:
+        obs_dim, action_dim = dims(probe)
+    finally:
+        close(probe)
+    learner, actor, critic = module.build(config, obs_dim, action_dim)
+    return learner, learner.init(actor, critic)
+
+
+def _train_in(
+    folder: Path, name: str, learner: Any, state: Any, config: TrainConfig, checkpoint: Checkpoint | None
+) -> TrainResult:
+    """Trains in the folder of a run, which must be locked."""
+    first = 0 if checkpoint is None else checkpoint.env_step
+    start = "" if checkpoint is None else f"from step {first:,} of {config.total_timesteps:,}\n"
+    print(f"{name} on {config.env_id}, backend {config.backend}, seed {config.seed}\n{start}{folder}", flush=True)
+    begin = time.perf_counter()
+    info = {
+        "run_id": read_manifest(folder)["run_id"],
+        "config": plain({RECIPE: name, **vars_of(config)}),
+        "versions": manifest()["versions"],
+    }
+    writer = Writers()
+    with StopRequest() as stop:
+        checkpointer = Checkpointer(
+            folder, codec_of(learner, config.backend),
+            interval=config.checkpoint_interval, info=info, checkpoint=checkpoint, stop=stop, say=_say,
+        )  # fmt: skip
+        try:
+            writer = _writers(folder, config, first, info)
+            result = train(
+                learner, state, config,
+                writer=writer, checkpointer=checkpointer,
+                callback=_SaveEvaluations(folder / "evaluations.npz"),
+            )  # fmt: skip
+        except KeyboardInterrupt as error:
+            signum = getattr(error, "signum", signal.SIGINT)
+            text = f"interrupted; what was written until then is in {folder}{_last(checkpointer)}"
+            raise Interrupted(signum, text) from None
+        except DivergenceError as error:
+            raise DivergenceError(f"{error}{_last_good(checkpointer)}") from error
+        except RunError as error:
+            raise RunError(f"{error}{_last(checkpointer)}") from error
+        except OSError as error:
+            text = f"the run cannot write to {folder}: {error.strerror or error}{_last(checkpointer)}"
+            raise RunError(text) from error
+        finally:
+            with contextlib.suppress(OSError):
+                writer.close()
+    print(_report(result, time.perf_counter() - begin, folder))
+    return result
+
+
+class _SaveEvaluations(Callback):
+    """Writes all evaluations after each of them."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_evaluation(self, training: Training) -> None:
+        save_evaluations(self.path, training.evaluations)
+
+
+def _writers(folder: Path, config: TrainConfig, first: int, info: Mapping[str, Any]) -> Writers:
+    """Everything that logs; what was logged before from step `first` + 1 on does not count."""
+    writers: list[Writer] = [
+        CsvWriter(folder / "metrics.csv"),
+        JsonlWriter(folder / "metrics.jsonl"),
+        TensorBoardWriter(folder, first + 1),
+    ]
+    if config.track is not None:
+        run_id, recipe = info["run_id"], info["config"][RECIPE]
+        name = f"{recipe} {config.env_id} seed{config.seed} {run_id[:8]}"
+        writers.append(
+            TrackerWriter(config.track, run_name=name, run_id=run_id, config=info["config"], folder=folder, say=_say)
+        )
+    return Writers(*writers, ConsoleWriter(config.total_timesteps, bar=config.progress))
+
+
+def _say(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr, flush=True)
+
+
+def _last(checkpointer: Checkpointer) -> str:
+    if checkpointer.checkpoint is None:
+        return ""
+    return f"; go on from step {checkpointer.checkpoint.env_step:,} with: diffac resume {checkpointer.folder}"
+
+
+def _last_good(checkpointer: Checkpointer) -> str:
+    if checkpointer.checkpoint is None:
+        return "; there was no checkpoint yet"
+    return f"; the last good checkpoint is {checkpointer.checkpoint.folder}, from where it would diverge again"
+
+
+def _check_same(module: ModuleType, config: TrainConfig, checkpoint: Checkpoint, folder: Path) -> None:
+    """Refuses a `config.yaml` that was changed, and says what makes the rest of the run differ in the last bits."""
+    saved = {name: value for name, value in checkpoint.manifest["config"].items() if name != RECIPE}
+    before, now = vars_of(make_config(module.Config, saved, str(checkpoint.folder))), vars_of(config)
+    for key, value in now.items():
+        if key not in FREE and before[key] != value:
+            raise UsageError(
+                f"{folder / 'config.yaml'} says {key}: {value}, but the run was trained with {before[key]}; put "
+                f"it back, or begin another run with: diffac train --config"
+            )
+    if before["backend"] != now["backend"]:
+        _say(f"the run goes on in {now['backend']} from the weights and optimiser states of {before['backend']}")
+    installed = manifest()["versions"]
+    for package, version in checkpoint.manifest["versions"].items():
+        if installed.get(package, version) != version:
+            _say(f"{package} was {version} and is {installed[package]}: the run may differ in the last bits")
+
+
+def _script(module: ModuleType) -> str | None:
+    """The file of a recipe that is run as a script."""
+    return str(Path(str(module.__file__)).resolve()) if module.__name__ == "__main__" else None
+
+
+def refuse_script(folder: Path, *arguments: str) -> None:
+    """Refuses to take the recipe that is installed under a name for the script that made the run."""
+    with contextlib.suppress(UsageError):
+        if script := read_manifest(folder).get("recipe_file"):
+            raise RunError(f"{folder} was trained by {script}; run: python {script} {' '.join(arguments)}")
+
+
+def _report(result: TrainResult, seconds: float, folder: Path) -> str:
+    last = result.evaluations[-1]
+    minutes, rest = divmod(round(seconds), 60)
+    return (
+        f"final return {last.returns.mean():.1f} +- {last.returns.std():.1f} over {len(last.returns)} episodes\n"
+        f"{last.env_step:,} environment steps, {last.updates:,} updates, {minutes} min {rest} s\n{folder}"
+    )
