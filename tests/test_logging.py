@@ -13,7 +13,7 @@ import pytest
 import yaml
 from rich.console import Console
 
-import diffac.logging
+import diffac.logging.console
 from diffac.logging import ConsoleWriter, CsvWriter, TensorBoardWriter, Writers
 from diffac.runs import create_run, git_revision, manifest, save_evaluations
 from diffac.training import EvaluationRecord
@@ -56,7 +56,6 @@ def test_writers_pass_everything_on() -> None:
 
 
 def test_tensorboard_reads_what_we_write(tmp_path: Path) -> None:
-    pytest.importorskip("tensorboardX")
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     writer = TensorBoardWriter(tmp_path)
     for step in (0, 127, 128, 3_000_000_000):
@@ -76,7 +75,7 @@ def test_plain_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     writer.write(10, {"train/critic_loss": 0.25, "train/unknown": 9.0})
     writer.write(20, {"train/critic_loss": 0.5})  # too soon after the first
     writer.write(30, {"eval/mean_reward": 12.345})
-    monkeypatch.setattr(diffac.logging, "PLAIN_INTERVAL_S", 0.0)
+    monkeypatch.setattr(diffac.logging.console, "PLAIN_INTERVAL_S", 0.0)
     writer.write(40, {"time/fps": 100.0})
     writer.close()
     assert out.getvalue().splitlines() == [

@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import load_backend
-from parts import ACTORS, CRITICS, DIMS, LEARNERS, TEMPERATURES, chain, make_actor, make_batch, make_critic, make_noise
 
 from diffac.errors import UsageError
 from diffac.noise import draw
+from diffac.testing import reference
+from diffac.testing.parts import (
+    ACTORS,
+    CRITICS,
+    DIMS,
+    LEARNERS,
+    TEMPERATURES,
+    chain,
+    make_actor,
+    make_batch,
+    make_critic,
+    make_noise,
+)
 
 CLOUD = (200, 16)
 """Samples and states of the comparison with scikit-learn."""
@@ -60,19 +70,8 @@ def scikit_entropy(samples: np.ndarray) -> np.ndarray:
 
 def entropy(backend: ModuleType, samples: np.ndarray, **options: Any) -> np.ndarray:
     """Compiled in Equinox: eager loops are traced again in every call."""
-    fit = compiled(backend.name, tuple(sorted(options.items())))
-    return backend.testing.to_numpy(fit(backend.testing.to_backend(samples)))
-
-
-@functools.cache
-def compiled(name: str, options: tuple[tuple[str, Any], ...]) -> Any:
-    backend = load_backend(name)
-    fit = functools.partial(backend.mixture_entropy, **dict(options))
-    if name == "equinox":
-        import jax
-
-        return jax.jit(fit)
-    return fit
+    fit = backend.testing.compiled(backend.mixture_entropy)
+    return backend.testing.to_numpy(fit(backend.testing.to_backend(samples), **options))
 
 
 @pytest.mark.parametrize("d", [1, 2, 6])
@@ -110,6 +109,13 @@ def test_mixture_entropy_batch_axes(backend: ModuleType) -> None:
     flat = entropy(backend, samples)
     np.testing.assert_allclose(entropy(backend, samples.reshape(50, 2, 3, 2)), flat.reshape(2, 3), rtol=1e-9)
     np.testing.assert_allclose(entropy(backend, samples[:, 0]), flat[0], rtol=1e-9)
+
+
+def test_mixture_entropy_of_actions_in_the_corners(backend: ModuleType) -> None:
+    """Clipped actions are equally near to several centres; the first of them counts, as in the reference."""
+    corners = np.array([[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0], [-1.0, 1.0]])
+    samples = np.repeat(corners, [7, 2, 4, 3], axis=0)[:, None]
+    np.testing.assert_allclose(entropy(backend, samples), reference.mixture_entropy(samples), rtol=1e-9)
 
 
 DEGENERATE = {

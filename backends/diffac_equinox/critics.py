@@ -24,11 +24,26 @@ def _discounted(batch: Transition, gamma: float, next_value: Array) -> Array:
     return batch.reward + gamma * jnp.where(batch.terminated, 0, next_value)
 
 
+def _value_metrics(q: Array) -> dict[str, Array]:
+    """What is logged of values [ensemble batch]."""
+    low, high = q.min(0), q.max(0)
+    return {
+        "q_mean": q.mean(),
+        "q_batch_std": q.std(-1).mean(),
+        "q_min": low.min(),
+        "q_max": high.max(),
+        "q_disagreement": (high - low).mean(),
+    }
+
+
 class MeanSquaredTD(eqx.Module):
     """sum_i mean_B (Q_i - y)^2 with y = r + gamma (1 - terminated) min_j Q'_j(s', a').
 
     Clipped double Q-learning (Fujimoto et al. 2018, arXiv 1802.09477); soft: the target has -temperature log pi(a'|s')
-    beside the minimum (SAC, arXiv 1812.05905, equation 3). Metrics: q_mean, target_mean.
+    beside the minimum (SAC, arXiv 1812.05905, equation 3).
+
+    Metrics: q_mean; q_batch_std, the standard deviation over the batch, averaged over the ensemble; q_min and q_max of
+    batch and ensemble; q_disagreement, the mean over the batch of the range of the ensemble; target_mean, that of y.
 
     Args:
         gamma: discount, in [0, 1].
@@ -63,7 +78,9 @@ class MeanSquaredTD(eqx.Module):
             next_value = next_value - temperature * batch.next_log_prob
         y = _discounted(batch, self.gamma, next_value)
         q = critic(batch.obs, batch.action)
-        return Loss(((q - y) ** 2).mean(-1).sum(), {"q_mean": q.mean(), "target_mean": y.mean()}, state)
+        return Loss(
+            ((q - y) ** 2).mean(-1).sum(), {**_value_metrics(jax.lax.stop_gradient(q)), "target_mean": y.mean()}, state
+        )
 
 
 class GaussianTD(eqx.Module):
@@ -75,7 +92,9 @@ class GaussianTD(eqx.Module):
 
     with q and s the detached Q_i and std_i. The expected target y and a sampled target y_z come from the target critic
     with the smaller mean, chosen *for each sample*; y_b = q + clip(y_z - q, -clip omega_i, clip omega_i); omega_i is
-    the running mean of std_i, set by the first batch. Metrics: q_mean, q_std, target_mean.
+    the running mean of std_i, set by the first batch.
+
+    Metrics: those of `MeanSquaredTD` for the means; q_std, the mean of std_i over batch and ensemble.
 
     Args:
         gamma: discount, in [0, 1].
@@ -131,5 +150,5 @@ class GaussianTD(eqx.Module):
         mean_term = q * (y - q_fixed) / (std_fixed**2 + 0.1)
         std_term = std * ((q_fixed - y_b) ** 2 - std_fixed**2) / (std_fixed**3 + 0.1)
         loss = -((omega**2 + 0.1) * (mean_term + std_term).mean(-1)).sum()
-        metrics = {"q_mean": q.mean(), "q_std": std.mean(), "target_mean": y.mean()}
+        metrics = {**_value_metrics(q_fixed), "q_std": std.mean(), "target_mean": y.mean()}
         return Loss(loss, metrics, {"omega": omega})

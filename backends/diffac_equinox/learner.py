@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffac.errors import UsageError, check_positive
+from diffac.metrics import scatter
 from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
 from diffac.protocols import (
     ActorObjective,
@@ -32,6 +33,29 @@ Tree = TypeVar("Tree")
 
 _ENTRIES = ("next_action", "critic", "actor", "temperature")
 """Names of the noise of one step; the position tells the random streams apart."""
+
+
+class PackedMetrics(eqx.Module, Mapping[str, Array]):
+    """Metrics in one array: a program with few results starts sooner, and they travel together."""
+
+    names: tuple[str, ...] = eqx.field(static=True)
+    numbers: Array
+    """[names]"""
+
+    def __getitem__(self, name: str) -> Array:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.numbers[self.names.index(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _pack(metrics: Metrics) -> PackedMetrics:
+    return PackedMetrics(tuple(metrics), jnp.stack([jnp.asarray(number) for number in metrics.values()]))
 
 
 class LearnerState(eqx.Module):
@@ -64,8 +88,9 @@ class Learner(eqx.Module):
     5. If u + 1 is a multiple of the temperature's interval: its step, with the new actor and critic.
     6. If the actor was updated: target critic and slow actor move by tau towards their originals.
 
-    Metrics: critic_loss, actor_loss, temperature, critic_grad_norm, actor_grad_norm, and those of the parts with the
-    prefix critic_, actor_ or temperature_; NaN for a part that was not due.
+    Metrics: critic_loss, actor_loss, temperature, critic_grad_norm, actor_grad_norm, critic_nonfinite and
+    actor_nonfinite (1 if loss or gradient is NaN or infinite, else 0), and those of the parts with the prefix critic_,
+    actor_ or temperature_; NaN for a part that was not due.
 
     The first call with new batch shapes compiles; other keys, values or update counts do not.
 
@@ -136,7 +161,7 @@ class Learner(eqx.Module):
             "temperature": self.temperature.noise_spec(shape),
         }
 
-    def step(self, state: LearnerState, batch: Transition, noise: Noise) -> tuple[LearnerState, Metrics]:
+    def step(self, state: LearnerState, batch: Transition, noise: Noise) -> tuple[LearnerState, PackedMetrics]:
         """One update with explicit noise.
 
         Args:
@@ -157,7 +182,7 @@ class Learner(eqx.Module):
         """The noise that `update` with this key uses for its update number `index` (counted from 0 in each call)."""
         return _compiled_draw(self, key_data(key), np.int32(index), shape)
 
-    def update(self, state: LearnerState, batches: Transition, key: int) -> tuple[LearnerState, Metrics]:
+    def update(self, state: LearnerState, batches: Transition, key: int) -> tuple[LearnerState, PackedMetrics]:
         """K updates in one compiled call.
 
         Args:
@@ -173,6 +198,15 @@ class Learner(eqx.Module):
         """
         _check_batch(batches, ("updates", "batch"))
         return _compiled_update((self, batches, key_data(key)), state)
+
+    def measure(self, state: LearnerState) -> PackedMetrics:
+        """ "actor_param_norm", "critic_param_norm"; "state_nonfinite", 1 if any number is NaN or infinite, else 0."""
+        return _compiled_measure(state)
+
+    def fetch(self, metrics: Sequence[PackedMetrics]) -> dict[str, np.ndarray]:
+        """The metrics of several calls on the host: name -> [calls] of float64, NaN for a call without that name."""
+        numbers = jax.device_get([row.numbers for row in metrics])
+        return scatter([row.names for row in metrics], np.concatenate(numbers) if numbers else ())
 
     def act_noise_spec(self, shape: Shape, *, deterministic: bool = False) -> NoiseSpec:
         """The noise of `act` for actions (num_envs, action_dim); deterministic: what only explores is off."""
@@ -225,7 +259,7 @@ class Learner(eqx.Module):
         for _ in range(self.critic_steps):
             critic, critic_optimiser, step_metrics = self.critic_optimiser.step(critic_optimiser, critic, gradient)
         metrics = {"critic_loss": loss.value, "temperature": temperature}
-        metrics |= _prefixed("critic", {**step_metrics, **loss.metrics})
+        metrics |= _prefixed("critic", {**_checked(loss.value, step_metrics), **loss.metrics})
         actor_is_due = state.updates % self.actor_delay == 0
         state = dataclasses.replace(
             state,
@@ -256,6 +290,7 @@ class Learner(eqx.Module):
                 target_critic=_towards(state.target_critic, state.critic, self.tau),
                 ema_actor=_towards(state.ema_actor, actor, self.tau) if self.ema_actor else None,
             )
+            step_metrics = _checked(loss.value, step_metrics)
             return state, {"actor_loss": loss.value} | _prefixed("actor", {**step_metrics, **loss.metrics})
 
         def update_temperature(state: LearnerState) -> tuple[LearnerState, Metrics]:
@@ -277,13 +312,18 @@ class Learner(eqx.Module):
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _compiled_step(inputs: tuple[Learner, Transition, Noise], state: LearnerState) -> tuple[LearnerState, Metrics]:
+def _compiled_step(
+    inputs: tuple[Learner, Transition, Noise], state: LearnerState
+) -> tuple[LearnerState, PackedMetrics]:
     learner, batch, noise = inputs
-    return learner._update(state, batch, lambda name: noise.get(name, {}))
+    state, metrics = learner._update(state, batch, lambda name: noise.get(name, {}))
+    return state, _pack(metrics)
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _compiled_update(inputs: tuple[Learner, Transition, Array], state: LearnerState) -> tuple[LearnerState, Metrics]:
+def _compiled_update(
+    inputs: tuple[Learner, Transition, Array], state: LearnerState
+) -> tuple[LearnerState, PackedMetrics]:
     learner, batches, key = inputs
     num_updates, *shape = batches.action.shape
     dynamic, static = eqx.partition(state, eqx.is_array)
@@ -299,7 +339,16 @@ def _compiled_update(inputs: tuple[Learner, Transition, Array], state: LearnerSt
     else:
         dynamic, metrics = jax.lax.scan(body, dynamic, (jnp.arange(num_updates, dtype=jnp.int32), batches))
         metrics = {name: jnp.nanmean(values) for name, values in metrics.items()}
-    return eqx.combine(dynamic, static), metrics
+    return eqx.combine(dynamic, static), _pack(metrics)
+
+
+@eqx.filter_jit
+def _compiled_measure(state: LearnerState) -> PackedMetrics:
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(eqx.filter(state, eqx.is_inexact_array))]
+    norms = {
+        f"{name}_param_norm": _norm(network) for name, network in {"actor": state.actor, "critic": state.critic}.items()
+    }
+    return _pack(norms | {"state_nonfinite": ~jnp.stack(finite).all()})
 
 
 @eqx.filter_jit
@@ -340,6 +389,16 @@ def _towards(slow: Tree, fast: Tree, tau: float) -> Tree:
 def _cast(tree: Tree, dtype: Any) -> Tree:
     """Arrays of the device; floating ones get the type."""
     return jax.tree.map(lambda x: jnp.asarray(x, dtype if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype), tree)
+
+
+def _checked(loss: Array, metrics: Metrics) -> Metrics:
+    """The metrics of an optimiser's step, and whether loss or gradient was NaN or infinite."""
+    return {**metrics, "nonfinite": (~jnp.isfinite(loss + metrics["grad_norm"])).astype(loss.dtype)}
+
+
+def _norm(module: Any) -> Array:
+    """The joint norm of all parameters."""
+    return jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(eqx.filter(module, eqx.is_inexact_array))))
 
 
 def _prefixed(prefix: str, metrics: Metrics) -> dict[str, Array]:

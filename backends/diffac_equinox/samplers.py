@@ -261,11 +261,15 @@ class AdditiveNoise(eqx.Module):
         self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
     ) -> Rollout:
         """The inner rollout with the noise on its action."""
+        inner = self.sampler.rollout(actor, obs, noise["inner"], critic=critic, temperature=temperature)
+        return Rollout(self.explore(inner.action, noise, temperature), inner.noisy)
+
+    def explore(self, action: Array, noise: Noise, temperature: Array | None) -> Array:
+        """Actions of the inner sampler with the noise."""
         if temperature is None:
             raise UsageError("AdditiveNoise scales its noise with the temperature: pass temperature=")
-        inner = self.sampler.rollout(actor, obs, noise["inner"], critic=critic, temperature=temperature)
-        action = inner.action + self.noise_scale * temperature * noise[EXPLORATION]
-        return Rollout(jnp.clip(action, -1, 1) if self.clip else action, inner.noisy)
+        action = action + self.noise_scale * temperature * noise[EXPLORATION]
+        return jnp.clip(action, -1, 1) if self.clip else action
 
     def noise_entropy(self, temperature: Array, action_dim: int) -> Array:
         """Entropy in nats of the added noise alone, before any clip: d/2 log(2 pi e (noise_scale temperature)^2)."""

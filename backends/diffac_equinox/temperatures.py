@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import equinox as eqx
 import jax
@@ -16,6 +16,33 @@ from diffac.noise import Noise, NoiseSpec, Shape
 from diffac.protocols import Array, Critic, Metrics, Sampler, State
 from diffac_equinox.optimisers import AdamState, adam_direction
 from diffac_equinox.samplers import AdditiveNoise
+
+
+def _samples(sampler: Sampler, actor: Any, critic: Critic, obs: Array, noise: Noise, temperature: Array) -> Array:
+    """The sampler's actions [num_samples 1 states act]; with two entries if it adds noise, the second without it."""
+    arguments = {"critic": critic, "temperature": temperature}
+    if not _adds_noise(sampler):
+        noisy = sampler(actor, obs, noise, **arguments)
+        return noisy[:, None]
+    clean = sampler.sampler(actor, obs, noise["inner"], **arguments)
+    noisy = sampler.explore(clean, noise, temperature)
+    return jnp.stack([noisy, clean], 1)
+
+
+def _entropies(sampler: Sampler, samples: Array, temperature: Array, action_dim: int, *fit: int) -> dict[str, Array]:
+    """Entropies of what `_samples` returned, means over the states, and that of the noise, where there is any."""
+    entropy = mixture_entropy(samples, *fit).mean(-1)
+    if not _adds_noise(sampler):
+        return {"policy_entropy": entropy[0]}
+    return {
+        "policy_entropy": entropy[0],
+        "noise_free_entropy": entropy[1],
+        "noise_entropy": sampler.noise_entropy(temperature, action_dim),
+    }
+
+
+def _adds_noise(sampler: Sampler) -> TypeGuard[AdditiveNoise]:
+    return isinstance(sampler, AdditiveNoise) and sampler.noise_scale > 0
 
 
 def _samples_spec(sampler: Sampler, num_samples: int, num_states: int, shape: Shape) -> NoiseSpec:
@@ -88,8 +115,8 @@ class NoiseEntropyTemperature(eqx.Module):
     It cannot see a policy that has collapsed, so the policy's entropy is estimated beside it, from few states.
 
     Noise: "samples", the sampler's for [num_samples states act]. State: "log_temperature" and its Adam moments "m",
-    "v", "count", each 0-d. Metrics: noise_entropy, H; policy_entropy, `mixture_entropy` of the sampler's actions. The
-    policy has collapsed where both are equal.
+    "v", "count", each 0-d. Metrics: noise_entropy, H; policy_entropy, `mixture_entropy` of the sampler's actions, and
+    noise_free_entropy, that of the actions before the noise. The policy has collapsed where the first two are equal.
 
     Args:
         action_dim: d.
@@ -135,19 +162,19 @@ class NoiseEntropyTemperature(eqx.Module):
     def update(self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise) -> tuple[State, Metrics]:
         """One step; only the metric policy_entropy looks at the policy."""
         temperature = self.value(state)
-        samples = self.sampler(actor, obs[: self.num_states], noise["samples"], critic=critic, temperature=temperature)
-        entropy = self.sampler.noise_entropy(temperature, self.action_dim)
-        metrics = {"noise_entropy": entropy, "policy_entropy": mixture_entropy(samples).mean()}
-        target = self.target_entropy_per_dim * self.action_dim
-        return _adam_step(state, entropy - target, self.learning_rate), metrics
+        samples = _samples(self.sampler, actor, critic, obs[: self.num_states], noise["samples"], temperature)
+        metrics = _entropies(self.sampler, samples, temperature, self.action_dim)
+        gradient = metrics["noise_entropy"] - self.target_entropy_per_dim * self.action_dim
+        return _adam_step(state, gradient, self.learning_rate), metrics
 
 
 class MixtureEntropyTemperature(eqx.Module):
     """Adapts the temperature to a mixture estimate of the policy's entropy (DACER, arXiv 2405.15177, section 4.2).
 
     For each state, `mixture_entropy` of num_samples actions; H is the mean over states. One Adam step on log
-    temperature with gradient H - target. Metrics: policy_entropy, H; noise_entropy, that of the
-    noise alone, if the sampler is an `AdditiveNoise` that adds any: the policy has collapsed where both are equal.
+    temperature with gradient H - target. Metrics: policy_entropy, H; if the sampler is an `AdditiveNoise` that adds
+    any, noise_entropy, that of the noise alone, and noise_free_entropy, that of the actions before the noise. The
+    policy has collapsed where the first two are equal.
 
     Args:
         sampler: draws the actions, with its exploration noise.
@@ -194,13 +221,11 @@ class MixtureEntropyTemperature(eqx.Module):
     def update(self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise) -> tuple[State, Metrics]:
         """One step."""
         temperature = self.value(state)
-        samples = self.sampler(actor, obs[: self.num_states], noise["samples"], critic=critic, temperature=temperature)
-        entropy = mixture_entropy(samples, self.num_components, self.num_iterations).mean()
-        metrics = {"policy_entropy": entropy}
-        if isinstance(self.sampler, AdditiveNoise) and self.sampler.noise_scale > 0:
-            metrics["noise_entropy"] = self.sampler.noise_entropy(temperature, samples.shape[-1])
-        target = self.target_entropy_per_dim * samples.shape[-1]
-        return _adam_step(state, entropy - target, self.learning_rate), metrics
+        samples = _samples(self.sampler, actor, critic, obs[: self.num_states], noise["samples"], temperature)
+        action_dim, fit = samples.shape[-1], (self.num_components, self.num_iterations)
+        metrics = _entropies(self.sampler, samples, temperature, action_dim, *fit)
+        gradient = metrics["policy_entropy"] - self.target_entropy_per_dim * action_dim
+        return _adam_step(state, gradient, self.learning_rate), metrics
 
 
 class TargetEntropyTemperature(eqx.Module):

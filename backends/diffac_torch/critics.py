@@ -19,7 +19,9 @@ class MeanSquaredTD:
     Fujimoto et al. 2018 (arXiv 1802.09477); with `soft`, temperature * log pi(a'|s') is subtracted from the minimum, as
     in SAC (arXiv 1812.05905, equation 6).
 
-    Metrics: "q_mean" over batch and ensemble; "target_mean", the mean of y.
+    Metrics: "q_mean"; "q_batch_std", the standard deviation over the batch, averaged over the ensemble; "q_min" and
+    "q_max" of batch and ensemble; "q_disagreement", the mean over the batch of the range of the ensemble;
+    "target_mean", that of y.
 
     Args:
         gamma: discount factor, in [0, 1].
@@ -65,7 +67,7 @@ class MeanSquaredTD:
             target = _bootstrap(batch, self.gamma, next_value)
         q = critic(batch.obs, batch.action)
         value = (q - target).square().mean(-1).sum()
-        return Loss(value, {"q_mean": q.detach().mean(), "target_mean": target.mean()}, state)
+        return Loss(value, {**_value_metrics(q.detach()), "target_mean": target.mean()}, state)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -85,7 +87,7 @@ class GaussianTD:
 
     State: "omega" [ensemble]; 0 means: no batch so far.
 
-    Metrics: "q_mean", "q_std" over batch and ensemble; "target_mean", the mean of y.
+    Metrics: those of `MeanSquaredTD` for the means; "q_std", the mean of std_i over batch and ensemble.
 
     Args:
         gamma: discount factor, in [0, 1].
@@ -145,8 +147,20 @@ class GaussianTD:
             mean_slope = (target - mean) / (std.square() + 0.1)
             std_slope = (distance.square() - std.square()) / (std**3 + 0.1)
         value = -((omega.square() + 0.1) * (mean * mean_slope + std * std_slope).mean(-1)).sum()
-        metrics = {"q_mean": mean.detach().mean(), "q_std": batch_std.mean(), "target_mean": target.mean()}
+        metrics = {**_value_metrics(mean.detach()), "q_std": batch_std.mean(), "target_mean": target.mean()}
         return Loss(value, metrics, {"omega": omega})
+
+
+def _value_metrics(q: Tensor) -> dict[str, Tensor]:
+    """What is logged of values [ensemble batch]."""
+    low, high = q.aminmax(dim=0)
+    return {
+        "q_mean": q.mean(),
+        "q_batch_std": q.std(-1, correction=0).mean(),
+        "q_min": low.amin(),
+        "q_max": high.amax(),
+        "q_disagreement": (high - low).mean(),
+    }
 
 
 def _check_discount(gamma: float) -> None:

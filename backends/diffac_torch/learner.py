@@ -3,7 +3,7 @@
 import copy
 import dataclasses
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,14 +12,42 @@ import torch
 from torch import Tensor, nn
 
 from diffac.errors import UsageError, check_positive
+from diffac.metrics import scatter
 from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
 from diffac.protocols import ActorObjective, CriticObjective, Metrics, Sampler, State, Temperature, Transition
-from diffac_torch.convert import _to_device
+from diffac_torch.convert import _slots, _to_device
 from diffac_torch.optimisers import Adam, AdamState, loss_and_gradient
 from diffac_torch.random import draw, stream
 
 _ENTRIES = ("next_action", "critic", "actor", "temperature")
 """Names of the noise of one step; the position tells the random streams apart."""
+
+
+class PackedMetrics(Mapping[str, Tensor]):
+    """Metrics in one tensor, so that they travel together.
+
+    Args:
+        names: of the numbers.
+        numbers: [names]
+    """
+
+    def __init__(self, names: tuple[str, ...], numbers: Tensor) -> None:
+        self.names, self.numbers = names, numbers
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name not in self.names:
+            raise KeyError(name)
+        return self.numbers[self.names.index(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def _pack(metrics: dict[str, Tensor]) -> PackedMetrics:
+    return PackedMetrics(tuple(metrics), torch.stack(list(metrics.values())))
 
 
 @dataclasses.dataclass
@@ -54,8 +82,9 @@ class Learner:
     5. If u + 1 is a multiple of the temperature's interval: its step, with the new actor and critic.
     6. If the actor was updated: target critic and slow actor move by tau towards their originals.
 
-    Metrics: critic_loss, actor_loss, temperature, critic_grad_norm, actor_grad_norm, and those of the parts with the
-    prefix critic_, actor_ or temperature_; absent for a part that was not due.
+    Metrics: critic_loss, actor_loss, temperature, critic_grad_norm, actor_grad_norm, critic_nonfinite and
+    actor_nonfinite (1 if loss or gradient is NaN or infinite, else 0), and those of the parts with the prefix critic_,
+    actor_ or temperature_; absent for a part that was not due.
 
     Batches and noise may be NumPy's. They go to the device of the actor's parameters, floats in their dtype.
 
@@ -128,7 +157,7 @@ class Learner:
             "temperature": self.temperature.noise_spec(shape),
         }
 
-    def step(self, state: LearnerState, batch: Transition, noise: Noise) -> tuple[LearnerState, Metrics]:
+    def step(self, state: LearnerState, batch: Transition, noise: Noise) -> tuple[LearnerState, PackedMetrics]:
         """One update with explicit noise, in place.
 
         Args:
@@ -148,7 +177,7 @@ class Learner:
         missing = [name for name, spec in self.noise_spec(batch.action.shape).items() if spec and name not in noise]
         if missing:
             raise UsageError(f"noise lacks {', '.join(missing)}; noise_spec says what a step needs")
-        return state, self._update(state, batch, lambda name: _to_device(noise.get(name, {}), *place))
+        return state, _pack(self._update(state, batch, lambda name: _to_device(noise.get(name, {}), *place)))
 
     def draw_noise(self, key: int, index: int, shape: Shape) -> Noise:
         """The noise that `update` with this key uses for its update number `index` (counted from 0 in each call).
@@ -157,7 +186,7 @@ class Learner:
         """
         return {name: self._draw(key, index, shape, name) for name in _ENTRIES}
 
-    def update(self, state: LearnerState, batches: Transition, key: int) -> tuple[LearnerState, Metrics]:
+    def update(self, state: LearnerState, batches: Transition, key: int) -> tuple[LearnerState, PackedMetrics]:
         """K updates in place, with noise drawn on the device.
 
         Args:
@@ -182,7 +211,27 @@ class Learner:
             metrics = self._update(state, batch, lambda name, f=draw_entry: _to_device(f(name), dtype, device))
             for name, value in metrics.items():
                 collected[name].append(value)
-        return state, {name: torch.stack(values).mean() for name, values in collected.items()}
+        # most often there is one update, and its metrics are the means
+        means = {
+            name: values[0] if len(values) == 1 else torch.stack(values).mean() for name, values in collected.items()
+        }
+        return state, _pack(means)
+
+    @torch.no_grad()
+    def measure(self, state: LearnerState) -> PackedMetrics:
+        """ "actor_param_norm", "critic_param_norm"; "state_nonfinite", 1 if any number is NaN or infinite, else 0."""
+        arrays = [slot.get() for slot in _slots(state).values()]
+        finite = [array.isfinite().all() for array in arrays if array.is_floating_point()]
+        norms = {
+            f"{name}_param_norm": torch.nn.utils.get_total_norm(list(module.parameters()))
+            for name, module in {"actor": state.actor, "critic": state.critic}.items()
+        }
+        return _pack(norms | {"state_nonfinite": torch.stack(finite).all().logical_not()})
+
+    def fetch(self, metrics: Sequence[PackedMetrics]) -> dict[str, np.ndarray]:
+        """The metrics of several calls on the host: name -> [calls] of float64, NaN for a call without that name."""
+        numbers = [row.numbers for row in metrics]
+        return scatter([row.names for row in metrics], torch.cat(numbers).cpu() if numbers else ())
 
     def act_noise_spec(self, shape: Shape, *, deterministic: bool = False) -> NoiseSpec:
         """The noise of `act` for actions (num_envs, action_dim); deterministic: what only explores is off."""
@@ -233,7 +282,8 @@ class Learner:
             state.critic_objective,
         )
         state.critic_objective = loss.state
-        metrics = {"critic_loss": loss.value, "temperature": temperature, **_prefixed("critic", loss.metrics)}
+        critic_loss = loss.value
+        metrics = {"critic_loss": critic_loss, "temperature": temperature, **_prefixed("critic", loss.metrics)}
 
         if actor_is_due:
             loss, grads = loss_and_gradient(
@@ -247,9 +297,11 @@ class Learner:
             )
             state.actor_objective = loss.state
             _, _, step_metrics = self.actor_optimiser.step(state.actor_optimiser, state.actor, grads)
+            step_metrics = {**step_metrics, "nonfinite": _nonfinite(loss.value, step_metrics["grad_norm"])}
             metrics |= {"actor_loss": loss.value} | _prefixed("actor", {**step_metrics, **loss.metrics})
         for _ in range(self.critic_steps):
             _, _, step_metrics = self.critic_optimiser.step(state.critic_optimiser, state.critic, critic_grads)
+        step_metrics = {**step_metrics, "nonfinite": _nonfinite(critic_loss, step_metrics["grad_norm"])}
         metrics |= _prefixed("critic", step_metrics)
 
         state.updates += 1
@@ -269,6 +321,11 @@ class Learner:
 def _towards(slow: nn.Module, fast: nn.Module, tau: float) -> None:
     """slow <- (1 - tau) slow + tau fast, for every parameter."""
     torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), tau)  # type: ignore[attr-defined]
+
+
+def _nonfinite(loss: Tensor, grad_norm: Tensor) -> Tensor:
+    """1 if a loss or its gradient is NaN or infinite, else 0."""
+    return (loss + grad_norm).isfinite().logical_not().to(loss.dtype)
 
 
 def _prefixed(prefix: str, metrics: Metrics) -> dict[str, Tensor]:

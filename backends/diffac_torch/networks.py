@@ -137,9 +137,13 @@ class Linear(nn.Module):
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
 
 
+def _check_sizes(hidden_sizes: Sequence[int], **others: int) -> None:
+    hidden = {f"hidden_sizes[{i}]": size for i, size in enumerate(hidden_sizes)}
+    for name, size in {**others, **hidden}.items():
+        check_positive(name, size)
+
+
 def _layers(rng: np.random.Generator, sizes: tuple[int, ...], ensemble: int | None = None) -> nn.ModuleList:
-    for size in sizes:
-        check_positive("every layer size", size)
     return nn.ModuleList([Linear(weight, bias) for weight, bias in layer_parameters(rng, sizes, ensemble)])
 
 
@@ -212,9 +216,7 @@ class MLPDenoiser(nn.Module):
         time_dim: int = 16,
     ) -> None:
         super().__init__()
-        check_positive("obs_dim", obs_dim)
-        check_positive("action_dim", action_dim)
-        check_positive("time_dim", time_dim)
+        _check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim, time_dim=time_dim)
         if time_dim % 2:
             raise UsageError(f"time_dim must be even, got {time_dim}")
         self.obs_dim, self.action_dim, self.time_dim = obs_dim, action_dim, time_dim
@@ -289,8 +291,7 @@ class GaussianActor(nn.Module):
         log_std_max: float = 2.0,
     ) -> None:
         super().__init__()
-        check_positive("obs_dim", obs_dim)
-        check_positive("action_dim", action_dim)
+        _check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim)
         self.obs_dim, self.action_dim = obs_dim, action_dim
         self.log_std_min, self.log_std_max = log_std_min, log_std_max
         self.activation = _activation(activation)
@@ -318,9 +319,7 @@ class _Ensemble(nn.Module):
         activation: str,
     ) -> None:
         super().__init__()
-        check_positive("obs_dim", obs_dim)
-        check_positive("action_dim", action_dim)
-        check_positive("size", size)
+        _check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim, size=size)
         self.obs_dim, self.action_dim, self.size = obs_dim, action_dim, size
         self.activation = _activation(activation)
         self.layers = _layers(np.random.default_rng(key), (obs_dim + action_dim, *hidden_sizes, outputs), size)

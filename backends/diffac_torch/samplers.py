@@ -312,7 +312,7 @@ class AdditiveNoise:
     ) -> Rollout:
         """Noisy action, with the states of the noise-free chain."""
         inner = self.sampler.rollout(actor, obs, noise["inner"], critic=critic, temperature=temperature)
-        return Rollout(self._explore(inner.action, noise, temperature), noisy=inner.noisy)
+        return Rollout(self.explore(inner.action, noise, temperature), noisy=inner.noisy)
 
     def noise_entropy(self, temperature: Tensor, action_dim: int) -> Tensor:
         """Entropy in nats of the added noise alone, before any clip: d/2 log(2 pi e (noise_scale temperature)^2)."""
@@ -330,9 +330,10 @@ class AdditiveNoise:
     ) -> Float[Tensor, "*#batch act"]:
         """The noisy action alone, [*batch act]."""
         action = self.sampler(actor, obs, noise["inner"], critic=critic, temperature=temperature)
-        return self._explore(action, noise, temperature)
+        return self.explore(action, noise, temperature)
 
-    def _explore(self, action: Tensor, noise: Noise, temperature: Scalar | None) -> Tensor:
+    def explore(self, action: Tensor, noise: Noise, temperature: Scalar | None) -> Tensor:
+        """Actions of the inner sampler with the noise."""
         if temperature is None:
             raise UsageError(
                 "AdditiveNoise scales its noise by the temperature, and none was given; pass temperature=..."

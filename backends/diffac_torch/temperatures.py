@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import torch
@@ -61,8 +61,8 @@ class NoiseEntropyTemperature:
     It cannot see a policy that has collapsed, so the policy's entropy is estimated beside it, from few states.
 
     Noise: "samples", the sampler's for [num_samples states act]. State: "log_temperature" and its Adam moments "m",
-    "v", "count", each 0-d. Metrics: noise_entropy, H; policy_entropy, `mixture_entropy` of the sampler's actions. The
-    policy has collapsed where both are equal.
+    "v", "count", each 0-d. Metrics: noise_entropy, H; policy_entropy, `mixture_entropy` of the sampler's actions, and
+    noise_free_entropy, that of the actions before the noise. The policy has collapsed where the first two are equal.
 
     Args:
         action_dim: d.
@@ -109,11 +109,10 @@ class NoiseEntropyTemperature:
     def update(self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise) -> tuple[State, Metrics]:
         """One step; only the metric policy_entropy looks at the policy."""
         temperature = self.value(state)
-        samples = self.sampler(actor, obs[: self.num_states], noise["samples"], critic=critic, temperature=temperature)
-        entropy = self.sampler.noise_entropy(temperature, self.action_dim)
-        metrics = {"noise_entropy": entropy, "policy_entropy": mixture_entropy(samples).mean()}
-        target = self.target_entropy_per_dim * self.action_dim
-        return _adam_step(state, entropy - target, self.learning_rate), metrics
+        samples = _samples(self.sampler, actor, critic, obs[: self.num_states], noise["samples"], temperature)
+        metrics = _entropies(self.sampler, samples, temperature, self.action_dim)
+        gradient = metrics["noise_entropy"] - self.target_entropy_per_dim * self.action_dim
+        return _adam_step(state, gradient, self.learning_rate), metrics
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -124,9 +123,9 @@ class MixtureEntropyTemperature:
     states at once on the device. With far fewer updates choose a smaller interval, else the temperature never anneals.
 
     Noise: "samples", the sampler's for [num_samples states act]. State: "log_temperature" and its Adam moments
-    "m", "v", "count", each 0-d. Metrics: policy_entropy, the mean over states;
-    noise_entropy, that of the noise alone, if the sampler is an `AdditiveNoise` that adds any: the policy has collapsed
-    where both are equal.
+    "m", "v", "count", each 0-d. Metrics: policy_entropy, the mean over states; if the
+    sampler is an `AdditiveNoise` that adds any, noise_entropy, that of the noise alone, and noise_free_entropy, that of
+    the actions before the noise. The policy has collapsed where the first two are equal.
 
     Args:
         sampler: the acting policy, with its exploration noise.
@@ -176,13 +175,11 @@ class MixtureEntropyTemperature:
     def update(self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise) -> tuple[State, Metrics]:
         """One step."""
         temperature = self.value(state)
-        samples = self.sampler(actor, obs[: self.num_states], noise["samples"], critic=critic, temperature=temperature)
-        entropy = mixture_entropy(samples, self.num_components, self.num_iterations).mean()
-        metrics = {"policy_entropy": entropy}
-        if isinstance(self.sampler, AdditiveNoise) and self.sampler.noise_scale > 0:
-            metrics["noise_entropy"] = self.sampler.noise_entropy(temperature, samples.shape[-1])
-        target = self.target_entropy_per_dim * samples.shape[-1]
-        return _adam_step(state, entropy - target, self.learning_rate), metrics
+        samples = _samples(self.sampler, actor, critic, obs[: self.num_states], noise["samples"], temperature)
+        action_dim, fit = samples.shape[-1], (self.num_components, self.num_iterations)
+        metrics = _entropies(self.sampler, samples, temperature, action_dim, *fit)
+        gradient = metrics["policy_entropy"] - self.target_entropy_per_dim * action_dim
+        return _adam_step(state, gradient, self.learning_rate), metrics
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -328,6 +325,33 @@ def _expectation(x: Tensor, weight: Tensor, mean: Tensor, cholesky: Tensor) -> t
     log_det = cholesky.diagonal(dim1=-2, dim2=-1).log().sum(-1)
     log_joint = (weight.log() - log_det).unsqueeze(-1) - 0.5 * white.square().sum(-1)
     return torch.softmax(log_joint, dim=1).mT, torch.logsumexp(log_joint, dim=1).mean(-1)
+
+
+def _samples(sampler: Sampler, actor: Any, critic: Critic, obs: Tensor, noise: Noise, temperature: Tensor) -> Tensor:
+    """The sampler's actions [num_samples 1 states act]; with two entries if it adds noise, the second without it."""
+    arguments = {"critic": critic, "temperature": temperature}
+    if not _adds_noise(sampler):
+        noisy = sampler(actor, obs, noise, **arguments)
+        return noisy.unsqueeze(1)
+    clean = sampler.sampler(actor, obs, noise["inner"], **arguments)
+    noisy = sampler.explore(clean, noise, temperature)
+    return torch.stack([noisy, clean], 1)
+
+
+def _entropies(sampler: Sampler, samples: Tensor, temperature: Tensor, action_dim: int, *fit: int) -> dict[str, Tensor]:
+    """Entropies of what `_samples` returned, means over the states, and that of the noise, where there is any."""
+    entropy = mixture_entropy(samples, *fit).mean(-1)
+    if not _adds_noise(sampler):
+        return {"policy_entropy": entropy[0]}
+    return {
+        "policy_entropy": entropy[0],
+        "noise_free_entropy": entropy[1],
+        "noise_entropy": sampler.noise_entropy(temperature, action_dim),
+    }
+
+
+def _adds_noise(sampler: Sampler) -> TypeGuard[AdditiveNoise]:
+    return isinstance(sampler, AdditiveNoise) and sampler.noise_scale > 0
 
 
 def _samples_spec(sampler: Sampler, num_samples: int, num_states: int, shape: Shape) -> NoiseSpec:

@@ -1,0 +1,172 @@
+"""What is logged of training, from one line of metrics to the next. docs/metrics.md explains every name."""
+
+from __future__ import annotations
+
+import collections
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from diffac.environments import Episode
+from diffac.protocols import Metrics
+
+EPISODE_WINDOW = 100
+"""Episodes over which `rollout/ep_...` is averaged."""
+TIMED = ("act", "env", "update")
+"""Parts of the loop whose time is measured."""
+NONFINITE = "_nonfinite"
+"""End of the names of metrics that count what is NaN or infinite; they are looked at and not logged."""
+
+
+class _Timer:
+    """Adds the wall time of a block to an entry of a table."""
+
+    def __init__(self, table: dict[str, float], name: str) -> None:
+        self.table, self.name = table, name
+
+    def __enter__(self) -> None:
+        self.begin = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.table[self.name] += time.perf_counter() - self.begin
+
+
+class IntervalLog:
+    """Collects what is logged at the end of an interval. The learner's metrics stay on the device until then.
+
+    Args:
+        fetch: the learner's.
+    """
+
+    def __init__(self, fetch: Callable[[Sequence[Metrics]], Mapping[str, np.ndarray]]) -> None:
+        self.episodes: collections.deque[Episode] = collections.deque(maxlen=EPISODE_WINDOW)
+        self.begin = self.interval_begin = time.perf_counter()
+        self._paused: float | None = self.begin
+        self._seconds: dict[str, float] = collections.defaultdict(float)
+        self._sums: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
+        self._fetch = fetch
+        self._on_device: list[Metrics] = []
+        self._columns: dict[str, np.ndarray] = {}
+        self._when: list[list[int]] = []
+        self._last = (0, 0)
+
+    def timed(self, name: str) -> _Timer:
+        """A context whose wall time counts for `time/{name}_fraction`; one of `TIMED`."""
+        return _Timer(self._seconds, name)
+
+    def average(self, name: str, values: Any) -> None:
+        """Adds numbers of the host to the mean that is logged under that name."""
+        values = np.asarray(values)
+        sums = self._sums[name]
+        sums[0] += float(values.sum())
+        sums[1] += values.size
+
+    def keep(self, metrics: Metrics, env_step: int, updates: int) -> None:
+        """Keeps what a call of the learner returned, at that many environment steps, after that many updates."""
+        self._on_device.append(metrics)
+        self._when.append([env_step, updates])
+
+    def skip(self, seconds: float) -> None:
+        """Leaves that much time, just spent on an evaluation, out of the interval's rates."""
+        self.interval_begin += seconds
+
+    def pause(self) -> None:
+        """From now on until `go_on`, time does not count."""
+        self._paused = time.perf_counter()
+
+    def go_on(self) -> None:
+        """Time counts again."""
+        idle = 0.0 if self._paused is None else time.perf_counter() - self._paused
+        self.begin, self.interval_begin, self._paused = self.begin + idle, self.interval_begin + idle, None
+
+    def save(self) -> dict[str, Any]:
+        """The interval under way as plain data."""
+        self._bring()
+        now = time.perf_counter() if self._paused is None else self._paused
+        return {
+            "episodes": [list(episode) for episode in self.episodes],
+            "metrics": dict(self._columns),
+            "when": [list(mark) for mark in self._when],
+            "sums": {name: list(sums) for name, sums in self._sums.items()},
+            "seconds": dict(self._seconds),
+            "last": list(self._last),
+            "elapsed": now - self.begin,
+            "interval_elapsed": now - self.interval_begin,
+        }
+
+    def restore(self, saved: Mapping[str, Any]) -> None:
+        """Goes on where `save` was called; the time between does not count."""
+        now = self._paused = time.perf_counter()
+        self.episodes.extend(Episode(*episode) for episode in saved["episodes"])
+        self._columns = dict(saved["metrics"])
+        self._when = [list(mark) for mark in saved["when"]]
+        self._sums.update({name: list(sums) for name, sums in saved["sums"].items()})
+        self._seconds.update(saved["seconds"])
+        self._last = (saved["last"][0], saved["last"][1])
+        self.begin, self.interval_begin = now - saved["elapsed"], now - saved["interval_elapsed"]
+
+    def nonfinite(self) -> str | None:
+        """What was the first NaN or infinity of this interval, and when; None: there was none."""
+        self._bring()
+        found = [
+            (int(np.argmax(column > 0)), name.removesuffix(NONFINITE))
+            for name, column in self._columns.items()
+            if name.endswith(NONFINITE) and (column > 0).any()
+        ]
+        if not found:
+            return None
+        row, part = min(found)
+        what = "a number of the learner's state" if part == "state" else f"the {part}'s loss or gradient"
+        env_step, updates = self._when[row]
+        first = 1 + (self._when[row - 1][1] if row else self._last[1])
+        range_ = f"update {updates:,}" if first >= updates else f"one of the updates {first:,} to {updates:,}"
+        when = f"after update {updates:,}" if part == "state" else f"in {range_}"
+        return f"{what} was NaN or infinite {when} (environment step {env_step:,})"
+
+    def flush(self, env_step: int, updates: int) -> dict[str, float]:
+        """The metrics of the interval that ends now."""
+        now = time.perf_counter()
+        self._bring()
+        elapsed, (last_step, last_updates) = now - self.interval_begin, self._last
+        metrics: dict[str, float] = {}
+        if self.episodes:
+            metrics["rollout/ep_rew_mean"] = float(np.mean([episode.ret for episode in self.episodes]))
+            metrics["rollout/ep_len_mean"] = float(np.mean([episode.length for episode in self.episodes]))
+        metrics |= {name: total / count for name, (total, count) in self._sums.items()}
+        metrics |= {
+            f"train/{name}": float(np.nanmean(column))
+            for name, column in self._columns.items()
+            if not name.endswith(NONFINITE) and not np.isnan(column).all()
+        }
+        fractions = {name: self._seconds[name] / elapsed for name in TIMED}
+        fractions["other"] = max(0.0, 1 - sum(fractions.values()))
+        metrics |= {
+            "train/updates": updates,
+            "time/total_timesteps": env_step,
+            "time/time_elapsed": now - self.begin,
+            "time/fps": (env_step - last_step) / elapsed,
+            "time/updates_per_second": (updates - last_updates) / elapsed,
+            **{f"time/{name}_fraction": fraction for name, fraction in fractions.items()},
+        }
+        self._last = (env_step, updates)
+        self._seconds.clear()
+        self._sums.clear()
+        self._columns, self._when = {}, []
+        self.interval_begin = now
+        return metrics
+
+    def _bring(self) -> None:
+        """Fetches what is on the device, all at once, and puts it below what is here."""
+        if not self._on_device:
+            return
+        new, there = len(self._on_device), len(self._when) - len(self._on_device)
+        fetched = self._fetch(self._on_device)
+        self._columns = {
+            name: np.concatenate(
+                [self._columns.get(name, np.full(there, np.nan)), fetched.get(name, np.full(new, np.nan))]
+            )
+            for name in dict.fromkeys([*self._columns, *fetched])
+        }
+        self._on_device = []

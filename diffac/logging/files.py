@@ -1,0 +1,70 @@
+"""Metrics in files that every program reads."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+
+class CsvWriter:
+    """One line for each call, one column for each name, cells empty where a name was missing.
+
+    A name that comes up later adds a column: the file is then written anew beside the old one and renamed. A file that
+    exists is continued.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._columns: list[str] = []
+        if self.path.exists():
+            with self.path.open(newline="") as file:
+                self._columns = next(csv.reader(file), [])
+        self._file = self.path.open("a", newline="")
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        row = {"step": step, **metrics}
+        if new := [name for name in row if name not in self._columns]:
+            self._add_columns(new)
+        csv.writer(self._file, lineterminator="\n").writerow([row.get(name, "") for name in self._columns])
+        self._file.flush()
+
+    def _add_columns(self, names: Sequence[str]) -> None:
+        self._file.close()
+        with self.path.open(newline="") as file:
+            rows = list(csv.reader(file))[1:]
+        self._columns += names
+        beside = self.path.with_name(self.path.name + ".new")
+        with beside.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(self._columns)
+            writer.writerows(row + [""] * (len(self._columns) - len(row)) for row in rows)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(self.path)
+        self._file = self.path.open("a", newline="")
+
+    def close(self) -> None:
+        self._file.close()
+
+
+class JsonlWriter:
+    """One line for each call: a JSON object with "step" and the metrics; null for what is no finite number.
+
+    A file that exists is continued.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._file = self.path.open("a")
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        self._file.write(json.dumps({"step": step, **numbers}) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        self._file.close()
