@@ -1,0 +1,331 @@
+"""`Agent`: a recipe's policy that can be trained, asked for actions, saved and loaded, in a line each."""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from diffac.callbacks import Callback, Callbacks
+from diffac.checkpoints import Checkpoint, Store, codec_of
+from diffac.configs import RECIPE, make_config, plain, vars_of
+from diffac.environments import own_spaces
+from diffac.errors import RunError, UsageError
+from diffac.logging import Writer
+from diffac.noise import draw
+from diffac.recipes import load_recipe, preset_values, recipe_modules
+from diffac.replay import NumberedReplay
+from diffac.runs import manifest
+from diffac.saved import find_checkpoint, refuse_run, trained_by, warn
+from diffac.signals import StopRequest
+from diffac.spaces import action_scaler, flat_observations
+from diffac.training import EvaluationRecord, Streams, TrainConfig, Training
+
+
+class Agent:
+    """A recipe on an environment: `from_recipe` or `load` makes one.
+
+    Args:
+        module: the recipe, with `Config` and `build`.
+        recipe: what it is called.
+        config: its configuration.
+        checkpoint: what the agent goes on from; None: it begins.
+
+    Raises:
+        UsageError: an environment or backend that is missing, or a checkpoint that does not fit them.
+    """
+
+    def __init__(
+        self, module: ModuleType, recipe: str, config: TrainConfig, checkpoint: Checkpoint | None = None
+    ) -> None:
+        self.recipe = recipe
+        self.config = config
+        """All arguments, as the recipe's `Config`."""
+        self.observation_space, self.action_space = own_spaces(config.env_id)
+        """Those of the environment itself."""
+        self.checkpoint = checkpoint
+        """What the agent was loaded from."""
+        self._module = module
+        self._action_dim = self.action_space.shape[0]
+        self._scale = action_scaler(self.action_space)
+        self.learner, actor, critic = module.build(config, gym.spaces.flatdim(self.observation_space), self._action_dim)
+        self._codec = codec_of(self.learner, config.backend)
+        self._state = self.learner.init(actor, critic)
+        if checkpoint is not None:
+            try:
+                self._state = self._codec.from_arrays(self._state, _learner_arrays(checkpoint))
+            except UsageError as error:
+                trained_on = checkpoint.manifest["config"]["env_id"]
+                raise UsageError(
+                    f"{checkpoint.folder} was trained on {trained_on} and does not fit {config.env_id}: "
+                    f"{str(error).partition(';')[0]}"
+                ) from error
+        self._run_id = uuid.uuid4().hex if checkpoint is None else checkpoint.manifest["run_id"]
+        self._training: Training | None = None
+        self._closed = False
+        # a stream beside those of training
+        self._rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(len(Streams._fields),)))
+
+    @classmethod
+    def from_recipe(
+        cls, recipe: str | ModuleType, env_id: str | None = None, *, preset: str = "default", **overrides: Any
+    ) -> Agent:
+        """A new agent.
+
+        Args:
+            recipe: a name, as `diffac recipes` lists them, or a module of your own with the same contents.
+            env_id: gymnasium id, or "module:id"; None: that of the preset, or else of the recipe.
+            preset: one of the recipe's, as on the command line.
+            **overrides: fields of the recipe's `Config`: `backend="torch"`, `seed=3`, `total_timesteps=200_000`...
+
+        Raises:
+            UsageError: a name that does not exist (says the nearest), a value of another type, values that do not go
+                together, or an environment or backend that is missing.
+        """
+        module, name = _module(recipe)
+        values = preset_values(module, name, preset, env_id) | overrides
+        return cls(module, name, make_config(module.Config, values, f"recipe {name}"))
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path | str,
+        *,
+        backend: str | None = None,
+        env_id: str | None = None,
+        recipe: ModuleType | None = None,
+    ) -> Agent:
+        """An agent from a folder of `save`, of a run, or of a checkpoint.
+
+        Args:
+            folder: of a run: its best policy, or the last checkpoint where none was evaluated yet. `RUN/checkpoints`:
+                the last one.
+            backend: another backend than it was trained with; its arrays fit every one. None: the same.
+            env_id: another environment with the same sizes, in which `learn` begins anew; None: the same.
+            recipe: the module of a recipe that has no registered name; None: the registered one.
+
+        Raises:
+            UsageError: there is nothing to load, or it does not fit the environment.
+            RunError: what there is is damaged, or was trained by a script, whose module must then be given.
+        """
+        return cls.from_checkpoint(find_checkpoint(folder), backend=backend, env_id=env_id, recipe=recipe)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        checkpoint: Checkpoint,
+        *,
+        backend: str | None = None,
+        env_id: str | None = None,
+        recipe: ModuleType | None = None,
+    ) -> Agent:
+        """`load` for a checkpoint that is open already."""
+        name = checkpoint.manifest["config"][RECIPE]
+        if recipe is None and (script := trained_by(checkpoint)):
+            raise RunError(
+                f"{checkpoint.folder} was trained with {script}, which has no registered name; give the module of that "
+                f"recipe to Agent.load, or run: python {script} evaluate"
+            )
+        module = load_recipe(name) if recipe is None else recipe
+        values = {key: value for key, value in checkpoint.manifest["config"].items() if key != RECIPE}
+        config = make_config(module.Config, values, str(checkpoint.folder))
+        changes = {"backend": backend, "env_id": env_id}
+        config = dataclasses.replace(config, **{key: value for key, value in changes.items() if value is not None})
+        return cls(module, name, config, checkpoint)
+
+    @property
+    def state(self) -> Any:
+        """The learner's; must not be used any more when training goes on."""
+        return self._state if self._training is None else self._training.state
+
+    @property
+    def num_timesteps(self) -> int:
+        """Environment steps of the training so far, all environments together."""
+        if self._training is not None:
+            return self._training.env_step
+        return self.checkpoint.env_step if self.checkpoint and self._goes_on else 0
+
+    @property
+    def evaluations(self) -> list[EvaluationRecord]:
+        """Evaluations of the training so far."""
+        if self._training is not None:
+            return self._training.evaluations
+        saved = self.checkpoint.host()["evaluations"] if self.checkpoint and self._goes_on else []
+        return [EvaluationRecord(**record) for record in saved]
+
+    def learn(
+        self, total_timesteps: int | None = None, callback: Callback | None = None, *, writer: Writer | None = None
+    ) -> Agent:
+        """Trains; called again, it goes on where it stopped: replay memory, environments and random numbers stay.
+
+        Pieces that add up to `config.total_timesteps` give the agent that one call gives, to the last bit. The recipe's
+        schedules (a learning rate that falls, say) run over `config.total_timesteps`, whatever the pieces; beyond it
+        they keep their last values.
+
+        Ctrl-C ends it after the step under way, and the agent remains whole.
+
+        Args:
+            total_timesteps: environment steps of this call, all environments together, on top of those before; rounded
+                up to a multiple of `config.num_envs`. None: what is left of `config.total_timesteps`.
+            callback: looks on and can stop this call.
+            writer: receives metrics; None: nobody does.
+
+        Returns:
+            The agent itself.
+
+        Raises:
+            UsageError: nothing is left to do.
+            RunError: an environment broke its contract or a loss is not finite; the agent can then act, but not learn.
+        """
+        if total_timesteps is not None and total_timesteps < 1:
+            raise UsageError(f"total_timesteps must be at least 1, got {total_timesteps}")
+        end = self.config.total_timesteps if total_timesteps is None else self.num_timesteps + total_timesteps
+        if self.num_timesteps >= end:
+            raise UsageError(
+                f"all {self.config.total_timesteps:,} steps of the configuration are done; say how many more, as in "
+                f"learn(10_000)"
+            )
+        training = self._begin()
+        with StopRequest() as stop:
+            watch = _Stop(stop)
+            try:
+                training.advance(end, writer=writer, callback=watch if callback is None else Callbacks(callback, watch))
+            except BaseException:
+                self.close()
+                raise
+        stop.raise_if_requested()
+        return self
+
+    def predict(
+        self, observation: Any, state: Any = None, episode_start: Any = None, deterministic: bool = True
+    ) -> tuple[np.ndarray, None]:
+        """Actions for one observation or several, called as in Stable-Baselines3.
+
+        A diffusion policy draws its actions, so the same observation can get another one next time, also with
+        `deterministic`: that turns off the noise which is only there to explore. Random numbers come from a stream of
+        the agent that starts anew with every `from_recipe` and `load`.
+
+        Args:
+            observation: of the environment's own observation space; or several, with a leading axis n (where the space
+                is a dictionary or tuple, in each of its entries).
+            state: not used, as the policy has no memory.
+            episode_start: not used.
+            deterministic: without exploration noise.
+
+        Returns:
+            Actions [action_dim] or [n action_dim] in the environment's own range and dtype, and None.
+
+        Raises:
+            UsageError: the observation does not fit the environment.
+        """
+        rows, single = flat_observations(self.observation_space, observation)
+        spec = self.learner.act_noise_spec((len(rows), self._action_dim), deterministic=deterministic)
+        action = self._scale(self.learner.act(self.state, rows, draw(self._rng, spec)))
+        return (action[0] if single else action), None
+
+    def save(self, folder: Path | str, *, replay: bool = True) -> None:
+        """Writes the agent, in place of one that the folder holds; there is no moment at which it holds none.
+
+        Args:
+            folder: need not exist. Holds one checkpoint (docs/checkpoints.md), without a pickle.
+            replay: with all that training needs to go on: replay memory, environments, random numbers. False: the
+                learner alone, which acts, and from whose weights `learn` begins anew.
+
+        Raises:
+            UsageError: the folder belongs to a run.
+            RunError: it cannot be written, or training has broken off and cannot be saved with its replay memory.
+        """
+        folder = Path(folder)
+        refuse_run(folder)
+        training = self._training
+        if replay and self._goes_on:
+            training = self._begin()
+        info = {
+            "run_id": self._run_id,
+            "config": plain({RECIPE: self.recipe, **vars_of(self.config)}),
+            "recipe_file": _file(self._module, self.recipe),
+            "versions": manifest()["versions"],
+            "env_step": 0,
+            "updates": 0,
+        }
+        if training is not None:
+            info |= {"env_step": training.env_step, "updates": training.updates}
+        elif self.checkpoint is not None:
+            info |= {name: self.checkpoint.manifest[name] for name in ("env_step", "updates")}
+        snapshot = training.snapshot() if replay and training is not None else None
+        Store(folder, keep=1).write(info, self._codec.to_arrays(self.state), snapshot)
+
+    def close(self) -> None:
+        """Ends the training, where there is one, and closes its environments; the agent can still act."""
+        if self._training is not None:
+            self._closed = True
+            self._training.close()
+
+    @property
+    def _goes_on(self) -> bool:
+        """Whether there is a training to go on with."""
+        if self._training is not None or self.checkpoint is None:
+            return self._training is not None
+        saved = self.checkpoint.manifest
+        return "replay" in saved and saved["config"]["env_id"] == self.config.env_id
+
+    def _begin(self) -> Training:
+        """The training, which starts here, or goes on from the checkpoint."""
+        if self._closed:
+            raise RunError(
+                "the training of this agent has been closed or broken off; load a saved agent, or save this one with "
+                "replay=False and load that"
+            )
+        if self._training is None:
+            restore = self._restore if self._goes_on else None
+            self._training = Training(self.learner, self._state, self.config, restore=restore, say=warn)
+        return self._training
+
+    def _restore(self, state: Any, buffer: NumberedReplay) -> tuple[Any, dict[str, Any]]:
+        assert self.checkpoint is not None
+        try:
+            self.checkpoint.restore_replay(buffer)
+            return state, self.checkpoint.host()
+        except OSError as error:
+            raise RunError(f"{self.checkpoint.folder} cannot be read any more: {error.strerror or error}") from error
+
+    def __repr__(self) -> str:
+        config = self.config
+        return f"Agent({self.recipe} on {config.env_id}, backend {config.backend}, {self.num_timesteps:,} steps)"
+
+
+class _Stop(Callback):
+    """Stops training where a signal has come."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        self.stop = stop
+
+    def on_step(self, training: Training) -> bool:
+        return not self.stop.requested
+
+
+def _module(recipe: str | ModuleType) -> tuple[ModuleType, str]:
+    """A recipe's module and name."""
+    if isinstance(recipe, str):
+        return load_recipe(recipe), recipe
+    name = recipe.__name__.rpartition(".")[2]
+    return recipe, Path(str(recipe.__file__)).stem if name == "__main__" else name
+
+
+def _file(module: ModuleType, name: str) -> str | None:
+    """Where a recipe is that cannot be found by its name."""
+    if recipe_modules().get(name) == module.__name__:
+        return None
+    return str(getattr(module, "__file__", module.__name__))
+
+
+def _learner_arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    try:
+        return checkpoint.learner_arrays()
+    except OSError as error:
+        raise RunError(f"{checkpoint.folder} cannot be read: {error.strerror or error}") from error

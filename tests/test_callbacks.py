@@ -1,0 +1,138 @@
+"""Callbacks: they see everything in its order, change nothing, and can stop a run that goes on afterwards."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import fakes
+import numpy as np
+import pytest
+
+from diffac.agent import Agent
+from diffac.callbacks import Callback, Callbacks
+from diffac.checkpoints import Checkpointer, Store
+from diffac.training import Training, train
+
+SMALL: dict[str, Any] = {
+    "hidden_sizes": (8,), "total_timesteps": 90, "learning_starts": 30, "batch_size": 8, "num_envs": 2,
+    "buffer_size": 200, "eval_interval": 40, "eval_episodes": 1, "log_interval": 20, "updates_per_env_step": 0.5,
+}  # fmt: skip
+
+
+class Witness(Callback):
+    """Notes what it sees, and looks at everything it may."""
+
+    def __init__(self, stop_step: int | None = None, stop_evaluation: int | None = None) -> None:
+        self.stop_step, self.stop_evaluation = stop_step, stop_evaluation
+        self.seen: list[tuple[str, int, int]] = []
+        self.episodes: list[float] = []
+
+    def note(self, what: str, training: Training) -> None:
+        self.seen.append((what, training.env_step, training.updates))
+        np.random.default_rng(0).random()
+        np.random.random(7)  # noqa: NPY002
+        training.learner.act_noise_spec((1, 1))
+        len(training.buffer)
+
+    def on_step(self, training: Training) -> Any:
+        self.note("step", training)
+        self.episodes += [episode.ret for episode in training.episodes]
+        return None if self.stop_step is None else np.bool_(training.env_step < self.stop_step)
+
+    def on_evaluation(self, training: Training) -> Any:
+        self.note("evaluation", training)
+        assert training.evaluations[-1].env_step == training.env_step
+        return None if self.stop_evaluation is None else training.env_step < self.stop_evaluation
+
+    def on_end(self, training: Training) -> None:
+        self.note("end", training)
+
+
+def test_order() -> None:
+    """4 environments, 120 steps, evaluations at 60 and 120; updates of the last step are done before its call."""
+    witness, writer = Witness(), fakes.ListWriter()
+    result = train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=witness, writer=writer)
+    steps = [step for what, step, _ in witness.seen if what == "step"]
+    assert steps == list(range(4, 121, 4))
+    others = [(what, step) for what, step, _ in witness.seen if what != "step"]
+    assert others == [("evaluation", 60), ("evaluation", 120), ("end", 120)]
+    assert witness.seen.index(("step", 60, 8)) + 1 == witness.seen.index(("evaluation", 60, 8))
+    assert witness.seen[-1][2] == result.state.updates == fakes.config().total_updates
+    assert np.mean(witness.episodes) == writer.column("rollout/ep_rew_mean")[-1][1]
+
+
+def test_only_what_is_written_is_called() -> None:
+    class Ends(Callback):
+        def on_end(self, training: Training) -> None:
+            ended.append(training.env_step)
+
+    ended: list[int] = []
+    train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=Ends())
+    assert ended == [120]
+
+
+@pytest.mark.parametrize(
+    ("callback", "end"),
+    [
+        (Witness(stop_step=50), 52),
+        (Witness(stop_evaluation=1), 60),
+        (Callbacks(Witness(), Witness(stop_step=50), Witness()), 52),
+        (Callbacks(Witness(stop_evaluation=1), Witness()), 60),
+    ],
+)
+def test_a_callback_stops_the_run(callback: Any, end: int) -> None:
+    result = train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=callback)
+    witnesses = callback.callbacks if isinstance(callback, Callbacks) else [callback]
+    assert [witness.seen[-1][:2] for witness in witnesses] == [("end", end)] * len(witnesses)
+    assert len(result.evaluations) == (end >= 60)
+
+
+@pytest.mark.parametrize("callback", [Witness(stop_step=70), Witness(stop_evaluation=1)])
+def test_a_run_that_was_stopped_goes_on(callback: Callback, tmp_path: Path) -> None:
+    """From the checkpoint that it wrote, with the same result."""
+    whole = train(fakes.FakeLearner(), fakes.FakeState(), fakes.config())
+    for stop in (callback, None):
+        learner, state = fakes.FakeLearner(), fakes.FakeState()
+        found, _ = Store(tmp_path / "checkpoints").newest()
+        checkpointer = Checkpointer(tmp_path, learner, interval=1000, info={"run_id": "x"}, checkpoint=found)
+        result = train(learner, state, fakes.config(), callback=stop, checkpointer=checkpointer)
+    assert result.state.keys == whole.state.keys
+    assert result.state.weight == whole.state.weight
+    assert [record.returns.tolist() for record in result.evaluations] == [
+        record.returns.tolist() for record in whole.evaluations
+    ]
+
+
+def test_an_error_is_not_an_end() -> None:
+    class Raises(Witness):
+        def on_step(self, training: Training) -> None:
+            super().on_step(training)
+            raise KeyError("pruned")
+
+    witness = Raises()
+    with pytest.raises(KeyError, match="pruned"):
+        train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=witness)
+    assert witness.seen == [("step", 4, 0)]
+
+
+@pytest.mark.parametrize("recipe", ["sac", "sdac"])
+def test_looking_on_changes_nothing(recipe: str, backend: Any) -> None:
+    """Neither does evaluating more or less often, or with more episodes: bit for bit the same learner."""
+    small = {"num_diffusion_steps": 2, "num_candidates": 2, "num_particles": 2} if recipe == "sdac" else {}
+    variants: list[tuple[Callback | None, dict[str, Any]]] = [
+        (None, {}),
+        (Callbacks(Witness(), Witness()), {}),
+        (None, {"eval_interval": 7}),
+        (Witness(), {"eval_interval": 1000, "eval_episodes": 3, "log_interval": 1}),
+    ]
+    results = []
+    for callback, fields in variants:
+        agent = Agent.from_recipe(recipe, "fakes:Random-v0", backend=backend.name, **{**SMALL, **small, **fields})
+        agent.learn(callback=callback)
+        results.append(backend.to_arrays(agent.state))
+    assert results[0]["updates"] == 30
+    for other in results[1:]:
+        assert other.keys() == results[0].keys()
+        for name, array in other.items():
+            np.testing.assert_array_equal(array, results[0][name], err_msg=name)
