@@ -28,35 +28,59 @@ class Evaluation(NamedTuple):
 class Evaluator:
     """Evaluates policies in environments of its own, which it keeps between calls.
 
-    Every call starts from the same seeds and the same noise, so two calls differ by the policy alone. Exploration
-    noise is off (`Learner.act_noise_spec(..., deterministic=True)`). How many episodes an environment contributes is
-    fixed beforehand: taking the first `num_episodes` that end would favour short ones.
+    Every call starts from the same seeds and the same noise, so two calls differ by the policy alone. How many episodes
+    an environment contributes is fixed beforehand: taking the first `num_episodes` that end would favour short ones.
 
     Args:
         env_id: as in `make_envs`.
         num_episodes: episodes of an evaluation.
         seed: of the environments and of the policy's noise; never shared with training.
         num_envs: environments stepped together; None: at most 10.
+        deterministic: exploration noise is off (`Learner.act_noise_spec(..., deterministic=True)`).
     """
 
-    def __init__(self, env_id: str, *, num_episodes: int = 10, seed: int, num_envs: int | None = None) -> None:
+    def __init__(
+        self,
+        env_id: str,
+        *,
+        num_episodes: int = 10,
+        seed: int,
+        num_envs: int | None = None,
+        deterministic: bool = True,
+    ) -> None:
         if num_episodes < 1:
             raise UsageError(f"num_episodes must be at least 1, got {num_episodes}")
         num_envs = min(num_episodes, MAX_ENVS if num_envs is None else num_envs)
         self.num_episodes = num_episodes
         self.seed = seed
+        self.deterministic = deterministic
         self._stepper = Stepper(make_envs(env_id, num_envs))
         share, more = divmod(num_episodes, num_envs)
         self._quota = np.array([share + (i < more) for i in range(num_envs)])
 
+    @property
+    def env_of_episode(self) -> np.ndarray:
+        """[num_episodes], the environment that plays each of them; it is seeded before its first one only."""
+        return np.repeat(np.arange(len(self._quota)), self._quota)
+
+    @property
+    def env_seeds(self) -> list[int]:
+        """The seed of each environment."""
+        return self._seeds()[0]
+
+    def _seeds(self) -> tuple[list[int], np.random.SeedSequence]:
+        """Those of the environments and of the policy's noise."""
+        envs, noise = np.random.SeedSequence(self.seed).spawn(2)
+        return [int(seed) for seed in envs.generate_state(self._stepper.num_envs)], noise
+
     def __call__(self, learner: Learner, state: Any) -> Evaluation:
         """Plays the episodes; returns them ordered by environment, then time."""
         stepper = self._stepper
-        env_seeds, noise_seeds = np.random.SeedSequence(self.seed).spawn(2)
-        rng = np.random.default_rng(noise_seeds)
-        spec = learner.act_noise_spec((stepper.num_envs, stepper.action_dim), deterministic=True)
+        env_seeds, noise_seed = self._seeds()
+        rng = np.random.default_rng(noise_seed)
+        spec = learner.act_noise_spec((stepper.num_envs, stepper.action_dim), deterministic=self.deterministic)
         played: list[list[tuple[float, int]]] = [[] for _ in range(stepper.num_envs)]
-        obs = stepper.reset([int(seed) for seed in env_seeds.generate_state(stepper.num_envs)])
+        obs = stepper.reset(env_seeds)
         while any(len(episodes) < quota for episodes, quota in zip(played, self._quota, strict=True)):
             result = stepper.step(learner.act(state, obs, draw(rng, spec)))
             for episode in result.episodes:

@@ -1,0 +1,186 @@
+"""`diffac evaluate`: how good is the policy of a run, or of a saved agent?"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import datetime
+import io
+import json
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from diffac.agent import Agent
+from diffac.errors import RunError, UsageError
+from diffac.evaluation import Evaluation, Evaluator
+from diffac.noise import draw
+from diffac.runs import manifest
+from diffac.saved import find_checkpoint
+from diffac.videos import choose_renderer, record_video
+
+SEED = 1_000_000
+"""Not that of the evaluations during training: the best policy was chosen because it did well in those."""
+
+
+def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Evaluation:
+    """Evaluates, prints a summary and writes the episodes beside the policy.
+
+    Args:
+        argv: arguments of the command.
+        recipe: the module of a recipe that is run as a script; None: the registered one.
+
+    Raises:
+        UsageError: impossible arguments, or there is nothing to evaluate.
+        RunError: the policy is damaged, the environment broke its contract, or the result cannot be written.
+        SystemExit: after `--help`, or for a flag that does not exist.
+    """
+    chosen = _parse(argv)
+    if chosen.video:
+        choose_renderer()  # before anything imports mujoco
+    checkpoint = find_checkpoint(chosen.run, chosen.checkpoint, _note)
+    agent = Agent.from_checkpoint(checkpoint, backend=chosen.backend, env_id=chosen.env_id, recipe=recipe)
+    config = agent.config
+    best = "mean_reward" in checkpoint.manifest
+    print(
+        f"{agent.recipe} on {config.env_id}, backend {config.backend}\n"
+        f"{'best policy' if best else 'policy'} of step {checkpoint.env_step:,}, {checkpoint.folder}",
+        flush=True,
+    )
+    with Evaluator(
+        config.env_id, num_episodes=chosen.episodes, seed=chosen.seed, deterministic=chosen.deterministic
+    ) as evaluator:
+        evaluation = evaluator(agent.learner, agent.state)
+        env_seeds, env_of_episode = evaluator.env_seeds, evaluator.env_of_episode
+    about = {
+        "recipe": agent.recipe,
+        "env_id": config.env_id,
+        "backend": config.backend,
+        "trained_with": checkpoint.manifest["config"]["backend"],
+        "run_id": checkpoint.manifest["run_id"],
+        "checkpoint": str(checkpoint.folder),
+        "env_step": checkpoint.env_step,
+        "updates": checkpoint.manifest["updates"],
+        "deterministic": chosen.deterministic,
+        "seed": chosen.seed,
+        "env_seeds": env_seeds,
+        **_statistics(evaluation),
+        "returns": evaluation.returns.tolist(),
+        "lengths": evaluation.lengths.tolist(),
+        "evaluated": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "versions": manifest()["versions"],
+    }
+    print(_summary(evaluation, about))
+    rows = [
+        (i, env, env_seeds[env], ret, length)
+        for i, (env, ret, length) in enumerate(zip(env_of_episode.tolist(), *evaluation, strict=True))
+    ]
+    name = f"{'best_' if best else ''}step{checkpoint.env_step}_{config.backend}_seed{chosen.seed}"
+    path = _write(chosen.run, name, about, rows)
+    print(path)
+    if chosen.video:
+        _record(agent, chosen.run / "videos" / f"{path.stem}.mp4", chosen.seed, chosen.deterministic)
+    return evaluation
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "diffac evaluate",
+        allow_abbrev=False,
+        description="Plays whole episodes with the policy of a run, and writes their returns to RUN/evaluations/.",
+    )
+    parser.add_argument(
+        "run", metavar="RUN", type=Path, help="folder of the run: runs/.../seed0__..., or of a saved agent"
+    )
+    parser.add_argument("--episodes", type=int, default=10, help="how many (default: 10)")
+    parser.add_argument(
+        "--checkpoint", choices=("best", "last"), help="which policy of a run (default: best, if there is one)"
+    )
+    parser.add_argument("--backend", help="evaluate in this backend (default: that of the training)")
+    parser.add_argument("--env-id", help="evaluate in another environment with the same sizes")
+    parser.add_argument("--seed", type=int, default=SEED, help=f"of environments and policy (default: {SEED})")
+    parser.add_argument(
+        "--deterministic",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="without exploration noise (default), or with it",
+    )
+    parser.add_argument("--video", action="store_true", help="also record an episode, to RUN/videos/")
+    chosen = parser.parse_args(argv)
+    if chosen.seed < 0:
+        raise UsageError(f"--seed must be at least 0, got {chosen.seed}")
+    return chosen
+
+
+def _statistics(evaluation: Evaluation) -> dict[str, float]:
+    """Of the returns and lengths; standard deviations over the episodes."""
+    return {
+        f"{word}_{name}": float(getattr(values, word)())
+        for name, values in (("return", evaluation.returns), ("length", evaluation.lengths))
+        for word in ("mean", "std", "min", "max")
+    }
+
+
+def _summary(evaluation: Evaluation, about: dict[str, Any]) -> str:
+    exploration = "off" if about["deterministic"] else "on"
+    seeds = ", ".join(map(str, about["env_seeds"]))
+    return (
+        f"{len(evaluation.returns)} episodes, exploration noise {exploration}, seed {about['seed']} "
+        f"(environments: {seeds})\n"
+        "return {mean_return:.1f} +- {std_return:.1f}, min {min_return:.1f}, max {max_return:.1f}\n"
+        "length {mean_length:.1f} +- {std_length:.1f}, min {min_length:.0f}, max {max_length:.0f}".format(**about)
+    )
+
+
+def _write(folder: Path, name: str, about: dict[str, Any], rows: list[tuple[Any, ...]]) -> Path:
+    """Writes `evaluations/{name}.json` and `.csv`, with a number where there is one of that name; the former's path."""
+    table = io.StringIO(newline="")
+    csv.writer(table, lineterminator="\n").writerows(
+        [("episode", "environment", "environment_seed", "return", "length"), *rows]
+    )
+    try:
+        folder = folder / "evaluations"
+        folder.mkdir(exist_ok=True)
+        path, number = folder / f"{name}.json", 1
+        while True:
+            try:
+                file = path.open("x")
+                break
+            except FileExistsError:
+                number += 1
+                path = folder / f"{name}_{number}.json"
+        with file:
+            json.dump(about, file, indent=2)
+        path.with_suffix(".csv").write_text(table.getvalue())
+    except OSError as error:
+        raise RunError(f"the evaluation cannot be written to {folder}: {error.strerror or error}") from error
+    return path
+
+
+def _record(agent: Agent, path: Path, seed: int, deterministic: bool) -> None:
+    """Records an episode; a machine that cannot draw costs a sentence."""
+    rng = np.random.default_rng(seed)
+
+    def act(obs: np.ndarray) -> np.ndarray:
+        shape = (len(obs), agent.action_space.shape[0])
+        return agent.learner.act(
+            agent.state, obs, draw(rng, agent.learner.act_noise_spec(shape, deterministic=deterministic))
+        )
+
+    try:
+        with warnings.catch_warnings():  # JAX warns of the fork that starts ffmpeg, which is no fork that stays
+            warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
+            played = record_video(act, agent.config.env_id, path, seed=seed)
+    except (UsageError, RunError, OSError) as error:
+        _note(f"no video: {error}")
+    else:
+        print(f"{path}, an episode with return {played.returns[0]:.1f}")
+
+
+def _note(text: str) -> None:
+    print(f"note: {text}", file=sys.stderr, flush=True)

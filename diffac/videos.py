@@ -1,0 +1,158 @@
+"""Videos of a policy: whole episodes, drawn off screen and written as mp4."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium.vector import VectorEnv
+
+from diffac.environments import Episode, Stepper, close, make_envs
+from diffac.errors import RunError, UsageError
+from diffac.evaluation import Evaluation
+
+LIBRARIES = "libegl1 libegl-mesa0 libgl1-mesa-dri"
+"""Debian and Ubuntu packages with which MuJoCo draws without a display (and without a GPU)."""
+DEFAULT_FPS = 30
+"""Frames per second where an environment does not say how fast it runs."""
+
+NO_PICTURES = "environment {!r} cannot be recorded: it has no render mode 'rgb_array'"
+
+
+def choose_renderer() -> None:
+    """Makes MuJoCo draw by EGL where there is no display and `MUJOCO_GL` is unset (Linux).
+
+    `mujoco.Renderer` reads the variable when mujoco is imported, the environments of gymnasium when they draw first.
+    """
+    if sys.platform.startswith("linux") and not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def record_video(
+    act: Callable[[np.ndarray], np.ndarray], env_id: str, path: Path | str, *, episodes: int = 1, seed: int = 0
+) -> Evaluation:
+    """Plays episodes in an environment made for it and writes them, one after the other, into one mp4 file.
+
+    Nobody sees half a file: it is written beside its place and renamed. A run calls this after its training, never
+    within, and may catch the `RunError`.
+
+    Args:
+        act: the policy, from observations [1 obs_dim] to actions [1 action_dim] in [-1, 1].
+        env_id: as in `make_envs`.
+        path: the file; its suffix is .mp4, and its folder is made where it is missing.
+        episodes: how many, at least 1.
+        seed: of the environment.
+
+    Returns:
+        What was seen: returns and lengths of the episodes.
+
+    Raises:
+        UsageError: impossible arguments, a package that is missing, or an environment that cannot be drawn at all.
+        RunError: this machine cannot draw or encode; says what to install.
+    """
+    path = Path(path)
+    if episodes < 1:
+        raise UsageError(f"episodes must be at least 1, got {episodes}")
+    if path.suffix != ".mp4":
+        raise UsageError(f"a video's name ends in .mp4, got {path.name!r}")
+    choose_renderer()
+    envs = _make_drawable(env_id)
+    try:
+        frames = _Frames(act, env_id, Stepper(envs), episodes, seed)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        beside = path.with_name("new-" + path.name)
+        try:
+            _write(beside, iter(frames), float(envs.metadata.get("render_fps") or DEFAULT_FPS))
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+    finally:
+        close(envs)
+    return Evaluation(
+        np.array([episode.ret for episode in frames.played]), np.array([episode.length for episode in frames.played])
+    )
+
+
+def _make_drawable(env_id: str) -> VectorEnv:
+    """One environment that draws itself. MuJoCo may fail as early as in its import, with errors of any class."""
+    try:
+        return make_envs(env_id, 1, render_mode="rgb_array")
+    except (UsageError, RunError):
+        raise
+    except Exception as error:
+        if isinstance(error, TypeError) and "render_mode" in str(error):
+            raise UsageError(NO_PICTURES.format(env_id)) from error
+        raise _cannot_draw(env_id, error) from error
+
+
+class _Frames:
+    """The pictures of the episodes, one before each step."""
+
+    def __init__(
+        self, act: Callable[[np.ndarray], np.ndarray], env_id: str, stepper: Stepper, episodes: int, seed: int
+    ) -> None:
+        self.act, self.env_id, self.stepper, self.episodes, self.seed = act, env_id, stepper, episodes, seed
+        self.played: list[Episode] = []
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        obs = self.stepper.reset([self.seed])
+        while len(self.played) < self.episodes:
+            yield self._draw()
+            result = self.stepper.step(self.act(obs))
+            self.played += result.episodes
+            obs = result.obs
+
+    def _draw(self) -> np.ndarray:
+        """One picture [height width 3] of bytes, with an even height and width, as the encoder wants them.
+
+        Drivers fail in many ways, and libraries report them with errors of any class.
+        """
+        try:
+            drawn: Any = self.stepper.envs.render()
+        except Exception as error:
+            raise _cannot_draw(self.env_id, error) from error
+        frame = drawn[0] if drawn else None
+        if not isinstance(frame, np.ndarray) or frame.ndim != 3 or frame.shape[2] != 3:
+            raise UsageError(NO_PICTURES.format(self.env_id))
+        height, width = (size - size % 2 for size in frame.shape[:2])
+        return np.ascontiguousarray(frame[:height, :width], np.uint8)
+
+
+def _cannot_draw(env_id: str, error: Exception) -> RunError:
+    """The sentence that tells what to install."""
+    said = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    if "pip install" in said:  # gymnasium names the missing Python package
+        return RunError(f"{env_id} cannot be drawn: {said}")
+    chosen = os.environ.get("MUJOCO_GL")
+    return RunError(
+        f"{env_id} cannot be drawn on this machine ({said}; MUJOCO_GL is {chosen or 'unset'}); on Debian and Ubuntu "
+        f"run: apt-get install {LIBRARIES}, and without a display set MUJOCO_GL=egl"
+    )
+
+
+def _write(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
+    """Encodes pictures of one size as H.264 in mp4.
+
+    Raises:
+        UsageError: imageio or its ffmpeg is not installed.
+        RunError: ffmpeg fails.
+    """
+    for package in ("imageio", "imageio_ffmpeg"):
+        if importlib.util.find_spec(package) is None:
+            raise UsageError(f"a video needs the package {package!r}; run: python -m pip install 'diffac[video]'")
+    import imageio.v2 as imageio
+
+    options: dict[str, Any] = {"format": "FFMPEG", "mode": "I", "fps": fps, "codec": "libx264"}
+    options["macro_block_size"] = 2  # the default of 16 would stretch the picture
+    file: Any = imageio.get_writer(str(path), **options)
+    with file:
+        for frame in frames:
+            try:
+                file.append_data(frame)
+            except OSError as error:
+                raise RunError(f"{path} cannot be written: {error}") from error
