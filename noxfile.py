@@ -11,7 +11,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests", "agreement", "core", "torch", "equinox", "docs", "build"]
 
 PYTHON = "3.11"
-RUNTIME = "mujoco,log,plot,test"
+RUNTIME = "mujoco,plot,video,test"
 
 
 def install(session: nox.Session, extras: str) -> None:
@@ -28,16 +28,19 @@ def pytest(session: nox.Session, *arguments: str) -> None:
 @nox.session(python=PYTHON)
 def tests(session: nox.Session) -> None:
     """Everything fast, with both backends."""
-    install(session, f"torch,equinox,{RUNTIME}")
+    install(session, f"torch,equinox,{RUNTIME},test-sb3")
     pytest(session)
+
+
+AGREEMENT = [f"tests/test_{name}.py" for name in ("agreement", "conformance", "reference", "reference_gradients")]
 
 
 @nox.session(python=PYTHON)
 def agreement(session: nox.Session) -> None:
-    """Only the comparison of the backends with each other and with the NumPy reference, with more examples."""
+    """Only the comparison of the backends with each other and with the NumPy reference: more examples, more sizes."""
     install(session, f"torch,equinox,{RUNTIME}")
-    session.env["HYPOTHESIS_PROFILE"] = "ci"
-    pytest(session, "tests/test_agreement.py", "tests/test_reference.py")
+    session.env["HYPOTHESIS_PROFILE"] = "agreement"
+    pytest(session, *AGREEMENT)
 
 
 @nox.session(python=PYTHON)
@@ -50,7 +53,7 @@ def core(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def torch(session: nox.Session) -> None:
     """Only the torch backend installed."""
-    install(session, f"torch,{RUNTIME}")
+    install(session, f"torch,{RUNTIME},test-sb3")
     pytest(session)
 
 
@@ -61,11 +64,54 @@ def equinox(session: nox.Session) -> None:
     pytest(session)
 
 
+@nox.session(python="3.13")
+def newest(session: nox.Session) -> None:
+    """Slow: the Equinox backend on Python 3.13 with the newest releases that the bounds allow, nothing pinned.
+
+    Without torch, whose build for Linux in the registry needs gigabytes of CUDA libraries.
+    """
+    session.install("--upgrade", "--upgrade-strategy", "eager", "-e", f".[equinox,{RUNTIME}]")
+    pytest(session)
+
+
+@nox.session(python=PYTHON)
+def lowest(session: nox.Session) -> None:
+    """Slow: the Equinox backend with the lower bounds in pyproject.toml as versions; torch's bound is not checked."""
+    project = nox.project.load_toml("pyproject.toml")["project"]
+    ranges = list(project["dependencies"])
+    for extra in ("equinox", "mujoco", "plot", "video"):
+        ranges += project["optional-dependencies"][extra]
+    versions = [bounds.split(",")[0].replace(">=", "==") for bounds in ranges]
+    session.install("-e", f".[equinox,{RUNTIME}]", *versions)
+    pytest(session)
+
+
 @nox.session(python=PYTHON)
 def learning(session: nox.Session) -> None:
     """Slow: trains on a bandit and on InvertedPendulum with both backends."""
     install(session, f"torch,equinox,{RUNTIME}")
     session.run("pytest", "-m", "learning", *session.posargs)
+
+
+@nox.session(python=PYTHON)
+def theory(session: nox.Session) -> None:
+    """Minutes: trained parts against exact mathematics (quadrature, orders of convergence) with both backends."""
+    install(session, f"torch,equinox,{RUNTIME}")
+    pytest(session, "-m", "theory")
+
+
+@nox.session(python=PYTHON)
+def mutation(session: nox.Session) -> None:
+    """Minutes: makes known mistakes in copies of the backends, one at a time; the tests must notice each."""
+    install(session, f"torch,equinox,{RUNTIME}")
+    session.run("python", "tests/mutation/run.py", "--jobs", "2", *session.posargs)
+
+
+@nox.session(python=PYTHON)
+def soak(session: nox.Session) -> None:
+    """Slow: kills runs at random moments and resumes them; long runs stopped and resumed, compared bit for bit."""
+    install(session, f"torch,equinox,{RUNTIME}")
+    session.run("pytest", "-m", "soak", *session.posargs)
 
 
 @nox.session(python=PYTHON)
@@ -87,7 +133,7 @@ def types(session: nox.Session) -> None:
 @nox.session(python=PYTHON)
 def docs(session: nox.Session) -> None:
     """Builds the documentation; a warning is an error."""
-    install(session, "torch,equinox,log,docs")
+    install(session, "torch,equinox,docs")
     session.run("zensical", "build", "--clean", "--strict", "-f", "mkdocs.yml")
 
 
@@ -98,7 +144,7 @@ def build(session: nox.Session) -> None:
     with tempfile.TemporaryDirectory() as folder:
         session.run("hatchling", "build", "-t", "wheel", "-d", folder)
         (wheel,) = Path(folder).glob("*.whl")
-        session.install("-c", "constraints.txt", f"diffac[torch,equinox,mujoco,log] @ {wheel.as_uri()}")
+        session.install("-c", "constraints.txt", f"diffac[torch,equinox,mujoco] @ {wheel.as_uri()}")
         session.install("--force-reinstall", "--no-deps", str(wheel))
         top = session.run("python", "-c", TOP_LEVEL, silent=True)
         names = set((top or "").split())

@@ -46,6 +46,9 @@ from diffac.schedules import table_from_betas as table_from_betas
 from diffac.schedules import vp_table as vp_table
 
 if _TYPE_CHECKING:
+    from diffac.agent import Agent as Agent
+    from diffac.callbacks import Callback as Callback
+    from diffac.callbacks import Callbacks as Callbacks
     from diffac.environments import Episode as Episode
     from diffac.environments import Stepper as Stepper
     from diffac.environments import StepResult as StepResult
@@ -56,7 +59,9 @@ if _TYPE_CHECKING:
     from diffac.evaluation import evaluate as evaluate
     from diffac.logging import ConsoleWriter as ConsoleWriter
     from diffac.logging import CsvWriter as CsvWriter
+    from diffac.logging import JsonlWriter as JsonlWriter
     from diffac.logging import TensorBoardWriter as TensorBoardWriter
+    from diffac.logging import TrackerWriter as TrackerWriter
     from diffac.logging import Writer as Writer
     from diffac.logging import Writers as Writers
     from diffac.replay import Replay as Replay
@@ -64,15 +69,18 @@ if _TYPE_CHECKING:
     from diffac.training import ActorCriticConfig as ActorCriticConfig
     from diffac.training import EvaluationRecord as EvaluationRecord
     from diffac.training import TrainConfig as TrainConfig
+    from diffac.training import Training as Training
     from diffac.training import TrainResult as TrainResult
     from diffac.training import train as train
 
 _HOST = {
+    "agent": ("Agent",),
+    "callbacks": ("Callback", "Callbacks"),
     "environments": ("Episode", "Stepper", "StepResult", "dims", "make_envs"),
     "evaluation": ("Evaluation", "Evaluator", "evaluate"),
-    "logging": ("ConsoleWriter", "CsvWriter", "TensorBoardWriter", "Writer", "Writers"),
+    "logging": ("ConsoleWriter", "CsvWriter", "JsonlWriter", "TensorBoardWriter", "TrackerWriter", "Writer", "Writers"),
     "replay": ("Replay", "ReplayBuffer"),
-    "training": ("ActorCriticConfig", "EvaluationRecord", "TrainConfig", "TrainResult", "train"),
+    "training": ("ActorCriticConfig", "EvaluationRecord", "TrainConfig", "TrainResult", "Training", "train"),
 }
 """Module -> public names in it that are loaded at their first use."""
 _MODULE_OF = {name: module for module, names in _HOST.items() for name in names}

@@ -1,30 +1,23 @@
-"""The command line: `diffac train RECIPE`, `diffac recipes`; and `recipe_main` for a recipe that is run as a script."""
+"""The command line: `diffac train`, `resume`, `evaluate`...; and `recipe_main` for a recipe that is run as a script."""
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib
-import importlib.util
+import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
 import tyro
 
-from diffac.environments import close, dims, make_envs
+from diffac.configs import make_config, read_config
 from diffac.errors import RunError, UsageError, unknown
-from diffac.logging import ConsoleWriter, CsvWriter, TensorBoardWriter, Writers
-from diffac.runs import create_run, save_evaluations
-from diffac.training import TrainConfig, TrainResult, train
-
-GROUP = "diffac.recipes"
-"""Entry points under which third parties register recipes: name -> module."""
-BUILT_IN = "diffac_recipes"
+from diffac.recipes import load_recipe, preset_values, recipe_modules
+from diffac.running import refuse_script, resume, run
+from diffac.training import TrainConfig, TrainResult
 
 USAGE = """\
 usage: diffac COMMAND ...
@@ -33,6 +26,11 @@ Diffusion policies for online reinforcement learning.
 
 commands:
   train RECIPE [--preset NAME] [options]   train an agent; results go to runs/
+  train --config FILE [options]            train with the config.yaml of a run
+  resume RUN [--backend NAME]              go on with a run that was stopped, from its last checkpoint
+  evaluate RUN [--episodes N] [--video]    play episodes with the best policy of a run
+  report PATH... [--out FOLDER]            curves and tables of runs on one page
+  validate [options]                       compare the backends on this machine, number by number
   recipes                                  list the recipes
 
 `diffac train --help` lists recipes, `diffac train RECIPE --help` the options of one.
@@ -40,27 +38,6 @@ commands:
 try it:
   diffac train sac --preset quick --env-id Pendulum-v1
 """
-
-
-def recipe_modules() -> dict[str, str]:
-    """Name of every recipe, built in or of a third party -> module that holds it. Imports none of them."""
-    third_party = {entry.name: entry.module for entry in entry_points(group=GROUP)}
-    return {**third_party, **importlib.import_module(BUILT_IN).RECIPES}
-
-
-def load_recipe(name: str) -> ModuleType:
-    """The module of a recipe.
-
-    Raises:
-        UsageError: no recipe has this name, or its module cannot be imported.
-    """
-    modules = recipe_modules()
-    if name not in modules:
-        raise unknown("recipe", name, modules)
-    try:
-        return importlib.import_module(modules[name])
-    except ImportError as error:
-        raise UsageError(f"recipe {name!r} cannot be imported: {error}") from error
 
 
 def recipe_table() -> str:
@@ -82,7 +59,8 @@ def _summary(module: ModuleType) -> str:
 def parse(module: ModuleType, argv: Sequence[str], name: str) -> TrainConfig:
     """The configuration that arguments ask for.
 
-    Each of these overrides the ones before: defaults of `Config`, constants of the environment, preset, flags.
+    Each of these overrides the ones before: defaults of `Config`, constants of the environment, preset, flags. With
+    `--config FILE` the file takes the place of constants and preset.
 
     Args:
         module: a recipe, with `Config`, `PRESETS`, `ENV_CONSTANTS` and `build`.
@@ -90,91 +68,69 @@ def parse(module: ModuleType, argv: Sequence[str], name: str) -> TrainConfig:
         name: the recipe, for messages.
 
     Raises:
-        UsageError: a preset that does not exist, or values that do not go together.
+        UsageError: a preset that does not exist, a file that does not fit, or values that do not go together.
         SystemExit: after `--help` (code 0), or for a flag that does not exist or cannot be read (code 2).
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--preset", default="default")
-    early.add_argument("--env-id", "--env_id")
-    with contextlib.suppress(argparse.ArgumentError):  # a flag without its value: tyro says so below
+    for flags in (["--preset"], ["--env-id", "--env_id"], ["--config"]):
+        early.add_argument(*flags)
+    try:
         chosen, _ = early.parse_known_args(argv)
-        if chosen.preset not in module.PRESETS:
-            raise unknown(f"preset of {name}", chosen.preset, module.PRESETS)
-        return _parse_with(module, argv, name, chosen.preset, chosen.env_id)
-    return _parse_with(module, argv, name, "default", None)
+    except argparse.ArgumentError:  # a flag without its value: tyro says so below
+        chosen = argparse.Namespace(preset=None, env_id=None, config=None)
+    if chosen.config is not None:
+        if chosen.preset is not None:
+            raise UsageError("--config holds all values, so --preset has no meaning beside it; leave one of them out")
+        default, source = _from_file(module, chosen.config, name), chosen.config
+    else:
+        preset = chosen.preset or "default"
+        default, source = module.Config(**preset_values(module, name, preset, chosen.env_id)), None
+    return _parse_over(module, argv, name, default, chosen.preset or "default", source)
 
 
-def _parse_with(module: ModuleType, argv: Sequence[str], name: str, preset: str, env_id: str | None) -> TrainConfig:
-    chosen = module.PRESETS[preset]
-    env_id = str(env_id or chosen.get("env_id") or module.Config.env_id)
-    constants: dict[str, Any] = {}
-    for prefix in sorted((prefix for prefix in module.ENV_CONSTANTS if env_id.startswith(prefix)), key=len):
-        constants |= module.ENV_CONSTANTS[prefix]
-    default = module.Config(**{**constants, **chosen, "env_id": env_id})
+def _from_file(module: ModuleType, path: str, name: str) -> TrainConfig:
+    recipe, values = read_config(path)
+    if recipe != name:
+        raise UsageError(f"{path} is a configuration of {recipe}, not of {name}")
+    return make_config(module.Config, values, path)
 
-    def arguments(preset: Any, config: Any) -> Any:
+
+def _parse_over(
+    module: ModuleType, argv: Sequence[str], name: str, default: TrainConfig, preset: str, source: str | None
+) -> TrainConfig:
+    """What the flags make of a configuration."""
+
+    def arguments(preset: Any, config_file: Any, config: Any) -> Any:
         return config
 
     arguments.__annotations__ = {
         "preset": Annotated[str, tyro.conf.arg(help=f"Values to start from: {', '.join(module.PRESETS)}.")],
+        "config_file": Annotated[
+            str | None, tyro.conf.arg(name="config", help="A config.yaml to start from instead of a preset.")
+        ],
         "config": Annotated[module.Config, tyro.conf.arg(name="", prefix_name=False)],
     }
-    arguments.__defaults__ = (preset, default)
-    description = f"{_summary(module)}\n\nShown are the defaults of preset {preset!r} on {env_id}."
+    arguments.__defaults__ = (preset, source, default)
+    shown = f"those of {source}" if source else f"the defaults of preset {preset!r} on {default.env_id}"
+    description = f"{_summary(module)}\n\nShown are {shown}."
     return tyro.cli(arguments, args=list(argv), prog=f"diffac train {name}", description=description)
 
 
-def run(module: ModuleType, config: TrainConfig, name: str) -> TrainResult:
-    """Trains what a recipe builds, writes the folder of the run and prints a summary.
+def run_recipe(module: ModuleType, argv: Sequence[str] | None = None, name: str | None = None) -> TrainResult | None:
+    """Trains a recipe with the given flags (None: those of this process); raises what goes wrong.
 
-    Nothing is written before environment, backend and networks stand.
+    "resume RUN" in their place goes on with a run of this recipe, "evaluate RUN" evaluates one.
     """
-    tensorboard = importlib.util.find_spec("tensorboardX") is not None
-    if tensorboard:
-        importlib.import_module("tensorboardX")  # imports torch, which must come before jax
-    probe = make_envs(config.env_id, 1)
-    try:
-        obs_dim, action_dim = dims(probe)
-    finally:
-        close(probe)
-    learner, actor, critic = module.build(config, obs_dim, action_dim)
-    state = learner.init(actor, critic)
-
-    folder = create_run(config, name)
-    print(f"{name} on {config.env_id}, backend {config.backend}, seed {config.seed}\n{folder}", flush=True)
-    begin = time.perf_counter()
-    writer = Writers(
-        CsvWriter(folder / "metrics.csv"),
-        *([TensorBoardWriter(folder)] if tensorboard else []),
-        ConsoleWriter(config.total_timesteps, bar=config.progress),
-    )
-    try:
-        result = train(
-            learner, state, config,
-            writer=writer, on_evaluation=lambda records: save_evaluations(folder / "evaluations.npz", records),
-        )  # fmt: skip
-    except KeyboardInterrupt:
-        writer.close()
-        raise KeyboardInterrupt(f"interrupted; what was written until then is in {folder}") from None
-    finally:
-        writer.close()
-    print(_report(result, time.perf_counter() - begin, folder))
-    return result
-
-
-def _report(result: TrainResult, seconds: float, folder: Path) -> str:
-    last = result.evaluations[-1]
-    minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"final return {last.returns.mean():.1f} +- {last.returns.std():.1f} over {len(last.returns)} episodes\n"
-        f"{last.env_step:,} environment steps, {last.updates:,} updates, {minutes} min {rest} s\n{folder}"
-    )
-
-
-def run_recipe(module: ModuleType, argv: Sequence[str] | None = None, name: str | None = None) -> TrainResult:
-    """Trains a recipe with the given flags (None: those of this process); raises what goes wrong."""
     name = name or module.__name__.rpartition(".")[2]
-    return run(module, parse(module, sys.argv[1:] if argv is None else argv, name), name)
+    argv = sys.argv[1:] if argv is None else argv
+    if argv and argv[0] == "resume":
+        return _resume(argv[1:], lambda _: module)
+    if argv and argv[0] == "evaluate":
+        from diffac.evaluate_command import main
+
+        main(argv[1:], module)
+        return None
+    return run(module, parse(module, argv, name), name)
 
 
 def recipe_main(name: str) -> None:
@@ -192,9 +148,30 @@ def _train(argv: Sequence[str]) -> None:
         if not argv:
             raise UsageError("a recipe is missing")
         return
+    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    early.add_argument("--config")
+    with contextlib.suppress(argparse.ArgumentError):
+        if path := early.parse_known_args(argv)[0].config:
+            recipe, _ = read_config(path)
+            refuse_script(Path(path).parent, "--config", path)
+            argv = [recipe, *argv] if argv[0].startswith("-") else argv
     if argv[0].startswith("-"):
         raise UsageError(f"the recipe comes before its options: diffac train RECIPE {' '.join(argv)}")
     run_recipe(load_recipe(argv[0]), argv[1:], argv[0])
+
+
+def _resume(argv: Sequence[str], find_recipe: Callable[[str], ModuleType] | None = None) -> TrainResult | None:
+    parser = argparse.ArgumentParser(
+        "diffac resume",
+        allow_abbrev=False,
+        description="Goes on with a run that was stopped, from its last checkpoint.",
+    )
+    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run: runs/.../seed0__...")
+    parser.add_argument("--backend", help="go on in this backend, from the same weights and optimiser states")
+    chosen = parser.parse_args(argv)
+    if find_recipe is None:
+        refuse_script(chosen.run, "resume", str(chosen.run))
+    return resume(chosen.run, find_recipe or load_recipe, backend=chosen.backend)
 
 
 def _recipes(argv: Sequence[str]) -> None:
@@ -203,7 +180,33 @@ def _recipes(argv: Sequence[str]) -> None:
     print(recipe_table())
 
 
-COMMANDS: dict[str, Callable[[Sequence[str]], None]] = {"train": _train, "recipes": _recipes}
+def _evaluate(argv: Sequence[str]) -> None:
+    from diffac.evaluate_command import main
+
+    main(argv)
+
+
+def _validate(argv: Sequence[str]) -> None:
+    from diffac.validation import main
+
+    if not main(argv):
+        raise SystemExit(1)
+
+
+def _report_runs(argv: Sequence[str]) -> None:
+    from diffac import reports
+
+    reports.main(argv)
+
+
+COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
+    "train": _train,
+    "resume": _resume,
+    "evaluate": _evaluate,
+    "report": _report_runs,
+    "validate": _validate,
+    "recipes": _recipes,
+}
 
 
 def _dispatch(argv: Sequence[str]) -> None:
@@ -222,7 +225,7 @@ def _dispatch(argv: Sequence[str]) -> None:
 def exit_code(action: Callable[[], Any]) -> int:
     """Runs an action; what a user can do wrong becomes one line on standard error and an exit code.
 
-    0: done, 1: the run broke off, 2: impossible arguments, 130: interrupted.
+    0: done, 1: the run broke off, 2: impossible arguments, 130: Ctrl-C, 143: SIGTERM.
     """
     try:
         action()
@@ -231,8 +234,8 @@ def exit_code(action: Callable[[], Any]) -> int:
     except RunError as error:
         return _fail(error, 1)
     except KeyboardInterrupt as error:
-        print(f"\n{error or 'interrupted'}", file=sys.stderr)
-        return 130
+        print(f"\n{str(error) or 'interrupted'}", file=sys.stderr)
+        return 128 + getattr(error, "signum", signal.SIGINT)
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
     return 0

@@ -13,7 +13,7 @@ Conventions, the same in every backend:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -310,6 +310,24 @@ class Learner(Protocol):
         """K fused updates, one for each entry of the leading axis of `batches`; noise is drawn on the device.
 
         Metrics are means over those of the K updates that computed them (NaN if none did) and stay on the device.
+        Among them are "critic_nonfinite" and "actor_nonfinite", the fraction of these updates in which loss or gradient
+        was NaN or infinite: a mean alone would hide it.
+        """
+        ...
+
+    def measure(self, state: Any) -> Metrics:
+        """What is worth knowing about a state now and then; stays on the device.
+
+        "actor_param_norm" and "critic_param_norm", the joint norm of the parameters; "state_nonfinite", 1 if any number
+        of the state is NaN or infinite, else 0.
+        """
+        ...
+
+    def fetch(self, metrics: Sequence[Metrics]) -> Mapping[str, np.ndarray]:
+        """Brings what several calls of `update`, `step` or `measure` returned to the host, all at once.
+
+        Returns:
+            name -> [calls] of float64, NaN for a call without that name.
         """
         ...
 

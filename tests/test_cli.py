@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import diffac
-import diffac.cli
+import diffac.recipes
 from diffac.cli import main, parse
 from diffac.training import TrainConfig
 
@@ -30,10 +30,10 @@ PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "r
 def third_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The recipe `fake` is registered as a third party's, beside a broken one; runs go to an empty folder."""
     entries = [
-        importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.cli.GROUP),
-        importlib.metadata.EntryPoint("broken", "no_such_module", diffac.cli.GROUP),
+        importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.recipes.GROUP),
+        importlib.metadata.EntryPoint("broken", "no_such_module", diffac.recipes.GROUP),
     ]
-    monkeypatch.setattr(diffac.cli, "entry_points", lambda *, group: entries)
+    monkeypatch.setattr(diffac.recipes, "entry_points", lambda *, group: entries)
     monkeypatch.chdir(tmp_path)
 
 
@@ -155,7 +155,7 @@ def test_every_field_has_help(capsys: pytest.CaptureFixture[str]) -> None:
 def test_divergence_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", "fake", "--fail", "diverge", "--log-interval", "10"]) == 1
     err = capsys.readouterr().err.splitlines()[-1]
-    assert err.startswith("error: training diverged: critic_loss is nan")
+    assert err.startswith("error: training diverged: the critic's loss or gradient was NaN or infinite in update 5 ")
 
 
 @pytest.mark.parametrize("mode", ["--no-asynchronous", "--asynchronous"])
