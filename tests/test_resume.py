@@ -398,21 +398,19 @@ def trained(tmp_path: Path, *argv: str) -> Path:
     return the_run(tmp_path)
 
 
-def stopped(tmp_path: Path, *argv: str, seconds: float = 0.3, signum: int = signal.SIGTERM) -> Path:
-    """A run that a signal has stopped some time after it began."""
-    process = start(tmp_path, *(argv or LONG))
-    while not list(tmp_path.glob("runs/*/fake/*/seed*/metrics.csv")):
+def stopped(tmp_path: Path, *argv: str, signum: int) -> Path:
+    """A run that a signal has stopped soon after it began."""
+    process = start(tmp_path, *argv)
+    while not list(tmp_path.glob("runs/*/fake/*/seed*/checkpoints/step_*")):
         assert process.poll() is None, process.communicate()
-        time.sleep(0.01)
-    time.sleep(seconds)
+        time.sleep(0.005)
     process.send_signal(signum)
     code, _, err = finish(process)
-    if signum != signal.SIGKILL:
-        assert code == 128 + signum, err
-        last = err.splitlines()[-1]
-        assert last.startswith("interrupted; what was written until then is in runs/")
-        assert "; go on from step " in last
-        assert f"with: diffac resume {the_run(tmp_path).relative_to(tmp_path)}" in last
+    assert code == 128 + signum, err
+    last = err.splitlines()[-1]
+    assert last.startswith("interrupted; what was written until then is in runs/")
+    assert "; go on from step " in last
+    assert f"with: diffac resume {the_run(tmp_path).relative_to(tmp_path)}" in last
     return the_run(tmp_path)
 
 
@@ -439,37 +437,49 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
     assert finish(process)[0] == 130
 
 
-def kill_and_resume(tmp_path: Path, kills: int, rng: random.Random) -> None:
-    """kill -9 at random moments, again and again; what comes of it is the uninterrupted run."""
+def kill_and_resume(tmp_path: Path, kills: int, rng: random.Random) -> int:
+    """kill -9 at random moments, again and again; what comes of it is the uninterrupted run.
+
+    Returns:
+        How often the run was killed before its end: all `kills` unless the machine hurries at the wrong moment.
+    """
+    argv = [*LONG, "--total-timesteps", str(1000 * kills)]
+    begin = time.monotonic()
+    whole = trained(tmp_path, *argv)
+    seconds = time.monotonic() - begin
     (tmp_path / "part").mkdir()
-    process = start(tmp_path / "part", *LONG)
-    for number in range(kills):
+    process = start(tmp_path / "part", *argv)
+    for killed in range(kills):
         while not (runs := list((tmp_path / "part").glob("runs/*/fake/*/seed*/metrics.csv"))):
             time.sleep(0.005)
-        if number:
+        run = runs[0].parent
+        if killed:
             line = process.stdout.readline() if process.stdout else ""
+            if line.startswith("the run is complete"):
+                assert finish(process)[0] == 0
+                break
             assert line.startswith("fake on "), process.communicate()
-        time.sleep(rng.uniform(0, 0.25))
+        time.sleep(rng.uniform(0, seconds / kills))
         process.kill()
         process.communicate()
-        run = runs[0].parent
         _, refused = Store(run / "checkpoints").newest()
         assert refused == []
-        if number < kills - 1:
-            process = start(tmp_path / "part", "resume", str(run))
-    resumed = resume(run, load_recipe)
-    assert resumed is None or resumed.evaluations
-    assert_runs_agree(run, trained(tmp_path, *LONG))
+        process = start(tmp_path / "part", "resume", str(run))
+    else:
+        killed = kills
+        assert finish(process)[0] == 0
+    assert_runs_agree(run, whole)
+    return killed
 
 
 def test_kill_9_and_resume(tmp_path: Path) -> None:
-    kill_and_resume(tmp_path, 3, random.Random(0))
+    assert kill_and_resume(tmp_path, 3, random.Random(0)) > 0
 
 
 @pytest.mark.soak
 @pytest.mark.timeout(900)
 def test_kill_9_and_resume_thirty_times(tmp_path: Path) -> None:
-    kill_and_resume(tmp_path, 30, random.Random(1))
+    assert kill_and_resume(tmp_path, 30, random.Random(1)) == 30
 
 
 def back_to(run: Path, number: int) -> int:
