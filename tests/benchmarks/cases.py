@@ -1,0 +1,61 @@
+"""What is measured: recipes with the papers' settings, for the sizes of two environments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from diffac.protocols import Transition
+from diffac.recipes import load_recipe, preset_values
+from diffac.replay import ReplayBuffer
+
+SIZES = {"HalfCheetah": (17, 6), "Humanoid": (348, 17)}
+"""Environment -> entries of an observation and of an action."""
+BATCH_SIZE = 256
+
+
+class Case(NamedTuple):
+    """A recipe and what differs from its defaults, which are the paper's sizes."""
+
+    recipe: str
+    title: str
+    values: Mapping[str, Any] = {}
+
+
+CASES = {
+    "dacer2": Case("dacer2", "DACER2, T=5"),
+    "sdac": Case("sdac", "SDAC, T=20, N=32, K=64"),
+    "sdac_small": Case("sdac", "SDAC, T=5, N=1, K=64", {"num_diffusion_steps": 5, "num_candidates": 1}),
+    "dpmd": Case("dpmd", "DPMD, T=20, N=32"),
+    "dacer": Case("dacer", "DACER, T=20"),
+    "sac": Case("sac", "SAC, 256x2"),
+    "sac3": Case("sac", "SAC, 256x3", {"hidden_sizes": (256, 256, 256)}),
+}
+"""Name -> case. Networks are 256x3 Mish, batches 256, but SAC has ReLU and two layers where it does not say three."""
+
+
+def configure(name: str, env: str, backend: str, **values: Any) -> tuple[Any, Any]:
+    """The recipe of a case and its configuration."""
+    case = CASES[name]
+    module = load_recipe(case.recipe)
+    preset = preset_values(module, case.recipe, "default", f"{env}-v5")
+    return module, module.Config(**{**preset, **case.values, "backend": backend, **values})
+
+
+def filled_replay(env: str, capacity: int) -> ReplayBuffer:
+    """A full replay memory of numbers like those of the environment."""
+    obs_dim, action_dim = SIZES[env]
+    buffer, rng = ReplayBuffer(capacity, obs_dim, action_dim), np.random.default_rng(0)
+    for count in [5_000] * (capacity // 5_000):
+        buffer.add(
+            Transition(
+                obs=rng.standard_normal((count, obs_dim), np.float32),
+                action=rng.uniform(-1, 1, (count, action_dim)).astype(np.float32),
+                reward=rng.standard_normal(count, np.float32),
+                next_obs=rng.standard_normal((count, obs_dim), np.float32),
+                terminated=rng.random(count) < 0.01,
+            )
+        )
+    return buffer

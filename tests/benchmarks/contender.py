@@ -1,0 +1,165 @@
+"""A contender of ours: a recipe in one backend as it is, with one optimisation off, or the naive implementation.
+
+Its commands: `start`, `update`, `fused`, `host`, `act`, `predict`, `temperature`, `memory`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from diffac.noise import draw
+
+from .cases import BATCH_SIZE, SIZES, configure, filled_replay
+from .protocol import memory, serve
+
+
+class Contender:
+    """Everything about one contender that can be measured; times are in seconds, of one update or one call.
+
+    Args:
+        case: name in `CASES`.
+        env: name in `SIZES`.
+        backend: "torch" or "equinox".
+        kind: "ours", "naive", or the name of a switch in `switches`.
+        capacity: of the replay memory, filled.
+    """
+
+    def __init__(self, case: str, env: str, backend: str, kind: str = "ours", capacity: int = 50_000) -> None:
+        self.backend, self.kind = backend, kind
+        self.obs_dim, self.action_dim = SIZES[env]
+        importlib.import_module(f"diffac_{backend}")
+        self.module, self.config = configure(case, env, backend)
+        if kind not in ("ours", "naive"):
+            from .switches import SWITCHES
+
+            SWITCHES[kind].off(kind, backend)
+        self.buffer, self.rng, self.key = filled_replay(env, capacity), np.random.default_rng(1), 0
+        self.before, _ = memory()
+
+    def start(self) -> dict[str, float]:
+        """Builds everything; the time until the first updates, with and without the actor, are done."""
+        begin = time.perf_counter()
+        self.learner, actor, critic = self.module.build(self.config, self.obs_dim, self.action_dim)
+        if self.kind == "naive":
+            naive = importlib.import_module(f"{__package__}.naive_{self.backend}").Naive(self.learner, actor, critic)
+            self.state, self.once = naive, self._naive
+        else:
+            self.state, self.once = self.learner.init(actor, critic), self._ours
+        self._run(self.once, 2)
+        return {"first": time.perf_counter() - begin, "after": self._run(self.once, 4) / 4}
+
+    def _batch(self, updates: int = 1) -> Any:
+        self.key += 1
+        return self.buffer.sample(self.rng, updates, BATCH_SIZE)
+
+    def _ours(self) -> Any:
+        self.state, metrics = self.learner.update(self.state, self._batch(), self.key)
+        return self.state, metrics
+
+    def _naive(self) -> Any:
+        batch = self._batch()
+        loss = self.state.update(type(batch)(*(array[0] for array in batch[:5])), self.key)
+        return getattr(self.state, "state", None), loss
+
+    def _run(self, call: Callable[[], Any], count: int) -> float:
+        """Seconds for so many calls, until their results are there."""
+        begin = time.perf_counter()
+        for _ in range(count):
+            results = call()
+        self._wait(results)
+        return time.perf_counter() - begin
+
+    def _wait(self, results: Any) -> None:
+        if self.backend == "equinox":
+            import jax
+
+            jax.block_until_ready(results)
+
+    def update(self, count: int) -> float:
+        """Time of an update, its batch drawn from the replay memory: the mean over an even number of them."""
+        return self._run(self.once, count) / count
+
+    def fused(self, count: int, updates: int) -> float:
+        """Time of an update where one call does several."""
+
+        def call() -> Any:
+            self.state, metrics = self.learner.update(self.state, self._batch(updates), self.key)
+            return self.state, metrics
+
+        return self._run(call, count) / (count * updates)
+
+    def host(self, count: int) -> float:
+        """Time of an update whose batch is on the device already: what the host adds is the difference to `update`."""
+        batch = self._batch()
+        if self.backend == "equinox":
+            import jax
+
+            batch = jax.device_put(batch)
+        else:
+            import torch
+
+            batch = type(batch)(*map(torch.as_tensor, batch[:5]))
+
+        def call() -> Any:
+            self.key += 1
+            self.state, metrics = self.learner.update(self.state, batch, self.key)
+            return self.state, metrics
+
+        return self._run(call, count) / count
+
+    def act(self, rows: int, best: bool = True, draws: bool = False, count: int = 200) -> float:
+        """Median time of an action for so many observations, from NumPy to NumPy.
+
+        Args:
+            rows: observations.
+            best: with best-of-N where the recipe has it.
+            draws: with the drawing of its noise.
+            count: calls.
+        """
+        learner = self.learner if best else without_best(self.learner)
+        spec = learner.act_noise_spec((rows, self.action_dim))
+        obs, noise = self._obs(rows), draw(self.rng, spec)
+        return self._median(lambda: learner.act(self.state, obs, draw(self.rng, spec) if draws else noise), count)
+
+    def _obs(self, rows: int) -> np.ndarray:
+        return self.rng.standard_normal((rows, self.obs_dim), np.float32)
+
+    @staticmethod
+    def _median(call: Callable[[], Any], count: int) -> float:
+        """Seconds of a call that returns NumPy arrays."""
+        for _ in range(5):
+            call()
+        times = []
+        for _ in range(count):
+            begin = time.perf_counter()
+            call()
+            times.append(time.perf_counter() - begin)
+        return statistics.median(times)
+
+    def memory(self) -> dict[str, float]:
+        """Bytes beyond the replay memory and the imported packages: now, and at most so far."""
+        now, most = memory()
+        return {"now": now - self.before, "most": most - self.before}
+
+
+def without_best(learner: Any) -> Any:
+    """The same learner, whose sampler draws one candidate only."""
+    outer = learner.sampler
+    inner: Any = getattr(outer, "sampler", None)
+    if not hasattr(inner, "num_candidates"):
+        return learner
+    return dataclasses.replace(learner, sampler=dataclasses.replace(outer, sampler=inner.sampler))
+
+
+if __name__ == "__main__":
+    contender = Contender(**json.loads(sys.argv[1]))
+    serve({name: getattr(contender, name) for name in ("start", "update", "fused", "host", "act", "memory")})

@@ -1,0 +1,283 @@
+"""The diffusion recipes in PyTorch the way public codes are written: the yardstick, never used for training.
+
+The mathematics, the schedules and the noise are the recipe's own; a test asserts that an update gives the same numbers.
+What differs is what the public codes do: the gradient of the actor in every step, also where it is thrown away; the
+denoiser once for each particle; concatenation of obs, noisy action and embedded time in every evaluation; one call for
+each critic; the framework's Mish; plain Adam and a loop over parameters for the slow copies.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+import diffac_torch as ours
+from diffac.protocols import Transition
+from diffac.schedules import LinearSchedule
+from diffac_torch.objectives import _truncated_guesses
+from diffac_torch.random import draw, stream
+
+
+class MLP(nn.Module):
+    """Layers with Mish between them."""
+
+    def __init__(self, weights: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList()
+        for weight, bias in weights:
+            layer = nn.Linear(*weight.shape[::-1])
+            layer.weight.data, layer.bias.data = torch.tensor(weight), torch.tensor(bias)
+            self.layers.append(layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[rows in] -> [rows out]"""
+        for layer in self.layers[:-1]:
+            x = F.mish(layer(x))
+        return self.layers[-1](x)
+
+
+class Denoiser(nn.Module):
+    """Predicted noise [rows act] from obs, noisy action and time, each with one row for each result."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        super().__init__()
+        self.time_layers, self.layers = MLP(_layers(arrays, "time_layers")), MLP(_layers(arrays, "layers"))
+
+    def forward(self, obs: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
+        """t [rows] of integers."""
+        embedding = ours.time_embedding(t.to(noisy.dtype))
+        return self.layers(torch.cat([obs, noisy, self.time_layers(embedding)], dim=-1))
+
+
+def _layers(arrays: Mapping[str, np.ndarray], prefix: str, member: int | None = None) -> list[tuple[Any, Any]]:
+    """Weight and bias of each layer, of one member of an ensemble."""
+    pick = slice(None) if member is None else member
+    count = sum(name.startswith(f"{prefix}.") for name in arrays) // 2
+    return [(arrays[f"{prefix}.{i}.weight"][pick], arrays[f"{prefix}.{i}.bias"][pick]) for i in range(count)]
+
+
+class Naive:
+    """One recipe with its networks, optimisers and slow copies.
+
+    Args:
+        learner: gives the numbers of the recipe: schedule, temperature, rates.
+        actor: initial parameters, copied.
+        critic: initial parameters, copied.
+    """
+
+    def __init__(self, learner: ours.Learner, actor: nn.Module, critic: nn.Module) -> None:
+        self.learner = learner
+        self.noisy_policy = learner.sampler  # AdditiveNoise
+        inner = learner.sampler.sampler  # type: ignore[attr-defined]
+        self.candidates = inner.num_candidates if isinstance(inner, ours.BestOf) else None
+        self.chain: Any = inner.sampler if isinstance(inner, ours.BestOf) else inner
+        self.schedule = self.chain.schedule
+        self.actor = Denoiser(ours.to_arrays(actor))
+        arrays = ours.to_arrays(critic)
+        self.critics = nn.ModuleList(MLP(_layers(arrays, "layers", i)) for i in range(2))
+        self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
+        self.ema_actor = copy.deepcopy(self.actor).requires_grad_(False) if learner.ema_actor else None
+        self.actor_adam, self.critic_adam = (
+            torch.optim.Adam(module.parameters(), lr=0.0) for module in (self.actor, self.critics)
+        )
+        dtype = next(self.actor.parameters()).dtype
+        self.temperature = torch.as_tensor(np.exp(learner.temperature.init_state()["log_temperature"]), dtype=dtype)
+        self.critic_state = {k: torch.as_tensor(v, dtype=dtype) for k, v in self._critic_objective_state().items()}
+        self.actor_state = {k: torch.as_tensor(v, dtype=dtype) for k, v in learner.actor_objective.init_state().items()}
+        self.updates = 0
+
+    def _critic_objective_state(self) -> dict[str, np.ndarray]:
+        return {"omega": np.zeros(2)} if isinstance(self.learner.critic_objective, ours.GaussianTD) else {}
+
+    def update(self, batch: Transition, key: int) -> float:
+        """One update with noise of its own; the critic's loss."""
+        dtype = self.temperature.dtype
+        spec = self.learner.noise_spec(tuple(batch.action.shape))
+        return self.step(batch, draw(stream(torch.device("cpu"), key), spec, dtype))
+
+    def step(self, batch: Transition, noise: Mapping[str, Any]) -> float:
+        """One update with this noise, NumPy's or torch's."""
+        noise = _tensors(noise)
+        learner, dtype = self.learner, self.temperature.dtype
+        obs, action, reward, next_obs = (torch.as_tensor(x).to(dtype) for x in batch[:4])
+        going_on = 1 - torch.as_tensor(batch.terminated).to(dtype)
+        reward = learner.reward_scale * reward
+        with torch.no_grad():
+            next_action = self.act(next_obs, noise["next_action"])
+        old_critics = copy.deepcopy(self.critics)
+
+        loss, critic_state = self.critic_loss(obs, action, reward, next_obs, going_on, next_action, noise["critic"])
+        self.critic_adam.zero_grad()
+        loss.backward()
+        actor_loss, actor_state = self.actor_loss(old_critics, obs, next_obs, next_action, noise["actor"])
+        gradients = torch.autograd.grad(actor_loss, list(self.actor.parameters()))
+
+        self.critic_state = critic_state
+        _adam_step(self.critic_adam, learner.critic_optimiser.learning_rate, self.updates)
+        if self.updates % learner.actor_delay == 0:
+            self.actor_state = actor_state
+            for parameter, gradient in zip(self.actor.parameters(), gradients, strict=True):
+                parameter.grad = gradient
+            _adam_step(self.actor_adam, learner.actor_optimiser.learning_rate, self.updates // learner.actor_delay)
+            for slow, fast in ((self.target_critics, self.critics), (self.ema_actor, self.actor)):
+                for target, source in () if slow is None else zip(slow.parameters(), fast.parameters(), strict=True):
+                    target.data.copy_((1 - learner.tau) * target.data + learner.tau * source.data)
+        self.updates += 1
+        return loss.item()
+
+    def denoise(self, obs: Tensor, noise: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+        """Actions of whole chains, one for each row of obs, and their states from t = 0 on."""
+        schedule, states = self.schedule, []
+        noisy = self.chain.start_scale * noise["start"].reshape(len(obs), -1)
+        for t in range(schedule.num_steps - 1, -1, -1):
+            states.append(noisy)
+            eps = self.actor(obs, noisy, torch.full((len(obs),), t))
+            action = schedule.predict_action(noisy, eps, t).clamp(-1, 1)
+            if t > 0:
+                spread = schedule.posterior_std(t) * noise["steps"][t - 1].reshape(len(obs), -1)
+                noisy = schedule.posterior_mean(action, noisy, t) + spread
+        return action, states[::-1]
+
+    def best(self, obs: Tensor, noise: Mapping[str, Any]) -> Tensor:
+        """The sampled action; of several candidates the one that the critics prefer."""
+        if self.candidates is None:
+            return self.denoise(obs, noise)[0]
+        rows = obs.repeat(self.candidates, 1)
+        actions, _ = self.denoise(rows, noise["candidates"])
+        q = self.value(self.critics, rows, actions).view(self.candidates, -1)
+        chosen = q.argmax(0)
+        return actions.view(self.candidates, *obs.shape[:1], -1)[chosen, torch.arange(len(obs))]
+
+    def act(self, obs: Tensor, noise: Mapping[str, Any]) -> Tensor:
+        """The action with exploration noise."""
+        return self.noisy_policy.explore(self.best(obs, noise["inner"]), noise, self.temperature)  # type: ignore[attr-defined]
+
+    def value(self, critics: Any, obs: Tensor, action: Tensor) -> Tensor:
+        """The smaller of the two values (of the means), [rows]."""
+        pair = torch.cat([obs, action], dim=-1)
+        first, second = (critic(pair)[:, 0] for critic in critics)
+        return torch.minimum(first, second)
+
+    def critic_loss(
+        self, obs: Any, action: Any, reward: Any, next_obs: Any, going_on: Any, next_action: Any, noise: Any
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Temporal difference of both critics, and the new state of the objective."""
+        objective: Any = self.learner.critic_objective
+        pair, next_pair = torch.cat([obs, action], -1), torch.cat([next_obs, next_action], -1)
+        if isinstance(objective, ours.MeanSquaredTD):
+            with torch.no_grad():
+                next_q = self.value(self.target_critics, next_obs, next_action)
+                y = reward + objective.gamma * going_on * next_q
+            losses = [F.mse_loss(critic(pair)[:, 0], y) for critic in self.critics]
+            return losses[0] + losses[1], {}
+        with torch.no_grad():
+            means, stds = zip(*(_gaussian(critic(next_pair)) for critic in self.target_critics), strict=True)
+            mean = torch.minimum(*means)
+            std = torch.where(means[0] <= means[1], stds[0], stds[1])
+            y = reward + objective.gamma * going_on * mean
+            y_z = reward + objective.gamma * going_on * (mean + std * noise["target"].clamp(-3, 3))
+        losses, omegas = [], []
+        for critic, omega in zip(self.critics, self.critic_state["omega"], strict=True):
+            q, std = _gaussian(critic(pair))
+            fixed, fixed_std = q.detach(), std.detach()
+            batch_std = fixed_std.mean()
+            omega = torch.where(omega == 0, batch_std, (1 - objective.tau) * omega + objective.tau * batch_std)
+            bound = objective.clip * omega
+            y_b = fixed + (y_z - fixed).clamp(-bound, bound)
+            mean_term = q * (y - fixed) / (fixed_std**2 + 0.1)
+            std_term = std * ((fixed - y_b) ** 2 - fixed_std**2) / (fixed_std**3 + 0.1)
+            losses.append(-(omega**2 + 0.1) * (mean_term + std_term).mean())
+            omegas.append(omega)
+        return losses[0] + losses[1], {"omega": torch.stack(omegas)}
+
+    def actor_loss(
+        self, critics: Any, obs: Tensor, next_obs: Tensor, next_action: Tensor, noise: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss that the recipe is named after, and the new state of the objective."""
+        objective: Any = self.learner.actor_objective
+        if isinstance(objective, ours.ValueThroughSampler):
+            return -self.value(critics, obs, self.act(obs, noise["rollout"])).mean(), {}
+        if isinstance(objective, ours.Sum):
+            (first, _), (second, gradient) = objective.terms
+            rollout = noise["rollout"]
+            action, states = self.denoise(obs, rollout["inner"])
+            action = self.noisy_policy.explore(action, rollout, self.temperature)  # type: ignore[attr-defined]
+            value = -self.value(critics, obs, action).mean()
+            return first * value + second * self.score_loss(gradient, critics, obs, states), {}
+        if isinstance(objective.proposal, ours.ReverseProposal):
+            return self.reverse_loss(objective.proposal, critics, obs, noise), self.actor_state
+        return self.policy_loss(objective.proposal, critics, next_obs, next_action, noise)
+
+    def score_loss(self, gradient: Any, critics: Any, obs: Tensor, states: list[Tensor]) -> Tensor:
+        """DACER2's second term, at the states of the chain."""
+        rows, noisy = obs.repeat(len(states), 1), torch.cat(states).detach().requires_grad_()
+        t = torch.arange(len(states)).repeat_interleave(len(obs))
+        (slope,) = torch.autograd.grad(self.value(critics, rows, noisy).sum(), noisy)
+        weight = torch.exp(gradient.slope * (t.to(slope.dtype) + gradient.time_offset) + gradient.intercept)
+        target = weight.unsqueeze(-1) * slope / (slope.norm(dim=-1, keepdim=True) + 1e-8)
+        score = self.schedule.score(self.actor(rows, noisy.detach(), t), t)
+        return (score - target).square().sum(-1).mean()
+
+    def reverse_loss(self, proposal: Any, critics: Any, obs: Tensor, noise: Mapping[str, Any]) -> Tensor:
+        """SDAC: the denoiser is evaluated once for each particle."""
+        count, t = proposal.num_particles, noise["t"].long()
+        with torch.no_grad():
+            action = self.best(obs, noise["rollout"])
+            noisy = self.schedule.add_noise(action, noise["eps"], t)
+            guesses, eps = _truncated_guesses(self.schedule, noisy, t, noise["particles"])
+            rows = obs.repeat(count, 1)
+            q = self.value(critics, rows, guesses.flatten(0, 1)).view(count, -1)
+            weight = torch.softmax(q * proposal.value_scale / self.temperature, dim=0)
+        predicted = self.actor(rows, noisy.repeat(count, 1), t.repeat(count)).view_as(eps)
+        return (weight * (predicted - eps).square().sum(-1)).sum(0).mean()
+
+    def policy_loss(
+        self, proposal: Any, critics: Any, next_obs: Tensor, next_action: Tensor, noise: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """DPMD: the policy's own actions, weighted by their standardised value."""
+        old, rate, t = self.actor_state, proposal.rate, noise["t"].long()
+        with torch.no_grad():
+            q = self.value(critics, next_obs, next_action)
+            new = {
+                "q_mean_ema": (1 - rate) * old["q_mean_ema"] + rate * q.mean(),
+                "q_std_ema": (1 - rate) * old["q_std_ema"] + rate * q.std(correction=0),
+                "count": old["count"] + 1,
+            }
+            correction = -torch.expm1(new["count"] * np.log1p(-rate))
+            advantage = (q - new["q_mean_ema"] / correction) / (new["q_std_ema"] / correction + 1e-8)
+            weight = torch.exp(advantage.clamp(-3, 3) / self.temperature)
+            noisy = self.schedule.add_noise(next_action, noise["eps"], t)
+        error = (self.actor(next_obs, noisy, t) - noise["eps"]).square().sum(-1)
+        return (weight * error).mean(), new
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All parameters, by the names of `diffac_torch.to_arrays` of a learner's state."""
+        found = {}
+        for role, module in (("actor", self.actor), ("ema_actor", self.ema_actor)):
+            for name, parameter in () if module is None else module.named_parameters():
+                found[f"{role}.{name.replace('layers.layers', 'layers')}"] = parameter.detach().numpy()
+        for role, critics in (("critic", self.critics), ("target_critic", self.target_critics)):
+            for (name, first), second in zip(critics[0].named_parameters(), critics[1].parameters(), strict=True):
+                found[f"{role}.{name}"] = torch.stack([first, second]).detach().numpy()
+        return found
+
+
+def _tensors(noise: Any) -> Any:
+    return {k: _tensors(v) for k, v in noise.items()} if isinstance(noise, Mapping) else torch.as_tensor(noise)
+
+
+def _gaussian(output: Tensor) -> tuple[Tensor, Tensor]:
+    return output[:, 0], F.softplus(output[:, 1], threshold=40)
+
+
+def _adam_step(adam: torch.optim.Adam, rate: float | LinearSchedule, count: int) -> None:
+    if isinstance(rate, LinearSchedule):
+        rate = float(np.interp(count, [rate.begin, rate.end], [rate.initial, rate.final]))
+    adam.param_groups[0]["lr"] = rate
+    adam.step()

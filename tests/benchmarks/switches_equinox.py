@@ -1,0 +1,131 @@
+"""Equinox parts without their optimisations, one function for each entry of `switches.SWITCHES`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def mish(patch: Any) -> None:
+    """The framework's Mish."""
+    import jax
+
+    from diffac_equinox import networks
+
+    patch(networks, "_ACTIVATIONS", {**networks._ACTIVATIONS, "mish": jax.nn.mish})
+
+
+def unrolled(patch: Any) -> None:
+    """Every chain is a loop."""
+    from diffac_equinox import samplers
+
+    patch(samplers, "_LONGEST_UNROLLED", 0)
+
+
+def shares(patch: Any) -> None:
+    """The denoiser concatenates its inputs for every evaluation."""
+    import jax.numpy as jnp
+
+    from diffac_equinox import networks, samplers
+
+    def call(self: Any, obs: Any, noisy: Any, t: Any) -> Any:
+        activate = networks.activation(self.activation)
+        embedding = networks.time_embedding(t, self.time_dim).astype(noisy.dtype)
+        features = networks._rest(self.time_layers, activate, self.time_layers[0](embedding))
+        pieces = (obs, noisy, features)
+        batch = jnp.broadcast_shapes(*(x.shape[:-1] for x in pieces))
+        joined = jnp.concatenate([jnp.broadcast_to(x, (*batch, x.shape[-1])) for x in pieces], axis=-1)
+        return networks._rest(self.layers, activate, self.layers[0](joined))
+
+    patch(networks.MLPDenoiser, "__call__", call)
+    patch(samplers, "_condition", lambda actor, obs, num_steps: obs)
+
+
+def ensemble(patch: Any) -> None:
+    """A product for each critic."""
+    import jax.numpy as jnp
+
+    from diffac_equinox import networks
+
+    def outputs(layers: Any, function: Any, obs: Any, action: Any) -> Any:
+        results = []
+        for member in range(len(layers[0].weight)):
+            weight = layers[0].weight[member]
+            hidden = obs @ weight[:, : obs.shape[-1]].T + action @ weight[:, obs.shape[-1] :].T + layers[0].bias[member]
+            for layer in layers[1:]:
+                hidden = function(hidden) @ layer.weight[member].T + layer.bias[member]
+            results.append(hidden)
+        return jnp.stack(results)
+
+    patch(networks, "_ensemble_outputs", outputs)
+
+
+def particles(patch: Any) -> None:
+    """The regression of SDAC with a row for each particle."""
+    import jax
+    import jax.numpy as jnp
+
+    from diffac_equinox import objectives
+
+    def proposal(
+        self: Any, actor: Any, critic: Any, batch: Any, noise: Any, temperature: Any, state: Any, schedule: Any
+    ) -> Any:
+        count, t = self.num_particles, noise["t"]
+        action = self.sampler(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
+        noisy = schedule.add_noise(action, noise["eps"], t)
+        mean = schedule.predict_action(noisy, jnp.zeros_like(noisy), t)
+        std = schedule.predict_action(jnp.zeros_like(noisy), -jnp.ones_like(noisy), t)
+        actions = objectives._truncated_normal(mean, std, noise["particles"])
+        eps = (mean - actions) / std
+        q = critic(batch.obs, actions).min(0)
+        weight = jax.nn.softmax(q * self.value_scale / temperature, axis=0)
+        metrics = {"effective_particles": (1 / (weight**2).sum(0)).mean(), "q_mean": q.mean()}
+        return objectives.Regression(
+            jnp.tile(batch.obs, (count, 1)), jnp.tile(noisy, (count, 1)), jnp.tile(t, count),
+            eps.reshape(-1, eps.shape[-1]), count * weight.ravel(), jnp.zeros_like(weight).ravel(), metrics, state,
+        )  # fmt: skip
+
+    patch(objectives.ReverseProposal, "__call__", proposal)
+
+
+def skip(patch: Any) -> None:
+    """The gradient of the actor in every update; where it is not due it is thrown away."""
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+
+    from diffac_equinox import learner
+
+    original = learner._run_if
+
+    def always(due: Any, part: Any, state: Any) -> Any:
+        if part.__name__ != "update_actor":
+            return original(due, part, state)
+        old, static = eqx.partition(state, eqx.is_array)
+        new, metrics = part(state)
+        chosen = jax.tree.map(lambda n, o: jnp.where(due, n, o), eqx.filter(new, eqx.is_array), old)
+        return eqx.combine(chosen, static), {name: jnp.where(due, x, jnp.nan) for name, x in metrics.items()}
+
+    patch(learner, "_run_if", always)
+
+
+def donation(patch: Any) -> None:
+    """The old state stays valid."""
+    import equinox as eqx
+
+    from diffac_equinox import learner
+
+    patch(learner, "_compiled_update", eqx.filter_jit(learner._compiled_update.__wrapped__))
+
+
+def metrics(patch: Any) -> None:
+    """Every update waits for its numbers."""
+    from diffac_equinox import Learner
+
+    original = Learner.update
+
+    def update(self: Any, state: Any, batches: Any, key: int) -> Any:
+        state, metrics = original(self, state, batches, key)
+        self.fetch([metrics])
+        return state, metrics
+
+    patch(Learner, "update", update)

@@ -1,0 +1,152 @@
+"""PyTorch parts without their optimisations, one function for each entry of `switches.SWITCHES`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def mish(patch: Any) -> None:
+    """The framework's Mish."""
+    import torch.nn.functional as F
+
+    from diffac_torch import networks
+
+    patch(networks, "_ACTIVATIONS", {**networks._ACTIVATIONS, "mish": F.mish})
+
+
+def chunks(patch: Any) -> None:
+    """All rows at once."""
+    from diffac_torch import networks
+
+    patch(networks, "_MAX_ROWS", 1 << 60)
+
+
+def shares(patch: Any) -> None:
+    """The denoiser concatenates its inputs for every evaluation."""
+    import torch
+
+    from diffac_torch import networks, objectives, samplers
+
+    def forward(self: Any, obs: Any, noisy: Any, t: Any) -> Any:
+        times = torch.as_tensor(t)
+        batch = torch.broadcast_shapes(obs.shape[:-1], noisy.shape[:-1], times.shape)
+        features = self._time_features(times)
+        pieces = [x.expand(*batch, x.shape[-1]) for x in (obs, noisy, features)]
+        first = self.layers[0]
+
+        def network(joined: Any, _: Any) -> Any:
+            hidden = torch.nn.functional.linear(joined, first.weight, first.bias)
+            return networks._after_first(self.layers, hidden, self.activation)
+
+        joined = torch.cat(pieces, dim=-1)
+        return networks._in_chunks(network, joined, joined)
+
+    patch(networks.MLPDenoiser, "forward", forward)
+    for module in (samplers, objectives):
+        patch(module, "_condition", lambda actor, obs, num_steps: obs)
+
+
+def ensemble(patch: Any) -> None:
+    """A product for each critic."""
+    import torch
+    import torch.nn.functional as F
+
+    from diffac_torch import networks
+
+    def outputs(self: Any, obs: Any, action: Any) -> Any:
+        results = []
+        for member in range(self.size):
+            weights = [(layer.weight[member], layer.bias[member]) for layer in self.layers]
+            weight, bias = weights[0]
+            share = F.linear(obs, weight[:, : self.obs_dim], bias)
+            shape = (*torch.broadcast_shapes(obs.shape[:-1], action.shape[:-1]), share.shape[-1])
+
+            def network(action: Any, share: Any, weights: Any = weights) -> Any:
+                hidden = F.linear(action, weights[0][0][:, self.obs_dim :]) + share
+                for weight, bias in weights[1:]:
+                    hidden = F.linear(self.activation(hidden), weight, bias)
+                return hidden
+
+            rows = action.expand(*shape[:-1], -1)
+            results.append(networks._in_chunks(network, rows, share.expand(shape)))
+        return torch.stack(results)
+
+    patch(networks._Ensemble, "_outputs", outputs)
+
+
+def particles(patch: Any) -> None:
+    """The regression of SDAC with a row for each particle."""
+    import torch
+
+    from diffac_torch import objectives
+
+    def proposal(
+        self: Any, actor: Any, critic: Any, batch: Any, noise: Any, temperature: Any, state: Any, schedule: Any
+    ) -> Any:
+        action = self.sampler(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
+        count, t = self.num_particles, noise["t"]
+        noisy = schedule.add_noise(action, noise["eps"], t)
+        guesses = objectives._truncated_guesses if self.truncated else objectives._clipped_guesses
+        actions, eps = guesses(schedule, noisy, t, noise["particles"])
+        q = critic(batch.obs, actions).amin(0)
+        weight = torch.softmax(q * self.value_scale / temperature, dim=0)
+        metrics = {"effective_particles": (1 / weight.square().sum(0)).mean(), "q_mean": q.mean()}
+        return objectives.Regression(
+            obs=batch.obs.repeat(count, 1), noisy=noisy.repeat(count, 1), t=t.repeat(count), target=eps.flatten(0, 1),
+            weight=count * weight.flatten(), spread=torch.zeros(weight.numel()), metrics=metrics, state=state,
+        )  # fmt: skip
+
+    patch(objectives.ReverseProposal, "__call__", torch.no_grad()(proposal))
+
+
+def skip(patch: Any) -> None:
+    """The gradient of the actor in every update; where it is not due it is thrown away."""
+    from diffac_torch import learner
+
+    original = learner.Learner._update
+
+    def update(self: Any, state: Any, batch: Any, noise: Any) -> Any:
+        if state.updates % self.actor_delay:
+            temperature = self.temperature.value(state.temperature)
+            filled = batch._replace(next_action=batch.action)  # as many numbers, and no gradient through them
+            arguments = (state.critic, filled, noise("actor"), temperature, state.actor_objective)
+            learner.loss_and_gradient(self.actor_objective, state.actor, *arguments)
+        return original(self, state, batch, noise)
+
+    patch(learner.Learner, "_update", update)
+
+
+def adam(patch: Any) -> None:
+    """Adam and the slow copies parameter by parameter."""
+    import torch
+
+    from diffac_torch import learner
+
+    original = torch.optim.Adam
+
+    def plain(parameters: Any, **options: Any) -> Any:
+        return original(parameters, **{**options, "fused": False, "foreach": False})
+
+    @torch.no_grad()
+    def towards(slow: Any, fast: Any, tau: float) -> None:
+        for target, source in zip(slow.parameters(), fast.parameters(), strict=True):
+            target.lerp_(source, tau)
+
+    patch(torch.optim, "Adam", plain)
+    patch(learner, "_towards", towards)
+
+
+def metrics(patch: Any) -> None:
+    """Every update waits for its numbers."""
+    from diffac_torch import Learner
+
+    original = Learner.update
+
+    def update(self: Any, state: Any, batches: Any, key: int) -> Any:
+        state, metrics = original(self, state, batches, key)
+        np.asarray([float(value) for value in metrics.values()])
+        return state, metrics
+
+    patch(Learner, "update", update)
