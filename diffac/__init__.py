@@ -30,12 +30,14 @@ from diffac.protocols import Critic as Critic
 from diffac.protocols import CriticObjective as CriticObjective
 from diffac.protocols import Denoiser as Denoiser
 from diffac.protocols import DistributionalCritic as DistributionalCritic
+from diffac.protocols import GroupLearner as GroupLearner
 from diffac.protocols import Learner as Learner
 from diffac.protocols import Loss as Loss
 from diffac.protocols import NoiseSchedule as NoiseSchedule
 from diffac.protocols import Rollout as Rollout
 from diffac.protocols import RolloutObjective as RolloutObjective
 from diffac.protocols import Sampler as Sampler
+from diffac.protocols import SeedGroup as SeedGroup
 from diffac.protocols import Temperature as Temperature
 from diffac.protocols import Transition as Transition
 from diffac.schedules import LinearSchedule as LinearSchedule

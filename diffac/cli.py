@@ -17,6 +17,7 @@ from diffac.configs import make_config, read_config
 from diffac.errors import RunError, UsageError, unknown
 from diffac.recipes import load_recipe, preset_values, recipe_modules
 from diffac.running import refuse_script, resume, run
+from diffac.seeds import run_seeds
 from diffac.training import TrainConfig, TrainResult
 
 USAGE = """\
@@ -27,6 +28,7 @@ Diffusion policies for online reinforcement learning.
 commands:
   train RECIPE [--preset NAME] [options]   train an agent; results go to runs/
   train --config FILE [options]            train with the config.yaml of a run
+  train RECIPE --num-seeds N [options]     train seeds together, each as a run of its own
   resume RUN [--backend NAME]              go on with a run that was stopped, from its last checkpoint
   evaluate RUN [--episodes N] [--video]    play episodes with the best policy of a run
   report PATH... [--out FOLDER]            curves and tables of runs on one page
@@ -56,8 +58,8 @@ def _summary(module: ModuleType) -> str:
     return (module.__doc__ or "").strip().partition("\n")[0]
 
 
-def parse(module: ModuleType, argv: Sequence[str], name: str) -> TrainConfig:
-    """The configuration that arguments ask for.
+def parse(module: ModuleType, argv: Sequence[str], name: str) -> tuple[TrainConfig, int]:
+    """The configuration that arguments ask for, and the number of seeds.
 
     Each of these overrides the ones before: defaults of `Config`, constants of the environment, preset, flags. With
     `--config FILE` the file takes the place of constants and preset.
@@ -97,20 +99,21 @@ def _from_file(module: ModuleType, path: str, name: str) -> TrainConfig:
 
 def _parse_over(
     module: ModuleType, argv: Sequence[str], name: str, default: TrainConfig, preset: str, source: str | None
-) -> TrainConfig:
-    """What the flags make of a configuration."""
+) -> tuple[TrainConfig, int]:
+    """What the flags make of a configuration, and the number of seeds."""
 
-    def arguments(preset: Any, config_file: Any, config: Any) -> Any:
-        return config
+    def arguments(preset: Any, config_file: Any, num_seeds: Any, config: Any) -> Any:
+        return config, num_seeds
 
     arguments.__annotations__ = {
         "preset": Annotated[str, tyro.conf.arg(help=f"Values to start from: {', '.join(module.PRESETS)}.")],
         "config_file": Annotated[
             str | None, tyro.conf.arg(name="config", help="A config.yaml to start from instead of a preset.")
         ],
+        "num_seeds": Annotated[int, tyro.conf.arg(help="Seeds that train together, from --seed on; each is a run.")],
         "config": Annotated[module.Config, tyro.conf.arg(name="", prefix_name=False)],
     }
-    arguments.__defaults__ = (preset, source, default)
+    arguments.__defaults__ = (preset, source, 1, default)
     shown = f"those of {source}" if source else f"the defaults of preset {preset!r} on {default.env_id}"
     description = f"{_summary(module)}\n\nShown are {shown}."
     return tyro.cli(arguments, args=list(argv), prog=f"diffac train {name}", description=description)
@@ -118,6 +121,8 @@ def _parse_over(
 
 def run_recipe(module: ModuleType, argv: Sequence[str] | None = None, name: str | None = None) -> TrainResult | None:
     """Trains a recipe with the given flags (None: those of this process); raises what goes wrong.
+
+    Returns the result of a single seed.
 
     "resume RUN" in their place goes on with a run of this recipe, "evaluate RUN" evaluates one.
     """
@@ -130,7 +135,11 @@ def run_recipe(module: ModuleType, argv: Sequence[str] | None = None, name: str 
 
         main(argv[1:], module)
         return None
-    return run(module, parse(module, argv, name), name)
+    config, num_seeds = parse(module, argv, name)
+    if num_seeds == 1:
+        return run(module, config, name)
+    run_seeds(module, config, name, num_seeds)
+    return None
 
 
 def recipe_main(name: str) -> None:

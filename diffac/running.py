@@ -14,7 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from diffac.callbacks import Callback
-from diffac.checkpoints import Checkpoint, Checkpointer, Store, codec_of
+from diffac.checkpoints import Checkpoint, Checkpointer, Stop, Store, codec_of
 from diffac.configs import RECIPE, config_yaml, make_config, plain, read_config, vars_of
 from diffac.divergence import DivergenceError
 from diffac.environments import close, dims, make_envs
@@ -46,8 +46,8 @@ def run(module: ModuleType, config: TrainConfig, name: str) -> TrainResult:
     Raises:
         Interrupted: Ctrl-C or SIGTERM, after a checkpoint was written.
     """
-    learner, state = _build(module, config)
-    folder = create_run(config, name, recipe_file=_script(module))
+    learner, state = build(module, config)
+    folder = create_run(config, name, recipe_file=script_of(module))
     with lock_run(folder):
         return _train_in(folder, name, learner, state, config, None)
 
@@ -80,7 +80,7 @@ def resume(folder: Path, find_recipe: Callable[[str], ModuleType], *, backend: s
         store = Store(folder / "checkpoints")
         checkpoint, refused = store.newest(about["run_id"])
         for _, reason in refused:
-            _say(reason)
+            note(reason)
         if checkpoint is None and refused:
             raise UsageError(f"none of the {len(refused)} checkpoints of {folder} is whole; the reasons are above")
         if checkpoint is not None:
@@ -88,7 +88,7 @@ def resume(folder: Path, find_recipe: Callable[[str], ModuleType], *, backend: s
             if checkpoint.env_step >= config.total_timesteps:
                 print(f"the run is complete: {checkpoint.env_step:,} environment steps\n{folder}")
                 return None
-        learner, state = _build(module, config)
+        learner, state = build(module, config)
 
         env_step, evaluations = 0, []
         if checkpoint is not None:
@@ -96,7 +96,7 @@ def resume(folder: Path, find_recipe: Callable[[str], ModuleType], *, backend: s
             evaluations = [EvaluationRecord(**record) for record in checkpoint.host()["evaluations"]]
         try:
             for path, _ in refused:
-                _say(f"the damaged checkpoint is now {store.set_aside(path)}")
+                note(f"the damaged checkpoint is now {store.set_aside(path)}")
             for kept in (store, Store(folder / "best")):
                 kept.clean()
             rewind(folder, env_step, evaluations)
@@ -108,7 +108,7 @@ def resume(folder: Path, find_recipe: Callable[[str], ModuleType], *, backend: s
         return _train_in(folder, name, learner, state, config, checkpoint)
 
 
-def _build(module: ModuleType, config: TrainConfig) -> tuple[Any, Any]:
+def build(module: ModuleType, config: TrainConfig) -> tuple[Any, Any]:
     """The learner and its first state, for the environments' dimensions."""
     importlib.import_module("tensorboardX")  # imports torch, which must come before jax
     if config.track is not None:
@@ -125,45 +125,81 @@ def _build(module: ModuleType, config: TrainConfig) -> tuple[Any, Any]:
 def _train_in(
     folder: Path, name: str, learner: Any, state: Any, config: TrainConfig, checkpoint: Checkpoint | None
 ) -> TrainResult:
-    """Trains in the folder of a run, which must be locked."""
+    """Trains in the folder of a run, which must be locked, and says how it goes."""
     first = 0 if checkpoint is None else checkpoint.env_step
     start = "" if checkpoint is None else f"from step {first:,} of {config.total_timesteps:,}\n"
     print(f"{name} on {config.env_id}, backend {config.backend}, seed {config.seed}\n{start}{folder}", flush=True)
     begin = time.perf_counter()
+    with StopRequest() as stop:
+        console = ConsoleWriter(config.total_timesteps, bar=config.progress)
+        result = train_in(folder, name, learner, state, config, checkpoint, stop=stop, console=console, say=note)
+    print(_report(result, time.perf_counter() - begin, folder))
+    return result
+
+
+def train_in(
+    folder: Path,
+    name: str,
+    learner: Any,
+    state: Any,
+    config: TrainConfig,
+    checkpoint: Checkpoint | None,
+    *,
+    stop: Stop,
+    console: Writer,
+    say: Callable[[str], None],
+    evaluated: Any = None,
+) -> TrainResult:
+    """Trains in the folder of a run, which must be locked.
+
+    Args:
+        folder: of the run.
+        name: the recipe.
+        learner: as for `train`.
+        state: the learner's first.
+        config: arguments.
+        checkpoint: what the run goes on from; None: it begins.
+        stop: whether somebody wants the run to end.
+        console: shows metrics; is closed.
+        say: told what a person should know.
+        evaluated: as for `train`.
+
+    Raises:
+        Interrupted: somebody wants it, and a checkpoint was written.
+        RunError: as for `train`, with what the run can go on from.
+    """
     info = {
         "run_id": read_manifest(folder)["run_id"],
         "config": plain({RECIPE: name, **vars_of(config)}),
         "versions": manifest()["versions"],
     }
-    writer = Writers()
-    with StopRequest() as stop:
-        checkpointer = Checkpointer(
-            folder, codec_of(learner, config.backend),
-            interval=config.checkpoint_interval, info=info, checkpoint=checkpoint, stop=stop, say=_say,
+    writer = Writers(console)
+    checkpointer = Checkpointer(
+        folder, codec_of(learner, config.backend),
+        interval=config.checkpoint_interval, info=info, checkpoint=checkpoint, stop=stop, say=say,
+    )  # fmt: skip
+    try:
+        first = 0 if checkpoint is None else checkpoint.env_step
+        writer = Writers(*_writers(folder, config, first, info, say), console)
+        return train(
+            learner, state, config,
+            writer=writer, checkpointer=checkpointer,
+            callback=_SaveEvaluations(folder / "evaluations.npz"), evaluated=evaluated,
         )  # fmt: skip
-        try:
-            writer = _writers(folder, config, first, info)
-            result = train(
-                learner, state, config,
-                writer=writer, checkpointer=checkpointer,
-                callback=_SaveEvaluations(folder / "evaluations.npz"),
-            )  # fmt: skip
-        except KeyboardInterrupt as error:
-            signum = getattr(error, "signum", signal.SIGINT)
-            text = f"interrupted; what was written until then is in {folder}{_last(checkpointer)}"
-            raise Interrupted(signum, text) from None
-        except DivergenceError as error:
-            raise DivergenceError(f"{error}{_last_good(checkpointer)}") from error
-        except RunError as error:
-            raise RunError(f"{error}{_last(checkpointer)}") from error
-        except OSError as error:
-            text = f"the run cannot write to {folder}: {error.strerror or error}{_last(checkpointer)}"
-            raise RunError(text) from error
-        finally:
-            with contextlib.suppress(OSError):
-                writer.close()
-    print(_report(result, time.perf_counter() - begin, folder))
-    return result
+    except KeyboardInterrupt as error:
+        signum = getattr(error, "signum", signal.SIGINT)
+        text = f"interrupted; what was written until then is in {folder}{_last(checkpointer)}"
+        raise Interrupted(signum, text) from None
+    except DivergenceError as error:
+        raise DivergenceError(f"{error}{_last_good(checkpointer)}") from error
+    except RunError as error:
+        raise RunError(f"{error}{_last(checkpointer)}") from error
+    except OSError as error:
+        text = f"the run cannot write to {folder}: {error.strerror or error}{_last(checkpointer)}"
+        raise RunError(text) from error
+    finally:
+        with contextlib.suppress(OSError):
+            writer.close()
 
 
 class _SaveEvaluations(Callback):
@@ -176,8 +212,10 @@ class _SaveEvaluations(Callback):
         save_evaluations(self.path, training.evaluations)
 
 
-def _writers(folder: Path, config: TrainConfig, first: int, info: Mapping[str, Any]) -> Writers:
-    """Everything that logs; what was logged before from step `first` + 1 on does not count."""
+def _writers(
+    folder: Path, config: TrainConfig, first: int, info: Mapping[str, Any], say: Callable[[str], None]
+) -> list[Writer]:
+    """Everything that logs, but for the terminal; what was logged before from step `first` + 1 on does not count."""
     writers: list[Writer] = [
         CsvWriter(folder / "metrics.csv"),
         JsonlWriter(folder / "metrics.jsonl"),
@@ -187,12 +225,12 @@ def _writers(folder: Path, config: TrainConfig, first: int, info: Mapping[str, A
         run_id, recipe = info["run_id"], info["config"][RECIPE]
         name = f"{recipe} {config.env_id} seed{config.seed} {run_id[:8]}"
         writers.append(
-            TrackerWriter(config.track, run_name=name, run_id=run_id, config=info["config"], folder=folder, say=_say)
+            TrackerWriter(config.track, run_name=name, run_id=run_id, config=info["config"], folder=folder, say=say)
         )
-    return Writers(*writers, ConsoleWriter(config.total_timesteps, bar=config.progress))
+    return writers
 
 
-def _say(text: str) -> None:
+def note(text: str) -> None:
     print(f"note: {text}", file=sys.stderr, flush=True)
 
 
@@ -219,14 +257,14 @@ def _check_same(module: ModuleType, config: TrainConfig, checkpoint: Checkpoint,
                 f"it back, or begin another run with: diffac train --config"
             )
     if before["backend"] != now["backend"]:
-        _say(f"the run goes on in {now['backend']} from the weights and optimiser states of {before['backend']}")
+        note(f"the run goes on in {now['backend']} from the weights and optimiser states of {before['backend']}")
     installed = manifest()["versions"]
     for package, version in checkpoint.manifest["versions"].items():
         if installed.get(package, version) != version:
-            _say(f"{package} was {version} and is {installed[package]}: the run may differ in the last bits")
+            note(f"{package} was {version} and is {installed[package]}: the run may differ in the last bits")
 
 
-def _script(module: ModuleType) -> str | None:
+def script_of(module: ModuleType) -> str | None:
     """The file of a recipe that is run as a script."""
     return str(Path(str(module.__file__)).resolve()) if module.__name__ == "__main__" else None
 

@@ -203,6 +203,7 @@ def train(
     replay: Callable[[int, int, int], Replay] = ReplayBuffer,
     callback: Callback | None = None,
     checkpointer: Checkpointer | None = None,
+    evaluated: Learner | None = None,
 ) -> TrainResult:
     """Trains until `config.total_timesteps`.
 
@@ -219,6 +220,7 @@ def train(
         replay: makes the replay memory from (capacity, obs_dim, action_dim).
         callback: looks on and can stop training; `Callbacks` makes one of several. None: nobody does.
         checkpointer: keeps the run on disk, and says where it goes on; needs a `NumberedReplay`. None: nothing is kept.
+        evaluated: acts in evaluations; None: the learner.
 
     Raises:
         DivergenceError: a loss, a gradient, an action or a parameter is not finite; losses and parameters are looked at
@@ -229,7 +231,7 @@ def train(
     saved: dict[str, Any] = {}
     if checkpointer is not None:
         saved = {"restore": checkpointer.restore, "say": checkpointer.say}
-    with Training(learner, state, config, replay=replay, **saved) as training:
+    with Training(learner, state, config, replay=replay, evaluated=evaluated, **saved) as training:
         training.advance(config.total_timesteps, writer=writer, callback=callback, checkpointer=checkpointer)
         return TrainResult(training.state, training.evaluations)
 
@@ -247,6 +249,7 @@ class Training:
         restore: fills the replay memory, which must be a `NumberedReplay`, and returns the learner's state and
             `Snapshot.host` to go on from, or None in place of the latter at the beginning; None: begins.
         say: told what a person should know.
+        evaluated: acts in evaluations; None: the learner.
 
     Raises:
         RunError: an environment broke its contract.
@@ -262,6 +265,7 @@ class Training:
         replay: Callable[[int, int, int], Replay] = ReplayBuffer,
         restore: Callable[[Any, NumberedReplay], tuple[Any, dict[str, Any] | None]] | None = None,
         say: Callable[[str], None] = warnings.warn,
+        evaluated: Learner | None = None,
     ) -> None:
         self.learner = learner
         self.state = state
@@ -275,6 +279,7 @@ class Training:
         """Training episodes that ended in the last step."""
         self.evaluations: list[EvaluationRecord] = []
         """All evaluations so far."""
+        self._evaluated = evaluated or learner
         self._streams = Streams.from_seed(config.seed)
         self._log = IntervalLog(learner.fetch)
         with contextlib.ExitStack() as stack:
@@ -407,7 +412,7 @@ class Training:
 
     def _evaluate(self, writer: Writer, callback: Callback | None, checkpointer: Checkpointer | None) -> bool:
         """Evaluates; whether training goes on."""
-        evaluation = self._evaluator(self.learner, self.state)
+        evaluation = self._evaluator(self._evaluated, self.state)
         mean = float(evaluation.returns.mean())
         self.evaluations.append(EvaluationRecord(self.env_step, self.updates, *evaluation))
         writer.write(

@@ -74,7 +74,8 @@ def test_train(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     ],
 )
 def test_precedence(argv: list[str], gain: float, hidden_sizes: tuple[int, ...], env_id: str) -> None:
-    config = parse(fake_recipe, argv, "fake")
+    config, num_seeds = parse(fake_recipe, argv, "fake")
+    assert num_seeds == 1
     assert isinstance(config, fake_recipe.Config)
     assert (config.gain, config.hidden_sizes, config.env_id) == (gain, hidden_sizes, env_id)
 

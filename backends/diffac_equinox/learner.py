@@ -22,6 +22,7 @@ from diffac.protocols import (
     CriticObjective,
     Metrics,
     Sampler,
+    SeedGroup,
     State,
     Temperature,
     Transition,
@@ -208,6 +209,19 @@ class Learner(eqx.Module):
         numbers = jax.device_get([row.numbers for row in metrics])
         return scatter([row.names for row in metrics], np.concatenate(numbers) if numbers else ())
 
+    def group(self, learners: Sequence[Any], states: Sequence[LearnerState]) -> SeedGroup | None:
+        """The states of several seeds, trained by one compiled call; None where the learners are not alike.
+
+        Args:
+            learners: one for each seed, this one first.
+            states: theirs, with the same number of updates; are consumed.
+        """
+        from diffac_equinox.seeds import StackedSeeds  # which needs this module
+
+        if any(type(learner) is not Learner or not eqx.tree_equal(learner, self) for learner in learners):
+            return None
+        return StackedSeeds(self, states)
+
     def act_noise_spec(self, shape: Shape, *, deterministic: bool = False) -> NoiseSpec:
         """The noise of `act` for actions (num_envs, action_dim); deterministic: what only explores is off."""
         spec = self.sampler.noise_spec(shape)
@@ -325,6 +339,13 @@ def _compiled_update(
     inputs: tuple[Learner, Transition, Array], state: LearnerState
 ) -> tuple[LearnerState, PackedMetrics]:
     learner, batches, key = inputs
+    return _fused_updates(learner, state, batches, key)
+
+
+def _fused_updates(
+    learner: Learner, state: LearnerState, batches: Transition, key: Array
+) -> tuple[LearnerState, PackedMetrics]:
+    """An update for each entry of the leading axis of the batches; not compiled."""
     num_updates, *shape = batches.action.shape
     dynamic, static = eqx.partition(state, eqx.is_array)
 
@@ -358,6 +379,11 @@ def _compiled_draw(learner: Learner, key: Array, index: Array, shape: Shape) -> 
 
 @eqx.filter_jit
 def _compiled_act(learner: Learner, actor: Any, critic: Critic, temperature: State, obs: Array, noise: Noise) -> Array:
+    return _policy(learner, actor, critic, temperature, obs, noise)
+
+
+def _policy(learner: Learner, actor: Any, critic: Critic, temperature: State, obs: Array, noise: Noise) -> Array:
+    """Actions; not compiled."""
     dtype = _parameter_dtype("actor", actor)
     value = learner.temperature.value(temperature)
     return learner.sampler(actor, _cast(obs, dtype), _cast(noise, dtype), critic=critic, temperature=value)

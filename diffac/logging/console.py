@@ -21,6 +21,18 @@ SHORT = {
 """Metrics that the console shows, and how it calls them."""
 
 
+def progress_bar(console: Console) -> Progress:
+    """A bar of environment steps, and the field `text` behind it."""
+    return Progress(
+        MofNCompleteColumn(),
+        TextColumn("steps"),
+        BarColumn(bar_width=20),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+        console=console,
+    )
+
+
 class ConsoleWriter:
     """Progress in the terminal: a bar, or plain lines where it cannot be redrawn.
 
@@ -28,23 +40,17 @@ class ConsoleWriter:
         total_steps: environment steps of the run.
         bar: False for plain lines in any case.
         console: where to write; None: standard error.
+        prefix: what plain lines begin with.
     """
 
-    def __init__(self, total_steps: int, *, bar: bool = True, console: Console | None = None) -> None:
+    def __init__(self, total_steps: int, *, bar: bool = True, console: Console | None = None, prefix: str = "") -> None:
         self._console = console or Console(stderr=True)
-        self._total = total_steps
+        self._total, self._prefix = total_steps, prefix
         self._shown: dict[str, float] = {}
         self._last_line = -float("inf")
         self._progress = None
         if bar and self._console.is_terminal:
-            self._progress = Progress(
-                MofNCompleteColumn(),
-                TextColumn("steps"),
-                BarColumn(bar_width=20),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[text]}"),
-                console=self._console,
-            )
+            self._progress = progress_bar(self._console)
             self._task = self._progress.add_task("", total=total_steps, text="")
             self._progress.start()
 
@@ -55,7 +61,9 @@ class ConsoleWriter:
             self._progress.update(self._task, completed=min(step, self._total), text=text)
         elif "eval/mean_reward" in metrics or time.monotonic() - self._last_line >= PLAIN_INTERVAL_S:
             self._last_line = time.monotonic()
-            self._console.print(f"{step:,}/{self._total:,} steps  {text}", highlight=False, soft_wrap=True)
+            self._console.print(
+                f"{self._prefix}{step:,}/{self._total:,} steps  {text}", highlight=False, soft_wrap=True
+            )
 
     def close(self) -> None:
         if self._progress is not None:
