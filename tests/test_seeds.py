@@ -135,7 +135,7 @@ def batches(rng: np.random.Generator, updates: int = 3, size: int = 4) -> Transi
     return Transition(numbers(3), numbers(2), numbers(), numbers(3), rng.random((updates, size)) < 0.2)
 
 
-FORMS = [(recipe, False) for recipe in OWN] + [(recipe, True) for recipe in ("sac", "dacer2", "sdac")]
+FORMS = [(recipe, False) for recipe in OWN] + [(recipe, True) for recipe in ("sac", "dacer2")]
 """Recipe, and whether operations are done for all seeds at once; compiling takes long, so not every pair is here."""
 
 
