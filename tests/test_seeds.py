@@ -419,14 +419,14 @@ def test_lanes_are_told_when_nobody_serves_them() -> None:
 @pytest.mark.parametrize(
     ("failed", "shown"),
     [
-        (False, ["100/1000", "2 seeds  return 15 (10 to 20)  eval 7 (7 to 7)  steps/s 200  updates/s 40"]),
-        (True, ["400/1000", "1 of 2 seeds  return 20 (20 to 20)  eval 7 (7 to 7)  steps/s 100  updates/s 20"]),
+        (False, ["100/1000", "2 seeds  return 15  eval 8 (7..9)  steps/s 200  updates/s 40"]),
+        (True, ["400/1000", "1 of 2 seeds  return 20  eval 7 (7..7)  steps/s 100  updates/s 20"]),
     ],
 )
 def test_bar(failed: bool, shown: list[str]) -> None:
     out = io.StringIO()
     console = SeedsConsole([3, 4], 1000, console=Console(file=out, force_terminal=True, width=140))
-    console.writer(3).write(200, LINE)
+    console.writer(3).write(200, {**LINE, "eval/mean_reward": 9.0})
     console.writer(4).write(100, {**LINE, "rollout/ep_rew_mean": 20.0, "eval/mean_reward": 7.0})
     if failed:
         console.drop(3)

@@ -21,12 +21,12 @@ SHORT = {
 """Metrics that the console shows, and how it calls them."""
 
 
-def progress_bar(console: Console) -> Progress:
+def progress_bar(console: Console, width: int = 20) -> Progress:
     """A bar of environment steps, and the field `text` behind it."""
     return Progress(
         MofNCompleteColumn(),
         TextColumn("steps"),
-        BarColumn(bar_width=20),
+        BarColumn(bar_width=width),
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
         console=console,

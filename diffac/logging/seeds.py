@@ -11,8 +11,8 @@ from rich.console import Console
 from diffac.logging.console import ConsoleWriter, progress_bar
 from diffac.logging.writers import Writer
 
-RANGES = {"rollout/ep_rew_mean": "return", "eval/mean_reward": "eval"}
-"""Metrics of which the bar shows mean and range over the seeds, and how it calls them."""
+MEANS = {"rollout/ep_rew_mean": "return", "eval/mean_reward": "eval"}
+"""Metrics of which the bar shows the mean over the seeds, and how it calls them; of the last one the range too."""
 TOTALS = {"time/fps": "steps/s", "time/updates_per_second": "updates/s"}
 """Metrics of which it shows the sum."""
 
@@ -20,7 +20,7 @@ TOTALS = {"time/fps": "steps/s", "time/updates_per_second": "updates/s"}
 class SeedsConsole:
     """Progress of several seeds: one bar for all, or plain lines that begin with the seed where it cannot be redrawn.
 
-    The bar counts the steps of the slowest seed. Behind it: mean over the seeds (least to greatest), total speed.
+    The bar counts the steps of the slowest seed. Behind it: means over the seeds (least..greatest), total speed.
 
     Args:
         seeds: whose progress it is.
@@ -40,7 +40,7 @@ class SeedsConsole:
         self._progress = None
         self._writers: dict[int, Writer]
         if bar and console.is_terminal:
-            self._progress = progress_bar(console)
+            self._progress = progress_bar(console, width=10)
             self._task = self._progress.add_task("", total=total_steps, text=f"{len(seeds)} seeds")
             self._progress.start()
             self._writers = {seed: _Share(self, seed) for seed in seeds}
@@ -67,12 +67,15 @@ class SeedsConsole:
             self._steps[seed] = step
             self._shown[seed] |= metrics
             part = f"{len(self._steps)} of " if len(self._steps) < len(self._writers) else ""
-            text = "  ".join([f"{part}{len(self._writers)} seeds", *self._ranges(), *self._totals()])
+            text = "  ".join([f"{part}{len(self._writers)} seeds", *self._means(), *self._totals()])
             self._progress.update(self._task, completed=min(*self._steps.values(), self._total), text=text)
 
-    def _ranges(self) -> list[str]:
-        found = ((short, self._values(name)) for name, short in RANGES.items())
-        return [f"{short} {np.mean(v):.4g} ({min(v):.4g} to {max(v):.4g})" for short, v in found if v]
+    def _means(self) -> list[str]:
+        found = {short: values for name, short in MEANS.items() if (values := self._values(name))}
+        texts = [f"{short} {np.mean(values):.4g}" for short, values in found.items()]
+        if values := found.get("eval"):
+            texts[-1] += f" ({min(values):.4g}..{max(values):.4g})"
+        return texts
 
     def _totals(self) -> list[str]:
         found = ((short, self._values(name)) for name, short in TOTALS.items())
