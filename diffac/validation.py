@@ -26,6 +26,9 @@ REFERENCE = "reference"
 PRECISIONS = ("float64", "float32")
 TOLERANCES = {"float64": 1e-9, "float32": 1e-3}
 """Largest relative difference, entry by entry, that counts as agreement."""
+FIT_TOLERANCE = 5e-3
+"""That of temperatures in single precision: the fit behind their entropies stops where the likelihood changes by less
+than 1e-3, and rounding decides a whole iteration of it."""
 CURVE_TOLERANCE = 1e-6
 """Relative difference at which two learners' curves count as different (`--steps`)."""
 SEED = 2026
@@ -37,7 +40,7 @@ class ValidateConfig:
 
     backends: tuple[str, ...] = ()
     """Backends to compare; none given: all that are installed."""
-    cases: int = 4
+    cases: int = 3
     """Problems with other random numbers for each component."""
     steps: int = 0
     """Instead of single components: this many updates of whole learners side by side, and where their curves part."""
@@ -156,27 +159,23 @@ def compare(backends: Mapping[str, Any], precision: str, cases: int) -> Iterator
                 values=worst["values"][0],
                 gradients=worst["gradients"][0] if differentiated else None,
                 worst=max(worst.values())[1],
-                tolerance=TOLERANCES[precision],
+                tolerance=FIT_TOLERANCE if (kind, precision) == ("temperature", "float32") else TOLERANCES[precision],
             )
 
 
 def _problem(kind: str, name: str, case: int, precision: str) -> Any:
     """A problem in this precision, another one for each case and component.
 
-    Some problems have no answer in single precision: where two candidates are equally good, rounding the numbers picks
-    the other one. If rounding them changes the reference's answer by more than the tolerance, another one is drawn.
+    Some problems have no answer in a precision: where two candidates are equally good, rounding picks one. Then another
+    one is drawn.
     """
-    from diffac.testing.problems import difference, solve_by_reference
+    from diffac.testing.problems import well_posed
 
     rng = np.random.default_rng([SEED, case, *f"{kind} {name}".encode()])
     while True:
-        exact = _random_problem(kind, name, rng)
-        rounded = exact.cast(precision)
-        if precision == "float64":
-            return rounded
-        answers = solve_by_reference(rounded), solve_by_reference(exact)
-        if all(difference(*pair, small=1.0, floor=1.0) < TOLERANCES[precision] for pair in zip(*answers, strict=True)):
-            return rounded
+        problem = _random_problem(kind, name, rng).cast(precision)
+        if well_posed(problem, precision):
+            return problem
 
 
 def _random_problem(kind: str, name: str, rng: np.random.Generator) -> Any:

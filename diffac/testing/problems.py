@@ -140,24 +140,47 @@ def solve_by_reference(problem: Problem) -> Answer:
     return KINDS[problem.kind].solve_by_reference(problem.cast(np.float64))
 
 
-def well_posed(problem: Problem, tolerance: float = 1e-9) -> bool:
-    """Whether double precision can answer the problem: a nudge by rounding errors moves the reference a tenth of it.
+class _Precision(NamedTuple):
+    """What rounding errors may do to a problem that has an answer in a precision."""
+
+    nudge: float
+    """Relative size of the errors, some tens of a rounding."""
+    moves: float
+    """How far they may move the answer."""
+    tie: float
+    """Relative distance of two candidates that count as equally good."""
+    small: float
+    """As for `difference`."""
+
+
+_PRECISIONS = {
+    "float64": _Precision(nudge=1e-14, moves=1e-10, tie=1e-9, small=1e-3),
+    "float32": _Precision(nudge=1e-6, moves=5e-4, tie=1e-4, small=1.0),
+}
+
+
+def well_posed(problem: Problem, precision: str = "float64") -> bool:
+    """Whether this precision can answer the problem: rounding errors of all its numbers hardly move the reference.
 
     Neither may two candidates be equally good (two that are clipped to the same corner, say): rounding would choose.
     """
+    p = _PRECISIONS[precision]
+    if problem.kind == "sampler" and _has_tie(problem, p.tie):
+        return False
     rng = np.random.default_rng(0)
 
     def nudged(array: np.ndarray) -> np.ndarray:
-        return array * (1 + 1e-14 * rng.standard_normal(array.shape)) if array.dtype.kind == "f" else array
+        return array * (1 + p.nudge * rng.standard_normal(array.shape)) if array.dtype.kind == "f" else array
 
     fields = ("networks", "temperature", "batches", "noises")
+    problem = problem.cast(np.float64)
     nudge = dataclasses.replace(problem, **{name: _map(nudged, getattr(problem, name)) for name in fields})
     values, gradients = zip(solve_by_reference(problem), solve_by_reference(nudge), strict=True)
-    moved = max(difference(*values, floor=1.0), difference(*gradients))
-    return moved < tolerance / 10 and not (problem.kind == "sampler" and _has_tie(problem))
+    moved = max(difference(*values, small=p.small, floor=1.0), difference(*gradients, small=p.small))
+    return moved < p.moves
 
 
-def _has_tie(problem: Problem) -> bool:
+def _has_tie(problem: Problem, tie: float) -> bool:
     """Whether the best two candidates of a best-of sampler are worth the same."""
     actor, critic, _ = bind_networks(problem)
     sampler, noise, obs = problem.part.make(reference, problem.dims), problem.noises[0], problem.batches[0].obs
@@ -167,7 +190,7 @@ def _has_tie(problem: Problem) -> bool:
         return False
     rollout, _ = sampler.sampler.rollout(actor, obs, noise["candidates"], critic=critic)
     second, first = np.sort(critic(obs, rollout.action)[0].min(0), axis=0)[-2:]
-    return bool((first - second < 1e-9 * np.maximum(1.0, np.abs(first))).any())
+    return bool((first - second < tie * np.maximum(1.0, np.abs(first))).any())
 
 
 def tools(B: Any) -> Any:
