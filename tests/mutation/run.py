@@ -152,7 +152,9 @@ def main() -> int:
     parser.add_argument("--jobs", type=int, default=1, help="mutations tried at the same time")
     arguments = parser.parse_args()
     os.environ |= {"JAX_ENABLE_X64": "1", "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}
-    os.environ["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false"
+    os.environ["XLA_FLAGS"] = (
+        "--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=1 --xla_llvm_disable_expensive_passes=true"
+    )
     PROCESSES.set_forkserver_preload(PRELOADED)
     console = Console(width=None if sys.stdout.isatty() else 190)
     start = time.monotonic()
