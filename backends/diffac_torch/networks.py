@@ -164,7 +164,8 @@ def _in_chunks(function: Callable[[Tensor, Tensor], Tensor], action: Tensor, sha
     `action` is [*batch act], `share` and the result have the axes *batch too, before their last and after any others.
     """
     rows = action[..., 0].numel()
-    if rows <= _MAX_ROWS or action.is_cuda or torch.is_grad_enabled():
+    # an exported program must not depend on the number of rows
+    if torch.compiler.is_exporting() or rows <= _MAX_ROWS or action.is_cuda or torch.is_grad_enabled():
         return function(action, share)
     size = max(1, _MAX_ROWS * len(action) // rows)
     axis = -action.ndim

@@ -262,7 +262,8 @@ class BestOf:
     ) -> Float[Tensor, "*#batch act"]:
         """The chosen action alone, [*batch act] in [-1, 1]."""
         actions = self.sampler(actor, obs, noise["candidates"], critic=critic, temperature=temperature)
-        return torch.take_along_dim(actions, self._best(critic, obs, actions).unsqueeze(-1), 0).squeeze(0)
+        best = self._best(critic, obs, actions).unsqueeze(-1)
+        return actions.gather(0, best.expand(1, *actions.shape[1:])).squeeze(0)  # take_along_dim cannot be exported
 
     @torch.no_grad()
     def _best(self, critic: Critic | None, obs: Tensor, actions: Tensor) -> Tensor:
