@@ -31,6 +31,7 @@ commands:
   train RECIPE --num-seeds N [options]     train seeds together, each as a run of its own
   resume RUN [--backend NAME]              go on with a run that was stopped, from its last checkpoint
   evaluate RUN [--episodes N] [--video]    play episodes with the best policy of a run
+  export RUN --format F [--out FILE]       write the policy of a run for use without diffac: onnx, torch or jax
   report PATH... [--out FOLDER]            curves and tables of runs on one page
   validate [options]                       compare the backends on this machine, number by number
   recipes                                  list the recipes
@@ -124,7 +125,7 @@ def run_recipe(module: ModuleType, argv: Sequence[str] | None = None, name: str 
 
     Returns the result of a single seed.
 
-    "resume RUN" in their place goes on with a run of this recipe, "evaluate RUN" evaluates one.
+    "resume RUN" in their place goes on with a run of this recipe, "evaluate RUN" and "export RUN" do as the commands.
     """
     name = name or module.__name__.rpartition(".")[2]
     argv = sys.argv[1:] if argv is None else argv
@@ -132,6 +133,11 @@ def run_recipe(module: ModuleType, argv: Sequence[str] | None = None, name: str 
         return _resume(argv[1:], lambda _: module)
     if argv and argv[0] == "evaluate":
         from diffac.evaluate_command import main
+
+        main(argv[1:], module)
+        return None
+    if argv and argv[0] == "export":
+        from diffac.export_command import main
 
         main(argv[1:], module)
         return None
@@ -195,6 +201,12 @@ def _evaluate(argv: Sequence[str]) -> None:
     main(argv)
 
 
+def _export(argv: Sequence[str]) -> None:
+    from diffac.export_command import main
+
+    main(argv)
+
+
 def _validate(argv: Sequence[str]) -> None:
     from diffac.validation import main
 
@@ -212,6 +224,7 @@ COMMANDS: dict[str, Callable[[Sequence[str]], Any]] = {
     "train": _train,
     "resume": _resume,
     "evaluate": _evaluate,
+    "export": _export,
     "report": _report_runs,
     "validate": _validate,
     "recipes": _recipes,

@@ -125,9 +125,9 @@ def test_every_name_of_the_backend_protocol_exists(package: str) -> None:
 
 
 def shared_names() -> dict[str, tuple[Any, Any]]:
-    """Everything public in both backends: `__all__` of the packages, and the tools for tests."""
+    """Everything public in both backends: `__all__` of the packages, the tools for tests, and the exporter."""
     names = {}
-    for suffix in ("", ".testing"):
+    for suffix in ("", ".testing", ".export"):
         ours, theirs = (public(importlib.import_module(package + suffix)) for package in (TORCH, EQUINOX))
         assert sorted(ours) == sorted(theirs)
         names |= {name: (ours[name], theirs[name]) for name in ours}
