@@ -37,7 +37,7 @@ class Setting(NamedTuple):
 
 SETTINGS = [
     Setting("sac", "quick", "equinox", 1_500),
-    Setting("dacer2", "quick", "equinox", 300),
+    Setting("dacer2", "quick", "equinox", 500),
     Setting("dacer2", "default", "equinox", 120),
     Setting("sac", "quick", "torch", 450),
 ]
