@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import importlib
+from importlib.util import find_spec
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+from benchmarks.cases import SIZES, configure
+from benchmarks.chart import draw_chart
+from benchmarks.flops import Network, q_gradient, update_flops
+from benchmarks.measure import block, take_turns
+from benchmarks.page import page
+from benchmarks.protocol import ROOT, Process
+from benchmarks.ratios import ratios, read_recorded, record, too_low
+from benchmarks.results import Results, Row
 from benchmarks.switches import SWITCHES
+from benchmarks.targets import targets
+from conftest import INSTALLED, load_backend
 
 from diffac.noise import draw
 from diffac.protocols import Transition
 from diffac.recipes import load_recipe
 
+DOCS = ROOT / "docs"
 SMALL: dict[str, dict[str, Any]] = {
     "dacer2": {"num_diffusion_steps": 3, "eta": 0.7},
     "dacer": {"num_diffusion_steps": 3},
@@ -82,3 +95,114 @@ def test_switched_off_is_the_same_mathematics(
     monkeypatch.undo()
     if backend.name == "equinox":
         importlib.import_module("jax").clear_caches()
+
+
+@pytest.mark.parametrize(("case", "env", "gflop"), [("sdac", "HalfCheetah", 77.5), ("sdac", "Humanoid", 81.0)])
+def test_necessary_operations(case: str, env: str, gflop: float) -> None:
+    """The count that the aims were set with."""
+    module, config = configure(case, env, "torch" if INSTALLED["torch"] else "equinox")
+    load_backend(config.backend)
+    learner, _, _ = module.build(config, *SIZES[env])
+    assert update_flops(learner, config, *SIZES[env]) / 1e9 == pytest.approx(gflop, abs=0.05)
+
+
+def test_necessary_operations_of_dacer2() -> None:
+    """The aims were set with one noisy action for each state in the second term; ours has one for each time."""
+    batch, steps = 256, 5
+    actor, critic = Network(17, 6, (256,) * 3, 6, time=16), Network(17, 6, (256,) * 3, 2, members=2)
+    module, config = configure("dacer2", "HalfCheetah", "torch" if INSTALLED["torch"] else "equinox")
+    load_backend(config.backend)
+    ours = update_flops(module.build(config, 17, 6)[0], config, 17, 6)
+    more = q_gradient(actor, critic, batch, steps, steps) - q_gradient(actor, critic, batch, steps, 1)
+    assert (ours - more) / 1e9 == pytest.approx(1.80, abs=0.005)
+
+
+def test_necessary_operations_of_a_product() -> None:
+    """Two layers by hand: 3 x 5 and 5 x 2 multiply-adds; the gradient in the hidden layer is 5 x 2 more."""
+    network = Network(obs=3, action=0, hidden=(5,), out=2)
+    assert network.forward(7, 7) == 7 * 25
+    assert network.parameters(7, 7) == 7 * (25 + 10)
+    assert Network(obs=2, action=1, hidden=(5,), out=2).forward(rows=70, states=7) == 7 * 10 + 70 * 15
+    assert Network(obs=2, action=1, hidden=(5,), out=2).to_action(7) == 7 * 15
+
+
+def results(update: float = 10.0) -> Results:
+    """A made-up run: naive needs 30 ms, a quarter of peak at 10 ms."""
+    place = ("dacer2", "HalfCheetah", "torch")
+    return Results(
+        [
+            Row("dacer2", "HalfCheetah", "", "", "work", 1.0, "GFLOP", ""),
+            Row(*place, "naive", "update", 30.0, "ms", ""),
+            Row(*place, "ours", "update", update, "ms", ""),
+            Row(*place, "ours", "fraction", 2.5 / update, "of peak", ""),
+            Row(*place, "ours", "act 1", 0.4, "ms", ""),
+            Row(*place, "synchronous", "steps", 100.0, "1/s", ""),
+            Row(*place, "synchronous", "learner", 0.95, "share", ""),
+        ],
+        {"machine": "m", "processor": "p", "threads": "2", "system": "s", "python": "3", "versions": {"torch": "2"},
+         "peers": {}, "commit": "c", "command": "nox -s bench", "date": "2026-01-01"},
+    )  # fmt: skip
+
+
+def test_check_notices_what_has_become_slower(tmp_path: Path) -> None:
+    """By more than a fifth, and ratios only."""
+    path = tmp_path / "recorded.json"
+    record("this", ratios(results()), path)
+    recorded = read_recorded("this", path)
+    assert recorded == {
+        "dacer2, HalfCheetah, torch: fraction of peak": 0.25,
+        "dacer2, HalfCheetah, torch: learner's share of a run": 0.95,
+        "dacer2, HalfCheetah, torch: naive / ours": 3.0,
+    }
+    assert too_low(ratios(results(12.4)), recorded) == {}
+    assert len(too_low(ratios(results(12.6)), recorded)) == 2
+    assert too_low({"dacer2, HalfCheetah, torch: naive / ours": 3.1}, recorded) == {}
+    assert read_recorded("another", path) == {}
+    with pytest.raises(ValueError, match="nothing that was measured"):
+        too_low({"something else": 1.0}, recorded)
+
+
+def test_results_survive_a_file(tmp_path: Path) -> None:
+    results().write(tmp_path)
+    read = Results.read(tmp_path)
+    assert read.rows == results().rows
+    assert read.origin == results().origin
+    assert read.get("dacer2", "HalfCheetah", "torch", "ours", "compile") is None
+
+
+def test_targets_say_by_how_much() -> None:
+    found = {target.text: target for target in targets(results(20.0))}
+    gain = found["DACER2, HalfCheetah, torch: naive update over ours"]
+    assert (gain.value, gain.met, gain.verdict) == (1.5, False, "missed by 32%")
+    assert found["DACER2, HalfCheetah, torch: action for one observation"].met
+
+
+def test_page_has_every_table_and_its_origin(tmp_path: Path) -> None:
+    text = page(results())
+    for title in ("Where the numbers come from", "Targets", "Updates", "Action latency", "Whole training runs"):
+        assert f"\n## {title}\n" in text
+    assert "| DACER2, T=5 | HalfCheetah | PyTorch | naive | 3.00x | 25% |" in text
+    assert "`nox -s bench`, on 2026-01-01" in text
+    if find_spec("matplotlib"):
+        draw_chart(results(), tmp_path / "chart.svg")
+        assert (tmp_path / "chart.svg").stat().st_size > 1_000
+
+
+def test_published_page_is_made_of_the_published_numbers() -> None:
+    """Nobody edits it by hand."""
+    assert page(Results.read(DOCS / "data")) == (DOCS / "benchmarks.md").read_text()
+
+
+def test_a_contender_that_dies_says_why() -> None:
+    """Another process, which knows no such framework."""
+    with Process("peak", {"backend": "nothing"}) as process, pytest.raises(RuntimeError, match="_nothing"):
+        process("measure")
+
+
+def test_turns_alternate() -> None:
+    order: list[str] = []
+    calls = [lambda name=name: order.append(name) or name for name in "ab"]
+    assert take_turns(calls, 2) == [["a", "a"], ["b", "b"]]
+    assert order == ["a", "b", "b", "a"]
+    assert block(0.3) == 2
+    assert block(0.01) == 50

@@ -1,6 +1,6 @@
 """A contender of ours: a recipe in one backend as it is, with one optimisation off, or the naive implementation.
 
-Its commands: `start`, `update`, `fused`, `host`, `act`, `predict`, `temperature`, `memory`.
+Its commands are the names in `COMMANDS`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import numpy as np
 
 from diffac.noise import draw
 
-from .cases import BATCH_SIZE, SIZES, configure, filled_replay
+from .cases import BATCH_SIZE, CASES, SIZES, configure, filled_replay
 from .protocol import memory, serve
 
 
@@ -31,10 +31,19 @@ class Contender:
         backend: "torch" or "equinox".
         kind: "ours", "naive", or the name of a switch in `switches`.
         capacity: of the replay memory, filled.
+        interval: updates between two adaptations of the temperature; None: the recipe's.
     """
 
-    def __init__(self, case: str, env: str, backend: str, kind: str = "ours", capacity: int = 50_000) -> None:
-        self.backend, self.kind = backend, kind
+    def __init__(
+        self,
+        case: str,
+        env: str,
+        backend: str,
+        kind: str = "ours",
+        capacity: int = 50_000,
+        interval: int | None = None,
+    ) -> None:
+        self.case, self.env, self.backend, self.kind, self.interval = case, env, backend, kind, interval
         self.obs_dim, self.action_dim = SIZES[env]
         importlib.import_module(f"diffac_{backend}")
         self.module, self.config = configure(case, env, backend)
@@ -42,13 +51,18 @@ class Contender:
             from .switches import SWITCHES
 
             SWITCHES[kind].off(kind, backend)
+        empty, _ = memory()
         self.buffer, self.rng, self.key = filled_replay(env, capacity), np.random.default_rng(1), 0
         self.before, _ = memory()
+        self.replay = self.before - empty
 
     def start(self) -> dict[str, float]:
         """Builds everything; the time until the first updates, with and without the actor, are done."""
         begin = time.perf_counter()
         self.learner, actor, critic = self.module.build(self.config, self.obs_dim, self.action_dim)
+        if self.interval is not None:
+            rule = dataclasses.replace(self.learner.temperature, interval=self.interval)
+            self.learner = dataclasses.replace(self.learner, temperature=rule)
         if self.kind == "naive":
             naive = importlib.import_module(f"{__package__}.naive_{self.backend}").Naive(self.learner, actor, critic)
             self.state, self.once = naive, self._naive
@@ -97,9 +111,9 @@ class Contender:
 
         return self._run(call, count) / (count * updates)
 
-    def host(self, count: int) -> float:
+    def host(self, count: int, updates: int = 1) -> float:
         """Time of an update whose batch is on the device already: what the host adds is the difference to `update`."""
-        batch = self._batch()
+        batch = self._batch(updates)
         if self.backend == "equinox":
             import jax
 
@@ -114,41 +128,55 @@ class Contender:
             self.state, metrics = self.learner.update(self.state, batch, self.key)
             return self.state, metrics
 
-        return self._run(call, count) / count
+        return self._run(call, count) / (count * updates)
 
-    def act(self, rows: int, best: bool = True, draws: bool = False, count: int = 200) -> float:
+    def act(self, rows: int, best: bool = True, draws: bool = False) -> float:
         """Median time of an action for so many observations, from NumPy to NumPy.
 
         Args:
             rows: observations.
             best: with best-of-N where the recipe has it.
             draws: with the drawing of its noise.
-            count: calls.
         """
         learner = self.learner if best else without_best(self.learner)
         spec = learner.act_noise_spec((rows, self.action_dim))
         obs, noise = self._obs(rows), draw(self.rng, spec)
-        return self._median(lambda: learner.act(self.state, obs, draw(self.rng, spec) if draws else noise), count)
+        return median_time(lambda: learner.act(self.state, obs, draw(self.rng, spec) if draws else noise))
 
     def _obs(self, rows: int) -> np.ndarray:
         return self.rng.standard_normal((rows, self.obs_dim), np.float32)
 
-    @staticmethod
-    def _median(call: Callable[[], Any], count: int) -> float:
-        """Seconds of a call that returns NumPy arrays."""
-        for _ in range(5):
-            call()
-        times = []
-        for _ in range(count):
-            begin = time.perf_counter()
-            call()
-            times.append(time.perf_counter() - begin)
-        return statistics.median(times)
+    def predict(self) -> dict[str, float]:
+        """Median time of `Agent.predict` for one observation, and of the bare call inside it."""
+        from diffac.agent import Agent
+
+        values = {name: getattr(self.config, name) for name in ("hidden_sizes", "backend")}
+        agent = Agent.from_recipe(CASES[self.case].recipe, f"{self.env}-v5", **values)
+        obs, rows = self._obs(1)[0].astype(np.float64), self._obs(1)
+        noise = draw(self.rng, agent.learner.act_noise_spec((1, self.action_dim)))
+        return {
+            "predict": median_time(lambda: agent.predict(obs, deterministic=False)),
+            "bare": median_time(lambda: agent.learner.act(agent.state, rows, noise)),
+        }
 
     def memory(self) -> dict[str, float]:
-        """Bytes beyond the replay memory and the imported packages: now, and at most so far."""
+        """Bytes beyond the replay memory and the imported packages, now and at most so far; those of the former."""
         now, most = memory()
-        return {"now": now - self.before, "most": most - self.before}
+        return {"now": now - self.before, "most": most - self.before, "replay": self.replay}
+
+
+def median_time(call: Callable[[], Any]) -> float:
+    """Seconds of a call that returns NumPy arrays; it is repeated for about a third of a second."""
+    for _ in range(5):
+        begin = time.perf_counter()
+        call()
+        last = time.perf_counter() - begin
+    times = []
+    for _ in range(min(300, max(10, int(0.3 / last)))):
+        begin = time.perf_counter()
+        call()
+        times.append(time.perf_counter() - begin)
+    return statistics.median(times)
 
 
 def without_best(learner: Any) -> Any:
@@ -160,6 +188,8 @@ def without_best(learner: Any) -> Any:
     return dataclasses.replace(learner, sampler=dataclasses.replace(outer, sampler=inner.sampler))
 
 
+COMMANDS = ("start", "update", "fused", "host", "act", "predict", "memory")
+
 if __name__ == "__main__":
     contender = Contender(**json.loads(sys.argv[1]))
-    serve({name: getattr(contender, name) for name in ("start", "update", "fused", "host", "act", "memory")})
+    serve({name: getattr(contender, name) for name in COMMANDS})

@@ -6,25 +6,12 @@ import contextlib
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from .protocol import Process
 
 BLOCK_SECONDS = 0.5
 """About how long one turn of a contender takes."""
-
-
-class Row(NamedTuple):
-    """A measured number."""
-
-    case: str
-    env: str
-    backend: str
-    contender: str
-    measure: str
-    value: float
-    unit: str
-    statistic: str
 
 
 @contextlib.contextmanager
