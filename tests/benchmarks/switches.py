@@ -38,8 +38,8 @@ class Switch:
 
 
 SWITCHES = {
-    "skip": Switch("no gradient for an actor step that is not applied", ("dacer2", "sdac")),
-    "particles": Switch("denoiser once for each noised action, not for each particle", ("sdac_small", "sdac")),
+    "skip": Switch("no gradient for an actor step that is not applied", ("dacer2",)),
+    "particles": Switch("denoiser once for each noised action, not for each particle", ("sdac_small",)),
     "shares": Switch("shares of observation and time in the first layer once for each chain", ("dacer2", "sdac")),
     "mish": Switch("cheap exact Mish", ("dacer2", "sdac")),
     "ensemble": Switch("critics as one batched product", ("dacer2", "sac")),
