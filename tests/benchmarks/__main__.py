@@ -1,13 +1,14 @@
 """How fast diffac is, as tables, a picture and files.
 
-    python -m tests.benchmarks                          # everything, about 25 minutes on two cores
+    python -m tests.benchmarks                          # everything, about half an hour on two cores
     python -m tests.benchmarks --quick                  # updates and latency of three cases, minutes
     python -m tests.benchmarks --case sdac --measure updates --env Humanoid --backend torch
     python -m tests.benchmarks --check                  # --quick, and fails where a ratio has become worse
     python -m tests.benchmarks --publish                # everything, and writes docs/benchmarks.md and recorded.json
     python -m tests.benchmarks.updates --help           # times of updates alone, for tuning
 
-`nox -s bench -- OPTIONS` does the same and brings Stable-Baselines3 and SBX.
+`nox -s bench -- OPTIONS` does the same and brings Stable-Baselines3 and SBX. The machine should do nothing else:
+ratios are fair on a busy one, but not repeatable.
 """
 
 from __future__ import annotations

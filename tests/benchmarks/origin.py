@@ -22,7 +22,8 @@ def machine() -> str:
     """The kind of machine whose ratios are comparable."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = "with GPU" if shutil.which("nvidia-smi") else "no GPU"
-    return f"{platform.machine()}, {cores} cores, {gpu}"
+    threads = os.environ.get("OMP_NUM_THREADS")
+    return f"{platform.machine()}, {cores} cores, {gpu}" + (f", OMP_NUM_THREADS={threads}" if threads else "")
 
 
 def origin(command: str, peers: str | None) -> dict[str, Any]:
