@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import load_backend
 
 from diffac.errors import UsageError
 from diffac.testing.parts import ACTIVATIONS, ACTORS, CRITICS, DIMS, randomise
@@ -84,6 +85,41 @@ def test_mish_in_float32(backend: ModuleType) -> None:
         assert np.isfinite(one).all(), order
         np.testing.assert_allclose(one, other, rtol=2e-6, atol=1e-6, err_msg=f"derivative {order}")
     np.testing.assert_allclose(ours[0][3], exact[0][3], rtol=1e-5)  # relative accuracy on the left
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_mish_of_many_numbers(backend: ModuleType, dtype: type) -> None:
+    """Many numbers take another way in torch, through a compiled kernel, alone and with derivatives."""
+    mish = backend.activation("mish")
+    x = (10 * np.random.default_rng(0).standard_normal(40_000)).astype(dtype)
+    values = backend.testing.to_numpy(mish(backend.testing.to_backend(x)))
+    many = [values, *derivatives(backend, mish, x)]
+    few = [np.concatenate(part) for part in zip(*(derivatives(backend, mish, p) for p in np.split(x, 4)), strict=True)]
+    rtol = 1e-12 if dtype is np.float64 else 2e-6
+    for one, other in zip(many, [few[0], *few], strict=True):
+        assert one.dtype == dtype
+        np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol)
+
+
+def test_mish_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One warning, and the same numbers."""
+    torch = load_backend("torch")
+    from diffac_torch import activations
+
+    def no_compiler(function: Any, **options: Any) -> Any:
+        def fail(*tensors: Any) -> Any:
+            raise RuntimeError("no C++ compiler was found\nand more")
+
+        return fail
+
+    x = torch.testing.to_backend(np.random.default_rng(0).standard_normal(40_000))
+    expected = torch.activation("mish")(x)
+    monkeypatch.setattr("torch.compile", no_compiler)
+    monkeypatch.setattr(activations, "_compiled_value", activations._Kernel(activations._mish_value))
+    with pytest.warns(UserWarning, match=r"RuntimeError: no C\+\+ compiler was found\).*TORCH_COMPILE_DISABLE=1"):
+        values = torch.activation("mish")(x)
+    np.testing.assert_allclose(values, expected, rtol=1e-12)
+    np.testing.assert_array_equal(torch.activation("mish")(x), values)  # and no second warning: it would be an error
 
 
 def test_unknown_activation(backend: ModuleType) -> None:

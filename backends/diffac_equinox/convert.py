@@ -49,6 +49,7 @@ def from_arrays(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
             return leaf
         given = arrays[_name(path)]
         # A copy, because on a CPU JAX would otherwise share memory with NumPy, and training donates its buffers.
-        return jnp.array(given, None if eqx.is_inexact_array(leaf) else leaf.dtype)
+        copy = jnp.array(given, None if eqx.is_inexact_array(leaf) else leaf.dtype)
+        return jax.device_put(copy, leaf.sharding) if leaf.committed else copy
 
     return jax.tree.map_with_path(replace, tree)

@@ -27,6 +27,7 @@ from diffac.protocols import (
     State,
     Transition,
 )
+from diffac_equinox.samplers import _condition
 
 Tree = TypeVar("Tree")
 
@@ -265,7 +266,8 @@ class ReweightedScoreMatching(eqx.Module):
     ) -> Loss:
         """The loss on a batch."""
         regression = _detached(self.proposal(_detached(actor), critic, batch, noise, temperature, state, self.schedule))
-        eps = actor(regression.obs, regression.noisy, regression.t)
+        condition = _condition(actor, regression.obs, self.schedule.num_steps)
+        eps = actor(condition, regression.noisy, regression.t)
         error = ((eps - regression.target) ** 2).sum(-1)
         return Loss((regression.weight * error + regression.spread).mean(), regression.metrics, regression.state)
 

@@ -1,9 +1,12 @@
 """The PyTorch backend of diffac; `diffac.protocols.Backend` lists the names that all backends share."""
 
+from diffac_torch.activations import activation as activation
 from diffac_torch.convert import from_arrays as from_arrays
 from diffac_torch.convert import to_arrays as to_arrays
 from diffac_torch.critics import GaussianTD as GaussianTD
 from diffac_torch.critics import MeanSquaredTD as MeanSquaredTD
+from diffac_torch.devices import set_matmul_precision as set_matmul_precision
+from diffac_torch.devices import to_device as to_device
 from diffac_torch.learner import Learner as Learner
 from diffac_torch.learner import LearnerState as LearnerState
 from diffac_torch.networks import EnsembleCritic as EnsembleCritic
@@ -11,7 +14,6 @@ from diffac_torch.networks import GaussianActor as GaussianActor
 from diffac_torch.networks import GaussianCritic as GaussianCritic
 from diffac_torch.networks import MLPDenoiser as MLPDenoiser
 from diffac_torch.networks import TwinCritic as TwinCritic
-from diffac_torch.networks import activation as activation
 from diffac_torch.networks import time_embedding as time_embedding
 from diffac_torch.objectives import EntropyRegularisedValue as EntropyRegularisedValue
 from diffac_torch.objectives import PolicyProposal as PolicyProposal
@@ -69,6 +71,8 @@ __all__ = [
     "from_arrays",
     "mixture_entropy",
     "name",
+    "set_matmul_precision",
     "time_embedding",
     "to_arrays",
+    "to_device",
 ]

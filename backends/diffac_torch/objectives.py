@@ -245,7 +245,8 @@ class ReweightedScoreMatching:
         """The loss on a batch, as `ActorObjective` says."""
         with torch.no_grad():
             data = self.proposal(actor, critic, batch, noise, temperature, state, self.schedule)
-        error = (actor(data.obs, data.noisy, data.t) - data.target).square().sum(-1)
+        eps = actor(_condition(actor, data.obs, self.schedule.num_steps), data.noisy, data.t)
+        error = (eps - data.target).square().sum(-1)
         return Loss((data.weight * error + data.spread).mean(), data.metrics, data.state)
 
 

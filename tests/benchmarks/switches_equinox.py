@@ -9,9 +9,9 @@ def mish(patch: Any) -> None:
     """The framework's Mish."""
     import jax
 
-    from diffac_equinox import networks
+    from diffac_equinox import activations
 
-    patch(networks, "_ACTIVATIONS", {**networks._ACTIVATIONS, "mish": jax.nn.mish})
+    patch(activations, "_ACTIVATIONS", {**activations._ACTIVATIONS, "mish": jax.nn.mish})
 
 
 def unrolled(patch: Any) -> None:
@@ -25,7 +25,7 @@ def shares(patch: Any) -> None:
     """The denoiser concatenates its inputs for every evaluation."""
     import jax.numpy as jnp
 
-    from diffac_equinox import networks, samplers
+    from diffac_equinox import networks, objectives, samplers
 
     def call(self: Any, obs: Any, noisy: Any, t: Any) -> Any:
         activate = networks.activation(self.activation)
@@ -37,7 +37,8 @@ def shares(patch: Any) -> None:
         return networks._rest(self.layers, activate, self.layers[0](joined))
 
     patch(networks.MLPDenoiser, "__call__", call)
-    patch(samplers, "_condition", lambda actor, obs, num_steps: obs)
+    for module in (samplers, objectives):
+        patch(module, "_condition", lambda actor, obs, num_steps: obs)
 
 
 def ensemble(patch: Any) -> None:

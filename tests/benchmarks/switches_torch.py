@@ -11,9 +11,9 @@ def mish(patch: Any) -> None:
     """The framework's Mish."""
     import torch.nn.functional as F
 
-    from diffac_torch import networks
+    from diffac_torch import activations
 
-    patch(networks, "_ACTIVATIONS", {**networks._ACTIVATIONS, "mish": F.mish})
+    patch(activations, "_ACTIVATIONS", {**activations._ACTIVATIONS, "mish": F.mish})
 
 
 def chunks(patch: Any) -> None:

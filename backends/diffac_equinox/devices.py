@@ -1,0 +1,49 @@
+"""Where networks live, and how exactly their products are computed."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import equinox as eqx
+import jax
+
+from diffac.errors import UsageError, unknown
+
+Module = TypeVar("Module", bound=eqx.Module)
+
+_PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
+
+
+def to_device(network: Module, device: str) -> Module:
+    """A copy of the network on a device; everything else follows it.
+
+    Args:
+        network: stays where it is.
+        device: "cpu", "cuda", "cuda:1"..., or "auto": JAX's first choice, a GPU if there is one.
+
+    Raises:
+        UsageError: this machine, or this build of JAX, has no such device.
+    """
+    if device == "auto":
+        return network
+    found = {"cpu": jax.devices("cpu")[0]}
+    gpus = [gpu for gpu in jax.devices() if gpu.platform == "gpu"]
+    if gpus:
+        found |= {"cuda": gpus[0]} | {f"cuda:{index}": gpu for index, gpu in enumerate(gpus)}
+    if device not in found:
+        raise UsageError(f"JAX sees no device {device!r} on this machine; it sees: {', '.join(found)}")
+    arrays, rest = eqx.partition(network, eqx.is_array)
+    return eqx.combine(jax.device_put(arrays, found[device]), rest)
+
+
+def set_matmul_precision(precision: str) -> None:
+    """Numbers that matrix products of float32 may be computed with: "float32", "tensorfloat32" or "bfloat16".
+
+    Holds for the whole process. Where the hardware has no such product the next more exact one is taken.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    if precision not in _PRECISIONS:
+        raise unknown("matmul precision", precision, _PRECISIONS)
+    jax.config.update("jax_default_matmul_precision", precision)

@@ -1,0 +1,44 @@
+"""Where networks live, and how exactly their products are computed."""
+
+from typing import TypeVar
+
+import torch
+from torch import nn
+
+from diffac.errors import UsageError, unknown
+
+Module = TypeVar("Module", bound=nn.Module)
+
+_PRECISIONS = {"float32": "highest", "tensorfloat32": "high", "bfloat16": "medium"}
+
+
+def to_device(network: Module, device: str) -> Module:
+    """The network, moved; everything else follows it.
+
+    Args:
+        network: is moved in place.
+        device: "cpu", "cuda", "cuda:1"..., or "auto": the first GPU if there is one, else the CPU.
+
+    Raises:
+        UsageError: this machine, or this build of torch, has no such device.
+    """
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    names = ["cpu", *(["cuda"] if count else []), *(f"cuda:{index}" for index in range(count))]
+    if device == "auto":
+        device = "cuda" if count else "cpu"
+    if device not in names:
+        raise UsageError(f"torch sees no device {device!r} on this machine; it sees: {', '.join(names)}")
+    return network.to(device)
+
+
+def set_matmul_precision(precision: str) -> None:
+    """Numbers that matrix products of float32 may be computed with: "float32", "tensorfloat32" or "bfloat16".
+
+    Holds for the whole process. Where the hardware has no such product the next more exact one is taken.
+
+    Raises:
+        UsageError: an unknown name.
+    """
+    if precision not in _PRECISIONS:
+        raise unknown("matmul precision", precision, _PRECISIONS)
+    torch.set_float32_matmul_precision(_PRECISIONS[precision])
