@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from diffac.building import start_learner
 from diffac.callbacks import Callback, Callbacks
 from diffac.checkpoints import Checkpoint, Store, codec_of
 from diffac.configs import RECIPE, make_config, plain, vars_of
@@ -53,9 +54,9 @@ class Agent:
         self._module = module
         self._action_dim = self.action_space.shape[0]
         self._scale = action_scaler(self.action_space)
-        self.learner, actor, critic = module.build(config, gym.spaces.flatdim(self.observation_space), self._action_dim)
+        obs_dim = gym.spaces.flatdim(self.observation_space)
+        self.learner, self._state = start_learner(module, config, obs_dim, self._action_dim)
         self._codec = codec_of(self.learner, config.backend)
-        self._state = self.learner.init(actor, critic)
         if checkpoint is not None:
             try:
                 self._state = self._codec.from_arrays(self._state, _learner_arrays(checkpoint))
@@ -97,6 +98,7 @@ class Agent:
         folder: Path | str,
         *,
         backend: str | None = None,
+        device: str = "auto",
         env_id: str | None = None,
         recipe: ModuleType | None = None,
     ) -> Agent:
@@ -106,6 +108,7 @@ class Agent:
             folder: of a run: its best policy, or the last checkpoint where none was evaluated yet. `RUN/checkpoints`:
                 the last one.
             backend: another backend than it was trained with; its arrays fit every one. None: the same.
+            device: where it acts and learns from now on, wherever it was trained: "auto", "cpu", "cuda", "cuda:1"...
             env_id: another environment with the same sizes, in which `learn` begins anew; None: the same.
             recipe: the module of a recipe that has no registered name; None: the registered one.
 
@@ -113,7 +116,9 @@ class Agent:
             UsageError: there is nothing to load, or it does not fit the environment.
             RunError: what there is is damaged, or was trained by a script, whose module must then be given.
         """
-        return cls.from_checkpoint(find_checkpoint(folder), backend=backend, env_id=env_id, recipe=recipe)
+        return cls.from_checkpoint(
+            find_checkpoint(folder), backend=backend, device=device, env_id=env_id, recipe=recipe
+        )
 
     @classmethod
     def from_checkpoint(
@@ -121,6 +126,7 @@ class Agent:
         checkpoint: Checkpoint,
         *,
         backend: str | None = None,
+        device: str = "auto",
         env_id: str | None = None,
         recipe: ModuleType | None = None,
     ) -> Agent:
@@ -134,7 +140,7 @@ class Agent:
         module = load_recipe(name) if recipe is None else recipe
         values = {key: value for key, value in checkpoint.manifest["config"].items() if key != RECIPE}
         config = make_config(module.Config, values, str(checkpoint.folder))
-        changes = {"backend": backend, "env_id": env_id}
+        changes = {"backend": backend, "device": device, "env_id": env_id}
         config = dataclasses.replace(config, **{key: value for key, value in changes.items() if value is not None})
         return cls(module, name, config, checkpoint)
 

@@ -168,7 +168,7 @@ def _agents(checkpoint: Checkpoint, backend: str, recipe: ModuleType | None) -> 
     """The agent in the backend it was trained with, and in the one that exports it."""
     own = checkpoint.manifest["config"]["backend"]
     names = sorted({own, backend}, key=lambda name: name != "torch")  # which must be imported before jax
-    agents = {name: Agent.from_checkpoint(checkpoint, backend=name, recipe=recipe) for name in names}
+    agents = {name: Agent.from_checkpoint(checkpoint, backend=name, device="cpu", recipe=recipe) for name in names}
     learner = agents[backend].learner
     if not isinstance(learner, get_backend(backend).Learner):
         raise UsageError(

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from diffac.building import start_learner
 from diffac.callbacks import Callback
 from diffac.checkpoints import Checkpoint, Checkpointer, Stop, Store, codec_of
 from diffac.configs import RECIPE, config_yaml, make_config, plain, read_config, vars_of
@@ -34,7 +35,7 @@ from diffac.runs import (
 from diffac.signals import Interrupted, StopRequest
 from diffac.training import EvaluationRecord, TrainConfig, Training, TrainResult, train
 
-FREE = {"backend", "asynchronous", "progress", "run_root", "checkpoint_interval", "step_timeout", "track"}
+FREE = {"backend", "device", "asynchronous", "progress", "run_root", "checkpoint_interval", "step_timeout", "track"}
 """What may be changed in `config.yaml` before a run is resumed; anything else would make another run of it."""
 
 
@@ -118,8 +119,7 @@ def build(module: ModuleType, config: TrainConfig) -> tuple[Any, Any]:
         obs_dim, action_dim = dims(probe)
     finally:
         close(probe)
-    learner, actor, critic = module.build(config, obs_dim, action_dim)
-    return learner, learner.init(actor, critic)
+    return start_learner(module, config, obs_dim, action_dim)
 
 
 def _train_in(

@@ -33,6 +33,10 @@ class TrainConfig:
     """Gymnasium id of the environment, or module:id."""
     backend: str = "equinox"
     """Framework that runs the networks: equinox or torch (or a third party's)."""
+    device: str = "auto"
+    """Where the networks live: cpu, cuda, cuda:1...; auto: the first GPU, or else the CPU."""
+    matmul_precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
+    """Numbers inside matrix products: less exact is faster where the hardware has it, and other numbers come out."""
     seed: int = 0
     """Seed of everything random."""
     total_timesteps: int = 1_000_000

@@ -1,0 +1,91 @@
+"""Devices and precision of products. What needs a GPU is skipped without one; `diffac validate` compares there too."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from types import ModuleType, SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from diffac.building import start_learner
+from diffac.errors import UsageError
+from diffac.noise import draw
+from diffac.protocols import Transition
+from diffac_recipes import sdac
+
+SMALL: dict[str, Any] = {
+    "hidden_sizes": (8, 8),
+    "num_diffusion_steps": 2,
+    "num_candidates": 2,
+    "num_particles": 2,
+    "env_id": "Pendulum-v1",
+}
+
+
+def updated(backend: ModuleType, device: str) -> tuple[Any, Any, dict[str, np.ndarray]]:
+    """Learner and state after two steps with given noise, and its arrays."""
+    learner, state = start_learner(sdac, sdac.Config(backend=backend.name, device=device, **SMALL), 3, 1)
+    rng = np.random.default_rng(0)
+    batch = Transition(*(rng.uniform(-1, 1, (4, *shape)) for shape in ((3,), (1,), (), (3,))), np.zeros(4, bool))
+    for _ in range(2):
+        state, _ = learner.step(state, batch, draw(rng, learner.noise_spec((4, 1)), float))
+    return learner, state, backend.to_arrays(state)
+
+
+def test_everything_runs_on_the_cpu_if_asked(backend: ModuleType) -> None:
+    learner, state, arrays = updated(backend, "cpu")
+    _, _, by_default = updated(backend, "auto")
+    if backend.testing.devices() == ["cpu"]:
+        for name, array in arrays.items():
+            np.testing.assert_array_equal(array, by_default[name], err_msg=name)
+    action = learner.act(state, np.zeros((2, 3)), draw(np.random.default_rng(0), learner.act_noise_spec((2, 1)), float))
+    again = backend.from_arrays(state, arrays)
+    assert action.shape == (2, 1)
+    for name, array in backend.to_arrays(again).items():
+        np.testing.assert_array_equal(array, arrays[name])
+
+
+def test_a_gpu_agrees_with_the_cpu(backend: ModuleType) -> None:
+    if "cuda" not in backend.testing.devices():
+        pytest.skip("needs a GPU")
+    arrays = updated(backend, "cpu")[2]
+    for name, array in updated(backend, "cuda")[2].items():
+        np.testing.assert_allclose(array, arrays[name], rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+def test_a_device_that_is_not_there(backend: ModuleType) -> None:
+    with pytest.raises(UsageError, match=r"sees no device 'cuda:99' on this machine; it sees: cpu"):
+        updated(backend, "cuda:99")
+
+
+@pytest.fixture
+def restored(backend: ModuleType) -> Iterator[None]:
+    yield
+    backend.set_matmul_precision("float32")
+
+
+def test_less_exact_products(backend: ModuleType, restored: None) -> None:
+    """The name reaches the framework; what it makes of it depends on the hardware."""
+    backend.set_matmul_precision("bfloat16")
+    if backend.name == "torch":
+        import torch
+
+        assert torch.get_float32_matmul_precision() == "medium"
+    else:
+        import jax
+
+        assert jax.config.jax_default_matmul_precision == "bfloat16"  # type: ignore[attr-defined]
+    with pytest.raises(UsageError, match=r"'float8'.*float32"):
+        backend.set_matmul_precision("float8")
+
+
+def test_a_backend_without_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SimpleNamespace(build=lambda *_: (SimpleNamespace(init=lambda *networks: networks), "actor", "critic"))
+    monkeypatch.setattr("diffac.checkpoints.get_backend", lambda name: SimpleNamespace(name=name))
+    config = sdac.Config(backend="third", **SMALL)
+    assert start_learner(module, config, 3, 1)[1] == ("actor", "critic")
+    with pytest.raises(UsageError, match=r"backend 'third' offers no choice of device.*'cuda'"):
+        start_learner(module, dataclasses.replace(config, device="cuda"), 3, 1)
