@@ -48,6 +48,7 @@ SWITCHES = {
     "unrolled": Switch("short chains unrolled", ("dacer2",), ("equinox",)),
     "donation": Switch("the state's memory is handed over, not copied", ("dacer2", "sac"), ("equinox",)),
     "metrics": Switch("metrics stay on the device until they are logged", ("dacer2", "sac")),
+    "heap": Switch("freed memory stays with the process", ("dacer2", "sdac")),
     "compile": Switch(
         "torch.compile", ("dacer2", "sdac", "sac"), ("torch",), {"TORCH_COMPILE_DISABLE": "1"}
     ),

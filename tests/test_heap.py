@@ -1,0 +1,43 @@
+"""The process keeps what it frees, where the C library can be told to."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import resource, sys
+import numpy as np
+from diffac.heap import keep_freed_memory
+if sys.argv[1] == "keep":
+    keep_freed_memory()
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+np.ones(5_000_000)
+before = faults()
+for _ in range(10):
+    np.ones(5_000_000)
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has the setting")
+def test_no_page_is_asked_for_twice() -> None:
+    """40 MB are 10,000 pages; ten times over, unless they stay (huge pages need fewer, and are left out)."""
+    faults = [
+        int(subprocess.run([sys.executable, "-c", PROGRAM, how], capture_output=True, text=True, check=True).stdout)
+        for how in ("keep", "return")
+    ]
+    assert faults[0] < 100
+    if faults[1] < 1000:
+        pytest.skip("the C library keeps memory anyway")
+
+
+def test_nothing_happens_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    from diffac import heap
+
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(heap, "ctypes", None)
+    heap.keep_freed_memory()
