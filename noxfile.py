@@ -42,7 +42,7 @@ AGREEMENT = [f"tests/test_{name}.py" for name in ("agreement", "conformance", "r
 
 @nox.session(python=PYTHON)
 def agreement(session: nox.Session) -> None:
-    """Only the comparison of the backends with each other and with the NumPy reference: more examples, more sizes, optimised programs."""
+    """Only the comparison of the backends and the NumPy reference: more examples, more sizes, optimised programs."""
     install(session, f"torch,equinox,{RUNTIME}")
     session.env["HYPOTHESIS_PROFILE"] = "agreement"
     pytest(session, *AGREEMENT, optimised=True)
