@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -44,6 +46,14 @@ if find_spec("hypothesis"):
     settings.register_profile("agreement", max_examples=16, derandomize=True, print_blob=True, **common)
     settings.register_profile("explore", max_examples=200, **common)  # new values each run; not for CI
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def forgotten_programs() -> Iterator[None]:
+    """JAX forgets what a module's tests have compiled: a process may have 65,530 mappings, then compiling crashes."""
+    yield
+    if "jax" in sys.modules:
+        sys.modules["jax"].clear_caches()
 
 
 def load_backend(name: str) -> ModuleType:
