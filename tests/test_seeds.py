@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -274,6 +274,15 @@ class Killer(fakes.FakeLearner):
         return super().update(state, batches, key)
 
 
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Tests that a shell has started in the background ignore Ctrl-C, and so would the runs in them."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 @pytest.mark.parametrize(("signum", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals(signum: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     """Every seed saves itself, and each goes on alone to what it would have become."""
@@ -293,6 +302,7 @@ def test_signals(signum: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys
         assert_same_runs(folders(Path("whole"))[seed], folder, 0.0)
 
 
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     patched(monkeypatch, [0, 1], lambda _: Killer(signal.SIGINT))
     assert main(["train", "fake", "--num-seeds", "2"]) == 130
