@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -101,25 +102,38 @@ def test_mish_of_many_numbers(backend: ModuleType, dtype: type) -> None:
         np.testing.assert_allclose(one, other, rtol=rtol, atol=rtol)
 
 
-def test_mish_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One warning, and the same numbers."""
+@pytest.mark.parametrize("calls", [0, 1])
+def test_mish_without_a_compiler(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One warning, and the same numbers; also where it fails later, when torch compiles for another type."""
     torch = load_backend("torch")
     from diffac_torch import activations
 
     def no_compiler(function: Any, **options: Any) -> Any:
+        left = [calls]
+
         def fail(*tensors: Any) -> Any:
+            left[0] -= 1
+            if left[0] >= 0:
+                return function(*tensors)
             raise RuntimeError("no C++ compiler was found\nand more")
 
         return fail
 
+    mish = torch.activation("mish")
     x = torch.testing.to_backend(np.random.default_rng(0).standard_normal(40_000))
-    expected = torch.activation("mish")(x)
+    expected = mish(x)
     monkeypatch.setattr("torch.compile", no_compiler)
     monkeypatch.setattr(activations, "_compiled_value", activations._Kernel(activations._mish_value))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(calls):
+            mish(x)
     with pytest.warns(UserWarning, match=r"RuntimeError: no C\+\+ compiler was found\).*TORCH_COMPILE_DISABLE=1"):
-        values = torch.activation("mish")(x)
+        values = mish(x)
     np.testing.assert_allclose(values, expected, rtol=1e-12)
-    np.testing.assert_array_equal(torch.activation("mish")(x), values)  # and no second warning: it would be an error
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        np.testing.assert_array_equal(mish(x), values)
 
 
 def test_unknown_activation(backend: ModuleType) -> None:

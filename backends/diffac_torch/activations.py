@@ -28,24 +28,23 @@ class _Kernel:
         self.compiled: Callable[..., Tensor] | None = None
 
     def __call__(self, *tensors: Tensor) -> Tensor:
-        flat = [tensor.detach().view(-1) for tensor in tensors]
         if self.compiled is None:
-            self.compiled = self._compile(flat)
-        return self.compiled(*flat).view(tensors[0].shape)
-
-    def _compile(self, example: list[Tensor]) -> Callable[..., Tensor]:
-        compiled = torch.compile(self.function, dynamic=True)
-        try:
-            compiled(*example)
+            self.compiled = torch.compile(self.function, dynamic=True)
+        flat = [tensor.detach().view(-1) for tensor in tensors]
+        try:  # every call: torch compiles anew for another type or mode, long after the first one
+            result = self.compiled(*flat)
         except Exception as error:  # torch promises no type: no compiler, a full disk, an unknown platform
+            if self.compiled is self.function:
+                raise
+            self.compiled = self.function
             reason = str(error).strip().partition("\n")[0]
             warnings.warn(
                 f"torch.compile does not work here ({type(error).__name__}: {reason}), so activations run several "
                 "times slower; install a C++ compiler, or set TORCH_COMPILE_DISABLE=1 to do without this message",
                 stacklevel=2,
             )
-            return self.function
-        return compiled
+            result = self.function(*flat)
+        return result.view(tensors[0].shape)
 
 
 def _mish_value(x: Tensor) -> Tensor:
