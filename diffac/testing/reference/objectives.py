@@ -16,8 +16,8 @@ from diffac.testing.reference.schedules import TabularSchedule
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ValueThroughSampler:
-    """DACER: minus the mean of the smallest critic's value, differentiated through the whole sampler."""
+class ThroughSampler:
+    """What the objectives share that are differentiated through a sampler."""
 
     sampler: Any
 
@@ -33,6 +33,11 @@ class ValueThroughSampler:
     def init_state(self) -> State:
         """None."""
         return {}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ValueThroughSampler(ThroughSampler):
+    """DACER: minus the mean of the smallest critic's value, differentiated through the whole sampler."""
 
     def __call__(
         self,
@@ -300,23 +305,8 @@ class PolicyProposal:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class EntropyRegularisedValue:
+class EntropyRegularisedValue(ThroughSampler):
     """SAC's policy loss: mean of temperature * log pi - min Q."""
-
-    sampler: Any
-
-    @property
-    def rollout_sampler(self) -> Any:
-        """The sampler that `Sum` may run for this objective."""
-        return self.sampler
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """The sampler's."""
-        return {"rollout": self.sampler.noise_spec(shape)}
-
-    def init_state(self) -> State:
-        """None."""
-        return {}
 
     def __call__(
         self,

@@ -171,6 +171,11 @@ def entropies(
     return metrics, dim
 
 
+def samples_spec(sampler: Any, num_samples: int, num_states: int, shape: Shape) -> NoiseSpec:
+    """Noise for samples [num_samples states act] at the first states of a batch of actions of that shape."""
+    return {"samples": sampler.noise_spec((num_samples, min(num_states, shape[0]), shape[1]))}
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class NoiseEntropyTemperature(AdaptiveTemperature):
     """Steers the entropy of the exploration noise alone (official SDAC code); the policy's is only reported."""
@@ -186,8 +191,7 @@ class NoiseEntropyTemperature(AdaptiveTemperature):
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Of samples [num_samples states act] at the batch's first states."""
-        states = min(self.num_states, shape[0])
-        return {"samples": self.sampler.noise_spec((self.num_samples, states, shape[1]))}
+        return samples_spec(self.sampler, self.num_samples, self.num_states, shape)
 
     def update(self, state: State, actor: Any, critic: Any, obs: Array, noise: Noise) -> tuple[State, Metrics]:
         """One step."""
@@ -214,8 +218,7 @@ class MixtureEntropyTemperature(AdaptiveTemperature):
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Of samples [num_samples states act] at the batch's first states."""
-        states = min(self.num_states, shape[0])
-        return {"samples": self.sampler.noise_spec((self.num_samples, states, shape[1]))}
+        return samples_spec(self.sampler, self.num_samples, self.num_states, shape)
 
     def update(self, state: State, actor: Any, critic: Any, obs: Array, noise: Noise) -> tuple[State, Metrics]:
         """One step."""
