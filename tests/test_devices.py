@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from diffac.agent import Agent
 from diffac.building import start_learner
 from diffac.errors import UsageError
 from diffac.noise import draw
@@ -59,6 +61,16 @@ def test_a_gpu_agrees_with_the_cpu(backend: ModuleType) -> None:
 def test_a_device_that_is_not_there(backend: ModuleType) -> None:
     with pytest.raises(UsageError, match=r"sees no device 'cuda:99' on this machine; it sees: cpu"):
         updated(backend, "cuda:99")
+
+
+def test_an_agent_is_loaded_where_one_wants(backend: ModuleType, tmp_path: Path) -> None:
+    """Not where it was trained, unless that is asked for."""
+    agent = Agent.from_recipe("sdac", backend=backend.name, device="cpu", **SMALL)
+    agent.save(tmp_path / "agent")
+    assert Agent.load(tmp_path / "agent").config.device == "auto"
+    assert Agent.load(tmp_path / "agent", device="cpu").config.device == "cpu"
+    with pytest.raises(UsageError, match="sees no device 'cuda:99'"):
+        Agent.load(tmp_path / "agent", device="cuda:99")
 
 
 @pytest.fixture
