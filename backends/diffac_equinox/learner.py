@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -235,7 +236,10 @@ class Learner(eqx.Module):
         """
         _check_obs("obs", obs, ("num_envs",))
         actor = state.actor if state.ema_actor is None else state.ema_actor
-        return np.asarray(_compiled_act(self, actor, state.critic, state.temperature, obs, noise), np.float32)
+        leaves, structure = jax.tree.flatten((actor, state.critic, state.temperature))
+        others = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
+        arrays = tuple(leaf for leaf in leaves if eqx.is_array(leaf))
+        return np.asarray(_program(_Identity(self), structure, others)(arrays, obs, noise), np.float32)
 
     def _draw(self, key: Array, index: Array, shape: Shape, name: str) -> Noise:
         """One entry of the noise of an update, from a stream of its own."""
@@ -377,9 +381,39 @@ def _compiled_draw(learner: Learner, key: Array, index: Array, shape: Shape) -> 
     return {name: learner._draw(key, index, shape, name) for name in _ENTRIES}
 
 
-@eqx.filter_jit
-def _compiled_act(learner: Learner, actor: Any, critic: Critic, temperature: State, obs: Array, noise: Noise) -> Array:
-    return _policy(learner, actor, critic, temperature, obs, noise)
+class _Identity:
+    """Hashes and compares an object by what it is, not by what it holds."""
+
+    def __init__(self, held: Any) -> None:
+        self.held = held
+
+    def __hash__(self) -> int:
+        return id(self.held)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and self.held is other.held
+
+
+@functools.lru_cache(maxsize=64)
+def _program(learner: _Identity, structure: Any, others: tuple[Any, ...]) -> Callable[..., Array]:
+    """The compiled policy (arrays, obs, noise) -> action of a learner and networks of one structure.
+
+    `eqx.filter_jit` takes the learner and the networks apart in Python for each call, twice the time of the policy
+    itself for one observation.
+
+    Args:
+        learner: whose sampler acts.
+        structure: of (actor, critic, temperature).
+        others: its leaves, None in place of the arrays.
+    """
+
+    @jax.jit
+    def act(arrays: tuple[Array, ...], obs: Array, noise: Noise) -> Array:
+        left = iter(arrays)
+        leaves = [next(left) if leaf is None else leaf for leaf in others]
+        return _policy(learner.held, *jax.tree.unflatten(structure, leaves), obs, noise)
+
+    return act
 
 
 def _policy(learner: Learner, actor: Any, critic: Critic, temperature: State, obs: Array, noise: Noise) -> Array:
