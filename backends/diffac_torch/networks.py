@@ -166,10 +166,11 @@ class MLPDenoiser(nn.Module):
         self, obs: Float[Tensor, "*#batch obs"] | Condition, noisy: Float[Tensor, "*#batch act"], t: Time
     ) -> Float[Tensor, "*#batch act"]:
         """Predicted noise [*batch act]; obs may be a `Condition`, t an integer or [*batch] of integers."""
-        obs_weight, action_weight, time_weight = self._first_weights()
         if isinstance(obs, Condition):
             share = obs.obs_share + obs.time_share[t]
+            action_weight = _first(self.layers).weight.narrow(1, self.obs_dim, self.action_dim)
         else:
+            obs_weight, action_weight, time_weight = self._first_weights()
             times = torch.as_tensor(t, device=obs.device)
             share = F.linear(obs, obs_weight, _first(self.layers).bias) + F.linear(
                 self._time_features(times), time_weight
