@@ -95,7 +95,7 @@ def _value(x: Tensor) -> Tensor:
 
 
 def _is_for_kernel(x: Tensor) -> bool:
-    return x.device.type == "cpu" and x.numel() >= _MIN_SIZE and x.is_contiguous()
+    return x.numel() >= _MIN_SIZE and x.device.type == "cpu" and x.is_contiguous()
 
 
 def _mish(x: Tensor) -> Tensor:

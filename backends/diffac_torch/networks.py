@@ -6,6 +6,7 @@ particles and denoising steps.
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -91,7 +92,7 @@ def _in_chunks(function: Callable[[Tensor, Tensor], Tensor], action: Tensor, sha
 
     `action` is [*batch act], `share` and the result have the axes *batch too, before their last and after any others.
     """
-    rows = action[..., 0].numel()
+    rows = math.prod(action.shape[:-1])
     # an exported program must not depend on the number of rows
     if torch.compiler.is_exporting() or rows <= _MAX_ROWS or action.is_cuda or torch.is_grad_enabled():
         return function(action, share)
@@ -175,12 +176,15 @@ class MLPDenoiser(nn.Module):
             share = F.linear(obs, obs_weight, _first(self.layers).bias) + F.linear(
                 self._time_features(times), time_weight
             )
-        batch = torch.broadcast_shapes(noisy.shape[:-1], share.shape[:-1])
+        # equal in every step of a chain; an exported program must not depend on a shape
+        if torch.compiler.is_exporting() or noisy.shape[:-1] != share.shape[:-1]:
+            batch = torch.broadcast_shapes(noisy.shape[:-1], share.shape[:-1])
+            noisy, share = noisy.expand(*batch, -1), share.expand(*batch, -1)
 
         def network(noisy: Tensor, share: Tensor) -> Tensor:
             return _after_first(self.layers, F.linear(noisy, action_weight).add_(share), self.activation)
 
-        return _in_chunks(network, noisy.expand(*batch, -1), share.expand(*batch, -1))
+        return _in_chunks(network, noisy, share)
 
     def _first_weights(self) -> tuple[Tensor, ...]:
         return _first(self.layers).weight.split([self.obs_dim, self.action_dim, self.time_dim], dim=1)

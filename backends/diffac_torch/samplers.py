@@ -14,7 +14,7 @@ from diffac.errors import UsageError, check_positive
 from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
 from diffac.protocols import Critic, Rollout, Sampler
 from diffac_torch.networks import _condition
-from diffac_torch.schedules import TabularSchedule
+from diffac_torch.schedules import TabularSchedule, _add_scaled
 
 Scalar: TypeAlias = float | Float[Tensor, ""]
 
@@ -74,7 +74,8 @@ class DDPMSampler:
             if states is not None:
                 states.append(noisy)
             action = schedule.predict_action(noisy, actor(cond, noisy, t), t).clamp(-1, 1)
-            noisy = schedule.posterior_mean(action, noisy, t) + schedule.posterior_std(t) * noise["steps"][t - 1]
+            mean = schedule.posterior_mean(action, noisy, t)
+            noisy = _add_scaled(mean, schedule.posterior_std(t), noise["steps"][t - 1])
         if states is not None:
             states.append(noisy)
         return schedule.predict_action(noisy, actor(cond, noisy, 0), 0).clamp(-1, 1)
@@ -156,7 +157,7 @@ class DDIMSampler:
             action = schedule.predict_action(noisy, actor(cond, noisy, t), t).clamp(-1, 1)
             if not earlier:
                 return action
-            eps = (noisy - schedule.alpha(t) * action) / schedule.sigma(t)
+            eps = _add_scaled(noisy, -schedule.alpha(t), action) / schedule.sigma(t)
             t = earlier.pop()
             noisy = schedule.add_noise(action, eps, t)
 

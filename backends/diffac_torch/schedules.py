@@ -46,13 +46,16 @@ class TabularSchedule:
         self, action: Float[Tensor, "*#batch act"], eps: Float[Tensor, "*#batch act"], t: Time
     ) -> Float[Tensor, "*#batch act"]:
         """alpha[t] action + sigma[t] eps: a sample of the forward kernel."""
-        return self._coefficient("alpha", t, action.dtype) * action + self._coefficient("sigma", t, action.dtype) * eps
+        return _add_scaled(
+            self._coefficient("alpha", t, action.dtype) * action, self._coefficient("sigma", t, action.dtype), eps
+        )
 
     def predict_action(
         self, noisy: Float[Tensor, "*#batch act"], eps: Float[Tensor, "*#batch act"], t: Time
     ) -> Float[Tensor, "*#batch act"]:
         """(noisy - sigma[t] eps) / alpha[t]: the inverse of `add_noise`, not clipped."""
-        return (noisy - self._coefficient("sigma", t, noisy.dtype) * eps) / self._coefficient("alpha", t, noisy.dtype)
+        signal = _add_scaled(noisy, -self._coefficient("sigma", t, noisy.dtype), eps)
+        return signal / self._coefficient("alpha", t, noisy.dtype)
 
     def score(self, eps: Float[Tensor, "*#batch act"], t: Time) -> Float[Tensor, "*#batch act"]:
         """-eps / sigma[t]: the score of the noised density that belongs to a predicted noise."""
@@ -62,9 +65,10 @@ class TabularSchedule:
         self, action: Float[Tensor, "*#batch act"], noisy: Float[Tensor, "*#batch act"], t: Time
     ) -> Float[Tensor, "*#batch act"]:
         """Mean of q(a_{t-1} | a_t = noisy, a_0 = action); at t = 0 it is the action."""
-        return (
-            self._coefficient("posterior_action", t, action.dtype) * action
-            + self._coefficient("posterior_noisy", t, action.dtype) * noisy
+        return _add_scaled(
+            self._coefficient("posterior_action", t, action.dtype) * action,
+            self._coefficient("posterior_noisy", t, action.dtype),
+            noisy,
         )
 
     def posterior_std(self, t: Time) -> Coefficient:
@@ -80,3 +84,10 @@ class TabularSchedule:
             with torch.inference_mode(False):  # else a table first needed while acting could never be used in training
                 self._tensors[key] = torch.tensor(values, dtype=dtype, device=t.device)
         return self._tensors[key][t].unsqueeze(-1)
+
+
+def _add_scaled(x: Tensor, coefficient: Coefficient, y: Tensor) -> Tensor:
+    """x + coefficient y in one kernel: acting for one observation costs as much as its number of kernels."""
+    if isinstance(coefficient, Tensor):
+        return torch.addcmul(x, coefficient, y)
+    return torch.add(x, y, alpha=coefficient)
