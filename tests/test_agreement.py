@@ -82,11 +82,12 @@ def float32_world() -> Iterator[None]:
     import torch
 
     torch.set_default_dtype(torch.float32)
+    jax.config.update("jax_enable_x64", False)
     try:
-        with jax.enable_x64(False):
-            yield
+        yield
     finally:
         torch.set_default_dtype(torch.float64)
+        jax.config.update("jax_enable_x64", True)
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,8 @@ def single_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
         if INSTALLED["equinox"]:
             import jax
 
-            stack.enter_context(jax.enable_x64(False))
+            stack.callback(jax.config.update, "jax_enable_x64", True)
+            jax.config.update("jax_enable_x64", False)
         yield
 
 

@@ -411,7 +411,8 @@ def _program(learner: _Identity, structure: Any, others: tuple[Any, ...]) -> Cal
     def act(arrays: tuple[Array, ...], obs: Array, noise: Noise) -> Array:
         left = iter(arrays)
         leaves = [next(left) if leaf is None else leaf for leaf in others]
-        return _policy(learner.held, *jax.tree.unflatten(structure, leaves), obs, noise)
+        actor, critic, temperature = jax.tree.unflatten(structure, leaves)
+        return _policy(learner.held, actor, critic, temperature, obs, noise)
 
     return act
 
