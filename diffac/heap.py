@@ -13,8 +13,8 @@ def keep_freed_memory() -> None:
     """Lets this process keep what it frees, on Linux with glibc; does nothing elsewhere.
 
     Every update frees and takes the same tens of megabytes again. By default large blocks go back to the system each
-    time, and each page of them costs a fault when it is next touched: 6 to 11 % of an update's time in torch on a CPU
-    (SDAC, DACER2), in JAX none to speak of. The price is that memory used once stays with the process.
+    time, and each page of them costs a fault when it is next touched. This holds for the main thread; in others glibc
+    keeps no block above 64 MB. The price is that memory used once stays with the process.
     """
     if sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "mallopt"):
         library.mallopt(_MMAP_MAX, 0)

@@ -211,7 +211,7 @@ def train(
 ) -> TrainResult:
     """Trains until `config.total_timesteps`.
 
-    Updates run between the two halves of an environment step: while asynchronous environments work, and, with a backend
+    Updates run between the two halves of an environment step: while asynchronous environments work, and, on a device
     that computes asynchronously, while synchronous ones do. So an action never waits for the update that its own step
     earned, and synchronous and asynchronous environments give the same run. Updates that do not fill a last call of
     `config.fused_updates` are left out.

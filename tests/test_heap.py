@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from conftest import load_backend
 
 PROGRAM = """
 import resource, sys
@@ -33,6 +34,32 @@ def test_no_page_is_asked_for_twice() -> None:
     assert faults[0] < 100
     if faults[1] < 1000:
         pytest.skip("the C library keeps memory anyway")
+
+
+JAX_PROGRAM = """
+import resource
+import diffac_equinox
+from diffac.heap import keep_freed_memory
+import jax, jax.numpy as jnp
+keep_freed_memory()
+median = jax.jit(lambda x, y: jnp.sort(x @ y, axis=0)[2048])
+x, y = jnp.ones((4096, 16)), jnp.ones((16, 5000))
+def faults():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    median(x, y).block_until_ready()
+before = faults()
+median(x, y).block_until_ready()
+print(faults() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has the setting")
+def test_no_page_of_a_compiled_program_is_asked_for_twice() -> None:
+    """82 MB of temporary memory are 20,000 pages, which a thread of JAX's own would give back after every call."""
+    load_backend("equinox")
+    done = subprocess.run([sys.executable, "-c", JAX_PROGRAM], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 5_000
 
 
 def test_nothing_happens_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from diffac_equinox.convert import from_arrays as from_arrays
 from diffac_equinox.convert import to_arrays as to_arrays
 from diffac_equinox.critics import GaussianTD as GaussianTD
 from diffac_equinox.critics import MeanSquaredTD as MeanSquaredTD
+from diffac_equinox.devices import compute_in_calling_thread as _compute_in_calling_thread
 from diffac_equinox.devices import set_matmul_precision as set_matmul_precision
 from diffac_equinox.devices import to_device as to_device
 from diffac_equinox.learner import Learner as Learner
@@ -37,6 +38,7 @@ from diffac_equinox.temperatures import TargetEntropyTemperature as TargetEntrop
 from diffac_equinox.temperatures import mixture_entropy as mixture_entropy
 
 name = "equinox"
+_compute_in_calling_thread()
 
 __all__ = [
     "Adam",
