@@ -199,7 +199,10 @@ class Learner(eqx.Module):
             UsageError: shapes or types of the batches are wrong.
         """
         _check_batch(batches, ("updates", "batch"))
-        return _compiled_update((self, batches, key_data(key)), state)
+        arrays, structure, others = _take_apart(state)
+        program = _update_program(_Identity(self), structure, others)
+        arrays, metrics = program(arrays, Transition(*batches[:5]), key_data(key))
+        return _put_together(structure, others, arrays), metrics
 
     def measure(self, state: LearnerState) -> PackedMetrics:
         """ "actor_param_norm", "critic_param_norm"; "state_nonfinite", 1 if any number is NaN or infinite, else 0."""
@@ -236,10 +239,8 @@ class Learner(eqx.Module):
         """
         _check_obs("obs", obs, ("num_envs",))
         actor = state.actor if state.ema_actor is None else state.ema_actor
-        leaves, structure = jax.tree.flatten((actor, state.critic, state.temperature))
-        others = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
-        arrays = tuple(leaf for leaf in leaves if eqx.is_array(leaf))
-        return np.asarray(_program(_Identity(self), structure, others)(arrays, obs, noise), np.float32)
+        arrays, structure, others = _take_apart((actor, state.critic, state.temperature))
+        return np.asarray(_act_program(_Identity(self), structure, others)(arrays, obs, noise), np.float32)
 
     def _draw(self, key: Array, index: Array, shape: Shape, name: str) -> Noise:
         """One entry of the noise of an update, from a stream of its own."""
@@ -338,14 +339,6 @@ def _compiled_step(
     return state, _pack(metrics)
 
 
-@eqx.filter_jit(donate="all-except-first")
-def _compiled_update(
-    inputs: tuple[Learner, Transition, Array], state: LearnerState
-) -> tuple[LearnerState, PackedMetrics]:
-    learner, batches, key = inputs
-    return _fused_updates(learner, state, batches, key)
-
-
 def _fused_updates(
     learner: Learner, state: LearnerState, batches: Transition, key: Array
 ) -> tuple[LearnerState, PackedMetrics]:
@@ -394,24 +387,48 @@ class _Identity:
         return isinstance(other, _Identity) and self.held is other.held
 
 
+# What is called all the time is compiled by `jax.jit`, for one learner and states of one structure: `eqx.filter_jit`
+# takes both apart in Python in every call, which takes longer than the policy itself for one observation.
+
+
+def _take_apart(tree: Any) -> tuple[tuple[Array, ...], Any, tuple[Any, ...]]:
+    """The arrays of a tree, its structure, and its leaves with None in place of the arrays."""
+    leaves, structure = jax.tree.flatten(tree)
+    others = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
+    return tuple(leaf for leaf in leaves if eqx.is_array(leaf)), structure, others
+
+
+def _put_together(structure: Any, others: tuple[Any, ...], arrays: Sequence[Array]) -> Any:
+    """The tree that `_take_apart` took apart."""
+    left = iter(arrays)
+    return jax.tree.unflatten(structure, [next(left) if leaf is None else leaf for leaf in others])
+
+
+def _compiler_options() -> dict[str, int] | None:
+    """XLA uses at most half of a CPU's 512-bit registers where it is not told otherwise."""
+    return {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else None
+
+
 @functools.lru_cache(maxsize=64)
-def _program(learner: _Identity, structure: Any, others: tuple[Any, ...]) -> Callable[..., Array]:
-    """The compiled policy (arrays, obs, noise) -> action of a learner and networks of one structure.
+def _update_program(learner: _Identity, structure: Any, others: tuple[Any, ...]) -> Callable[..., Any]:
+    """(arrays of the state, which are consumed, batches, key) -> (arrays of the new state, metrics)."""
 
-    `eqx.filter_jit` takes the learner and the networks apart in Python for each call, twice the time of the policy
-    itself for one observation.
+    @partial(jax.jit, donate_argnums=0, compiler_options=_compiler_options())
+    def update(arrays: tuple[Array, ...], batches: Transition, key: Array) -> tuple[tuple[Array, ...], PackedMetrics]:
+        state = _put_together(structure, others, arrays)
+        state, metrics = _fused_updates(learner.held, state, batches, key)
+        return _take_apart(state)[0], metrics
 
-    Args:
-        learner: whose sampler acts.
-        structure: of (actor, critic, temperature).
-        others: its leaves, None in place of the arrays.
-    """
+    return update
 
-    @jax.jit
+
+@functools.lru_cache(maxsize=64)
+def _act_program(learner: _Identity, structure: Any, others: tuple[Any, ...]) -> Callable[..., Array]:
+    """(arrays of (actor, critic, temperature), obs, noise) -> action."""
+
+    @partial(jax.jit, compiler_options=_compiler_options())
     def act(arrays: tuple[Array, ...], obs: Array, noise: Noise) -> Array:
-        left = iter(arrays)
-        leaves = [next(left) if leaf is None else leaf for leaf in others]
-        actor, critic, temperature = jax.tree.unflatten(structure, leaves)
+        actor, critic, temperature = _put_together(structure, others, arrays)
         return _policy(learner.held, actor, critic, temperature, obs, noise)
 
     return act
