@@ -46,6 +46,49 @@ def framework_activation(backend: ModuleType, name: str) -> Any:
     return getattr(jax.nn, name)
 
 
+def of_two_networks(b: Any) -> list[np.ndarray]:
+    """Values, gradients and a second derivative of a denoiser and a critic in float32, with broadcast batch axes."""
+    import torch
+
+    rng = np.random.default_rng(0)
+    obs, noisy = (torch.tensor(rng.standard_normal(s), dtype=torch.float32) for s in [(32, OBS), (3, 32, ACT)])
+    denoiser = b.MLPDenoiser(OBS, ACT, key=0, hidden_sizes=(24, 16)).float()
+    critic = b.GaussianCritic(OBS, ACT, key=1, hidden_sizes=(24, 16)).float()
+    results: list[Any] = []
+    for network, arguments in ((denoiser, (torch.arange(3)[:, None],)), (critic, ())):
+        for parameter in network.parameters():  # biases begin at zero
+            parameter.data += torch.tensor(rng.uniform(-0.1, 0.1, parameter.shape), dtype=torch.float32)
+        action = noisy.clone().requires_grad_()
+        given = (obs, action) if network is critic else (network.condition(obs, 3), action)
+        value = network(*given, *arguments)
+        loss = value.square().sum()
+        (slope,) = torch.autograd.grad(loss, action, create_graph=True)
+        twice = torch.autograd.grad(slope.square().sum(), action, retain_graph=True)
+        gradients = torch.autograd.grad(loss, [*network.parameters()], materialize_grads=True)
+        with torch.no_grad():
+            chunked = network(*given, *arguments)
+        results += [value, slope, *twice, *gradients, chunked]
+    return [result.detach().numpy() for result in results]
+
+
+def test_products_of_onednn_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They replace torch's own for float32 on processors with AVX-512, where the product is large enough."""
+    b: Any = load_backend("torch")
+    from diffac_torch import networks
+
+    monkeypatch.setattr(networks, "_HAS_ONEDNN", False)
+    expected = of_two_networks(b)
+    calls, onednn = [], networks._onednn
+    monkeypatch.setattr(networks, "_onednn", lambda *arguments: calls.append(0) or onednn(*arguments))
+    monkeypatch.setattr(networks, "_MIN_WORK", 1)
+    assert all(map(np.array_equal, of_two_networks(b), expected))
+    assert not calls
+    monkeypatch.setattr(networks, "_HAS_ONEDNN", True)
+    for one, other in zip(of_two_networks(b), expected, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(other).max())
+    assert len(calls) > 30
+
+
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activation_is_the_frameworks(backend: ModuleType, name: str) -> None:
     x = np.concatenate([np.linspace(-30, 30, 601), [-50.0, -5.5, 1e-9, 45.0]])

@@ -1,4 +1,4 @@
-"""Networks: denoiser, Gaussian actor, and ensembles of critics that run as one batched product per layer.
+"""Networks: denoiser, Gaussian actor, and ensembles of critics with stacked parameters.
 
 The first layer of a network is never applied to a concatenation. Its weight is cut into the shares of its inputs and
 the shares are added, so that batch axes broadcast and what depends on the observation alone is computed once for all
@@ -7,7 +7,8 @@ particles and denoising steps.
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,6 +25,11 @@ from diffac_torch.schedules import Time
 _MAX_ROWS = 2048
 """Rows that a gradient-free evaluation on a CPU takes through all layers at once, so that they stay in cache."""
 
+
+_MIN_WORK = 1 << 21
+"""Multiply-adds from which a product of oneDNN saves more than its call costs."""
+
+_HAS_ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 _activation = activation  # for constructors, which have an argument of that name
 
@@ -52,6 +58,57 @@ def time_embedding(t: int | Int[Tensor, "*t"] | Float[Tensor, "*t"], dim: int = 
     return torch.cat([angles.sin(), angles.cos()], dim=-1) / dim**0.5
 
 
+def _is_for_onednn(x: Tensor, work: int) -> bool:
+    """Whether oneDNN computes a product of so many multiply-adds.
+
+    torch leaves float32 on a CPU to MKL, which has only 256-bit kernels for AMD's processors: half of what those with
+    AVX-512 can do, and what oneDNN does.
+    """
+    return (
+        _HAS_ONEDNN
+        and not torch.compiler.is_compiling()  # first: an exported program must not depend on the number of rows
+        and work >= _MIN_WORK
+        and x.dtype == torch.float32
+        and x.device.type == "cpu"
+        and torch.backends.mkldnn.enabled  # type: ignore[truthy-function]
+    )
+
+
+def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weight^T + bias without gradient, for matrices or transposes of such: oneDNN is slow for any other strides."""
+    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+class _Affine(torch.autograd.Function):
+    """`_onednn` with its gradient, which can be differentiated again."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _onednn(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
+        x, weight = ctx.saved_tensors
+        grad = grads[0].contiguous()
+        to_x, to_weight, to_bias = ctx.needs_input_grad
+        product = F.linear if torch.is_grad_enabled() else _onednn
+        return (
+            product(grad, weight.mT) if to_x else None,
+            product(grad.mT, x.mT) if to_weight else None,
+            grad.sum(0) if to_bias else None,
+        )
+
+
+def _affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x weight^T + bias: [*rows out] from x [*rows in], weight [out in] and bias [out]."""
+    if not _is_for_onednn(x, x.numel() * weight.shape[0]):
+        return F.linear(x, weight, bias)
+    rows = x.reshape(-1, x.shape[-1]).contiguous()
+    result: Any = _Affine.apply(rows, weight.contiguous(), bias)
+    return result.view(*x.shape[:-1], -1)
+
+
 class Linear(nn.Module):
     """An affine map [rows in] -> [rows out]; or an ensemble of them, [size rows in] -> [size rows out]."""
 
@@ -62,7 +119,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.ndim == 2:
-            return F.linear(x, self.weight, self.bias)
+            return _affine(x, self.weight, self.bias)
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
 
 
@@ -80,7 +137,9 @@ def _first(layers: nn.ModuleList) -> Linear:
     return layers[0]  # type: ignore[return-value]
 
 
-def _after_first(layers: nn.ModuleList, hidden: Tensor, activate: Callable[[Tensor], Tensor]) -> Tensor:
+def _after_first(
+    layers: Iterable[Callable[[Tensor], Tensor]], hidden: Tensor, activate: Callable[[Tensor], Tensor]
+) -> Tensor:
     """The rest of a network, from the first layer's output before its activation."""
     for layer in itertools.islice(layers, 1, None):
         hidden = layer(activate(hidden))
@@ -160,7 +219,7 @@ class MLPDenoiser(nn.Module):
         obs_weight, _, time_weight = self._first_weights()
         times = torch.arange(num_steps, device=obs.device)
         return Condition(
-            F.linear(obs, obs_weight, _first(self.layers).bias), F.linear(self._time_features(times), time_weight)
+            _affine(obs, obs_weight, _first(self.layers).bias), F.linear(self._time_features(times), time_weight)
         )
 
     def forward(
@@ -173,7 +232,7 @@ class MLPDenoiser(nn.Module):
         else:
             obs_weight, action_weight, time_weight = self._first_weights()
             times = torch.as_tensor(t, device=obs.device)
-            share = F.linear(obs, obs_weight, _first(self.layers).bias) + F.linear(
+            share = _affine(obs, obs_weight, _first(self.layers).bias) + F.linear(
                 self._time_features(times), time_weight
             )
         # equal in every step of a chain; an exported program must not depend on a shape
@@ -182,7 +241,7 @@ class MLPDenoiser(nn.Module):
             noisy, share = noisy.expand(*batch, -1), share.expand(*batch, -1)
 
         def network(noisy: Tensor, share: Tensor) -> Tensor:
-            return _after_first(self.layers, F.linear(noisy, action_weight).add_(share), self.activation)
+            return _after_first(self.layers, _affine(noisy, action_weight).add_(share), self.activation)
 
         return _in_chunks(network, noisy, share)
 
@@ -261,6 +320,11 @@ class _Ensemble(nn.Module):
     def _outputs(self, obs: Tensor, action: Tensor) -> Tensor:
         """[size *batch outputs]"""
         batch = torch.broadcast_shapes(obs.shape[:-1], action.shape[:-1])
+        linears: list[Any] = list(self.layers)
+        if _is_for_onednn(action, math.prod(batch) * max(linear.weight[0].numel() for linear in linears)):
+            parameters = [(linear.weight.unbind(), linear.bias.unbind()) for linear in linears]
+            members = [[(weights[i], biases[i]) for weights, biases in parameters] for i in range(self.size)]
+            return torch.stack([self._member(layers, obs, action, batch) for layers in members])
         missing = (1,) * (len(batch) - obs.ndim + 1)
         obs_weight, action_weight = _first(self.layers).weight.split([self.obs_dim, self.action_dim], dim=2)
         rows = obs.reshape(1, -1, self.obs_dim).expand(self.size, -1, -1)
@@ -275,6 +339,20 @@ class _Ensemble(nn.Module):
             return _after_first(self.layers, hidden, self.activation).view(*share.shape[:-1], -1)
 
         return _in_chunks(network, action.expand(*batch, -1), share.expand(self.size, *batch, -1))
+
+    def _member(
+        self, parameters: list[tuple[Tensor, Tensor]], obs: Tensor, action: Tensor, batch: Sequence[int]
+    ) -> Tensor:
+        """[*batch outputs] of the member with these weights and biases."""
+        layers = [partial(_affine, weight=weight, bias=bias) for weight, bias in parameters]
+        weight, bias = parameters[0]
+        obs_weight, action_weight = weight.split([self.obs_dim, self.action_dim], dim=1)
+        share = _affine(obs, obs_weight, bias)
+
+        def network(action: Tensor, share: Tensor) -> Tensor:
+            return _after_first(layers, _affine(action, action_weight).add_(share), self.activation)
+
+        return _in_chunks(network, action.expand(*batch, -1), share.expand(*batch, -1))
 
 
 class EnsembleCritic(_Ensemble):

@@ -260,8 +260,8 @@ SAMPLERS = [
         "ddpm: predicted action not clipped on the way",
         "sampler-ddpm",
         "samplers.py",
-        "noisy, t), t).clamp(-1, 1)\n            noisy",
-        "noisy, t), t)\n            noisy",
+        "noisy, t), t).clamp(-1, 1)\n            mean",
+        "noisy, t), t)\n            mean",
     ),
     torch(
         "ddpm: last prediction not clipped",
@@ -274,8 +274,8 @@ SAMPLERS = [
         "ddpm: denoiser asked for the time before",
         "sampler-ddpm",
         "samplers.py",
-        "actor(cond, noisy, t), t).clamp(-1, 1)\n            noisy",
-        "actor(cond, noisy, t - 1), t).clamp(-1, 1)\n            noisy",
+        "actor(cond, noisy, t), t).clamp(-1, 1)\n            mean",
+        "actor(cond, noisy, t - 1), t).clamp(-1, 1)\n            mean",
     ),
     torch(
         "ddpm: noise in the last step",
@@ -310,7 +310,7 @@ SAMPLERS = [
         "ddim: noise not recomputed from the clipped action",
         "sampler-ddim",
         "samplers.py",
-        "eps = (noisy - schedule.alpha(t) * action) / schedule.sigma(t)",
+        "eps = _add_scaled(noisy, -schedule.alpha(t), action) / schedule.sigma(t)",
         "eps = actor(cond, noisy, t)",
     ),
     torch(
@@ -390,6 +390,27 @@ SAMPLERS = [
         "samplers.py",
         "(self.noise_scale * temperature) ** 2",
         "self.noise_scale * temperature",
+    ),
+]
+
+NETWORKS = [
+    torch(
+        "onednn: bias left out",
+        "network",
+        "networks.py",
+        "return _onednn(x, weight, bias)",
+        "return _onednn(x, weight)",
+    ),
+    torch("onednn: no gradient of the bias", "network", "networks.py", "grad.sum(0) if", "grad.sum(0) * 0 if"),
+    torch(
+        "onednn: gradient not differentiable",
+        "network",
+        "networks.py",
+        "F.linear if torch.is_grad",
+        "_onednn if torch.is_grad",
+    ),
+    torch(
+        "critics: all members the first", "network", "networks.py", "(weights[i], biases[i])", "(weights[0], biases[0])"
     ),
 ]
 
@@ -886,8 +907,8 @@ IN_BOTH = [
         "sampler-ddim_two",
         "samplers.py",
         (
-            "(noisy - schedule.alpha(t) * action) / schedule.sigma(t)",
-            "(noisy - schedule.sigma(t) * action) / schedule.alpha(t)",
+            "_add_scaled(noisy, -schedule.alpha(t), action) / schedule.sigma(t)",
+            "_add_scaled(noisy, -schedule.sigma(t), action) / schedule.alpha(t)",
         ),
         ("(noisy - alpha * action) / sigma", "(noisy - sigma * action) / alpha"),
     ),
@@ -956,4 +977,4 @@ IN_BOTH = [
     ),
 ]
 
-MUTATIONS = [*OBJECTIVES, *SAMPLERS, *SCHEDULES, *CRITICS, *TEMPERATURES, *OPTIMISERS, *LEARNER, *IN_BOTH]
+MUTATIONS = [*OBJECTIVES, *SAMPLERS, *NETWORKS, *SCHEDULES, *CRITICS, *TEMPERATURES, *OPTIMISERS, *LEARNER, *IN_BOTH]
