@@ -111,11 +111,37 @@ def skip(patch: Any) -> None:
 
 def donation(patch: Any) -> None:
     """The old state stays valid."""
-    import equinox as eqx
+    import functools
+
+    import jax
 
     from diffac_equinox import learner
 
-    patch(learner, "_compiled_update", eqx.filter_jit(learner._compiled_update.__wrapped__))
+    @functools.lru_cache
+    def program(held: Any, structure: Any, others: Any) -> Any:
+        @functools.partial(jax.jit, compiler_options=learner._compiler_options())
+        def update(arrays: Any, batches: Any, key: Any) -> Any:
+            state = learner._put_together(structure, others, arrays)
+            state, metrics = learner._fused_updates(held.held, state, batches, key)
+            return learner._take_apart(state)[0], metrics
+
+        return update
+
+    patch(learner, "_update_program", program)
+
+
+def dispatch(patch: Any) -> None:
+    """Programs run in a thread of JAX's own; without effect when JAX has computed before."""
+    import jax
+
+    jax.config.update("jax_cpu_enable_async_dispatch", True)
+
+
+def vectors(patch: Any) -> None:
+    """Vectors as long as XLA chooses."""
+    from diffac_equinox import learner
+
+    patch(learner, "_compiler_options", lambda: None)
 
 
 def metrics(patch: Any) -> None:

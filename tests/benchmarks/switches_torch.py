@@ -16,6 +16,13 @@ def mish(patch: Any) -> None:
     patch(activations, "_ACTIVATIONS", {**activations._ACTIVATIONS, "mish": F.mish})
 
 
+def products(patch: Any) -> None:
+    """All matrix products by torch's own choice of library."""
+    from diffac_torch import networks
+
+    patch(networks, "_HAS_ONEDNN", False)
+
+
 def chunks(patch: Any) -> None:
     """All rows at once."""
     from diffac_torch import networks
@@ -46,34 +53,6 @@ def shares(patch: Any) -> None:
     patch(networks.MLPDenoiser, "forward", forward)
     for module in (samplers, objectives):
         patch(module, "_condition", lambda actor, obs, num_steps: obs)
-
-
-def ensemble(patch: Any) -> None:
-    """A product for each critic."""
-    import torch
-    import torch.nn.functional as F
-
-    from diffac_torch import networks
-
-    def outputs(self: Any, obs: Any, action: Any) -> Any:
-        results = []
-        for member in range(self.size):
-            weights = [(layer.weight[member], layer.bias[member]) for layer in self.layers]
-            weight, bias = weights[0]
-            share = F.linear(obs, weight[:, : self.obs_dim], bias)
-            shape = (*torch.broadcast_shapes(obs.shape[:-1], action.shape[:-1]), share.shape[-1])
-
-            def network(action: Any, share: Any, weights: Any = weights) -> Any:
-                hidden = F.linear(action, weights[0][0][:, self.obs_dim :]) + share
-                for weight, bias in weights[1:]:
-                    hidden = F.linear(self.activation(hidden), weight, bias)
-                return hidden
-
-            rows = action.expand(*shape[:-1], -1)
-            results.append(networks._in_chunks(network, rows, share.expand(shape)))
-        return torch.stack(results)
-
-    patch(networks._Ensemble, "_outputs", outputs)
 
 
 def particles(patch: Any) -> None:
