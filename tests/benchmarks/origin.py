@@ -22,15 +22,16 @@ def machine() -> str:
     """The kind of machine whose ratios are comparable."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     gpu = "with GPU" if shutil.which("nvidia-smi") else "no GPU"
+    vectors = " with AVX-512" if "avx512f" in _cpuinfo("flags") else ""
     threads = os.environ.get("OMP_NUM_THREADS")
-    return f"{platform.machine()}, {cores} cores, {gpu}" + (f", OMP_NUM_THREADS={threads}" if threads else "")
+    return f"{platform.machine()}{vectors}, {cores} cores, {gpu}" + (f", OMP_NUM_THREADS={threads}" if threads else "")
 
 
 def origin(command: str, peers: str | None) -> dict[str, Any]:
     """Everything that must stand beside a number."""
     return {
         "machine": machine(),
-        "processor": _processor(),
+        "processor": _cpuinfo("model name") or platform.processor(),
         "threads": os.environ.get("OMP_NUM_THREADS", "as many as cores"),
         "system": f"{platform.system()} {platform.release().split('-')[0]}",
         "python": platform.python_version(),
@@ -42,10 +43,10 @@ def origin(command: str, peers: str | None) -> dict[str, Any]:
     }
 
 
-def _processor() -> str:
+def _cpuinfo(field: str) -> str:
+    """What Linux says of the first processor; empty elsewhere."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(field)), "")
 
 
 def _version(name: str) -> str:
