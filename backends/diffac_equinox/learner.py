@@ -201,7 +201,7 @@ class Learner(eqx.Module):
         _check_batch(batches, ("updates", "batch"))
         arrays, structure, others = _take_apart(state)
         program = _update_program(_Identity(self), structure, others)
-        arrays, metrics = program(arrays, Transition(*batches[:5]), key_data(key))
+        arrays, metrics = program(arrays, _at_hand(Transition(*batches[:5])), key_data(key))
         return _put_together(structure, others, arrays), metrics
 
     def measure(self, state: LearnerState) -> PackedMetrics:
@@ -402,6 +402,15 @@ def _put_together(structure: Any, others: tuple[Any, ...], arrays: Sequence[Arra
     """The tree that `_take_apart` took apart."""
     left = iter(arrays)
     return jax.tree.unflatten(structure, [next(left) if leaf is None else leaf for leaf in others])
+
+
+def _at_hand(batches: Tree) -> Tree:
+    """The batches where a program on a CPU finds them at once.
+
+    Large arrays of NumPy's are copied by another thread, which would then run the program too (see
+    `diffac_equinox.devices.compute_in_calling_thread`).
+    """
+    return jax.block_until_ready(jax.device_put(batches)) if jax.default_backend() == "cpu" else batches
 
 
 def _compiler_options() -> dict[str, int] | None:

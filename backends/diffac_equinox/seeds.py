@@ -18,6 +18,7 @@ from diffac_equinox.learner import (
     Learner,
     LearnerState,
     PackedMetrics,
+    _at_hand,
     _check_batch,
     _check_obs,
     _fused_updates,
@@ -63,7 +64,8 @@ class StackedSeeds:
         stacked = Transition(*together)
         _check_batch(stacked, ("seeds", "updates", "batch"))
         numbers = np.stack(_filled([None if key is None else key_data(key) for key in keys]))
-        self._state, metrics = _update_all((self._learner, stacked, numbers, self._vectorised), self._state)
+        inputs = (self._learner, _at_hand(stacked), numbers, self._vectorised)
+        self._state, metrics = _update_all(inputs, self._state)
         return metrics
 
     def act(self, obs: Sequence[np.ndarray | None], noise: Sequence[Noise | None]) -> Sequence[np.ndarray]:
