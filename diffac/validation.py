@@ -124,17 +124,20 @@ def _work(precision: str, names: Sequence[str], config: ValidateConfig, results:
 
 def compare(backends: Mapping[str, Any], precision: str, cases: int) -> Iterator[Row]:
     """All components on all devices, in the precision that this process was started for."""
-    from diffac.testing import problems
+    from diffac.testing import parts, problems
 
+    rows = [(*row, parts.DIMS) for row in problems.rows()] + [(*row, parts.LARGE) for row in problems.large_rows()]
+    rows.sort(key=lambda row: list(problems.KINDS).index(row[0]))
     for device in _devices(backends):
         here = {n: B for n, B in backends.items() if device in _devices_of(B)}
-        for kind, name in problems.rows():
+        for kind, name, dims in rows:
             if kind == "learner" and precision == "float32":
                 continue  # Adam's first steps are lr * sign(gradient): rounding of a vanishing gradient decides
             worst = {"values": (0.0, ""), "gradients": (0.0, "")}
             differentiated = False
-            for case in range(cases):
-                problem = _problem(kind, name, case, precision)
+            number = cases if dims is parts.DIMS else 1
+            for case in range(number):
+                problem = _problem(kind, name, case, precision, dims)
                 answers = {REFERENCE: problems.solve_by_reference(problem)}
                 for backend, B in here.items():
                     with _on(B, device):
@@ -152,10 +155,10 @@ def compare(backends: Mapping[str, Any], precision: str, cases: int) -> Iterator
                             worst[what] = (error, f"{one} - {other}")
             yield Row(
                 kind=kind,
-                name=name,
+                name=name if dims is parts.DIMS else f"{name}, large",
                 precision=precision,
                 device=device,
-                cases=cases,
+                cases=number,
                 values=worst["values"][0],
                 gradients=worst["gradients"][0] if differentiated else None,
                 worst=max(worst.values())[1],
@@ -163,8 +166,8 @@ def compare(backends: Mapping[str, Any], precision: str, cases: int) -> Iterator
             )
 
 
-def _problem(kind: str, name: str, case: int, precision: str) -> Any:
-    """A problem in this precision, another one for each case and component.
+def _problem(kind: str, name: str, case: int, precision: str, dims: Any = None) -> Any:
+    """A problem in this precision, another one for each case and component; dims: None for the usual small ones.
 
     Some problems have no answer in a precision: where two candidates are equally good, rounding picks one. Then another
     one is drawn.
@@ -173,17 +176,19 @@ def _problem(kind: str, name: str, case: int, precision: str) -> Any:
 
     rng = np.random.default_rng([SEED, case, *f"{kind} {name}".encode()])
     while True:
-        problem = _random_problem(kind, name, rng).cast(precision)
+        problem = _random_problem(kind, name, rng, dims).cast(precision)
         if well_posed(problem, precision):
             return problem
 
 
-def _random_problem(kind: str, name: str, rng: np.random.Generator) -> Any:
+def _random_problem(kind: str, name: str, rng: np.random.Generator, dims: Any) -> Any:
     """Ordinary to unusual numbers."""
+    from diffac.testing.parts import DIMS
     from diffac.testing.problems import make_problem
 
     return make_problem(
         *(kind, name, rng),
+        dims=dims or DIMS,
         magnitude=10 ** rng.uniform(-1.5, 1),
         spread=10 ** rng.uniform(-0.5, 0.2),
         temperature=10 ** rng.uniform(-1, 1),

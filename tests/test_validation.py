@@ -22,6 +22,7 @@ ROWS = [("schedule", "vp"), ("sampler", "tanh_gaussian"), ("critic objective", "
 def few_rows(monkeypatch: pytest.MonkeyPatch) -> None:
     """Four of the tables' rows."""
     monkeypatch.setattr(problems, "rows", lambda: iter(ROWS))
+    monkeypatch.setattr(problems, "large_rows", lambda: iter(()))
 
 
 def test_difference_is_relative_to_the_entry_but_not_to_a_cancelled_one() -> None:
@@ -59,6 +60,15 @@ def test_single_precision_leaves_learners_out(backend: Any) -> None:
     rows = list(compare({backend.name: backend}, "float32", cases=1))
     assert [(row.kind, row.name) for row in rows] == ROWS[:-1]
     assert all(row.agrees and row.values > 1e-12 for row in rows), "that was not single precision"
+
+
+@pytest.mark.parametrize("precision", ["float64", "float32"])
+def test_arrays_as_large_as_in_a_run(backend: Any, precision: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For which torch has kernels of its own."""
+    monkeypatch.setattr(problems, "rows", lambda: iter(()))
+    rows = list(compare({backend.name: backend}, precision, cases=1))
+    assert [row.name for row in rows] == [f"{name}, large" for _, name in problems.large_rows()]
+    assert all(row.agrees for row in rows)
 
 
 @pytest.mark.usefixtures("few_rows")

@@ -43,6 +43,8 @@ OTHER_DIMS = (
     Dims(obs=6, action=3, batch=7, hidden=(16, 8, 16), steps=6, particles=9, activation="gelu"),
 )
 """Few, because a backend that compiles does so for each of them."""
+LARGE = Dims(obs=17, action=6, batch=256, hidden=(256, 256), steps=3, particles=9)
+"""As in a real run: for arrays of that size backends may have other kernels."""
 
 TABLES: dict[str, Callable[[int], ScheduleTable]] = {
     "vp": functools.cache(vp_table),

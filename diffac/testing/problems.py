@@ -130,6 +130,14 @@ def rows() -> Iterator[tuple[str, str]]:
             yield kind, name
 
 
+def large_rows() -> Iterator[tuple[str, str]]:
+    """(kind, name) of rows that are worth a problem of size `parts.LARGE` too: together they call all kernels."""
+    yield "sampler", "ddpm"
+    yield "actor objective", "value_ddpm"
+    yield "actor objective", "reverse_truncated"
+    yield "critic objective", "gaussian"
+
+
 def solve(B: Any, problem: Problem) -> Answer:
     """The answer of a backend module, in the precision of the problem's numbers."""
     return KINDS[problem.kind].solve(B, problem)
