@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from diffac.errors import unknown
+from diffac_torch.programs import is_recording, reason_of
 
 _MIN_SIZE = 16_384
 """Entries from which a compiled kernel is faster than several of torch's own, or than one slow one."""
@@ -37,9 +38,8 @@ class _Kernel:
             if self.compiled is self.function:
                 raise
             self.compiled = self.function
-            reason = str(error).strip().partition("\n")[0]
             warnings.warn(
-                f"torch.compile does not work here ({type(error).__name__}: {reason}), so activations run several "
+                f"torch.compile does not work here ({reason_of(error)}), so activations run several "
                 "times slower; install a C++ compiler, or set TORCH_COMPILE_DISABLE=1 to do without this message",
                 stacklevel=2,
             )
@@ -83,7 +83,7 @@ class _Mish(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Tensor:
         (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled():  # somebody wants the derivative of this gradient
+        if torch.is_grad_enabled() or is_recording():  # somebody wants the derivative of this gradient
             return _mish_gradient(x, grads[0])
         if _is_for_kernel(x):
             return _compiled_gradient(x, grads[0].contiguous())
@@ -91,6 +91,8 @@ class _Mish(torch.autograd.Function):
 
 
 def _value(x: Tensor) -> Tensor:
+    if is_recording():
+        return _mish_value(x)
     return _compiled_value(x) if _is_for_kernel(x) else F.mish(x)
 
 

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from diffac.errors import UsageError, check_positive
 from diffac.metrics import scatter
 from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
-from diffac.protocols import ActorObjective, CriticObjective, Metrics, Sampler, State, Temperature, Transition
+from diffac.protocols import ActorObjective, CriticObjective, Loss, Metrics, Sampler, State, Temperature, Transition
 from diffac_torch.convert import _slots, _to_device
 from diffac_torch.optimisers import Adam, AdamState, loss_and_gradient
+from diffac_torch.programs import Program
 from diffac_torch.random import draw, stream
 
 _ENTRIES = ("next_action", "critic", "actor", "temperature")
@@ -118,12 +119,15 @@ class Learner:
     critic_steps: int = 1
     # Where `update` draws: `draw_noise` has no state to ask, and torch's random numbers differ between devices.
     _device: torch.device | None = dataclasses.field(default=None, init=False, repr=False)
+    _critic_program: Program = dataclasses.field(init=False, repr=False)
+    _actor_program: Program = dataclasses.field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("actor_delay", "reward_scale", "critic_steps"):
             check_positive(name, getattr(self, name))
         if not 0 < self.tau <= 1:
             raise UsageError(f"tau must be in (0, 1], got {self.tau!r}")
+        self._critic_program, self._actor_program = Program(_critic_gradient), Program(loss_and_gradient)
 
     def init(self, actor: Any, critic: Any) -> LearnerState:
         """The state before the first update; takes ownership of both networks.
@@ -262,31 +266,32 @@ class Learner:
 
     def _update(self, state: LearnerState, batch: Transition, noise: Callable[[str], Noise]) -> dict[str, Tensor]:
         """One update in place; noise(name) is asked for only where it is needed."""
+        if batch.reward.is_cuda:
+            torch.compiler.cudagraph_mark_step_begin()  # until the next mark the programs' results stay valid
         actor_is_due = state.updates % self.actor_delay == 0
         temperature = self.temperature.value(state.temperature)
-        with torch.no_grad():
-            rollout = self.sampler.rollout(
-                state.actor, batch.next_obs, noise("next_action"), critic=state.critic, temperature=temperature
-            )
-        batch = batch._replace(
-            reward=self.reward_scale * batch.reward, next_action=rollout.action, next_log_prob=rollout.log_prob
-        )
-
-        loss, critic_grads = loss_and_gradient(
+        batch, rows = batch._replace(reward=self.reward_scale * batch.reward), batch.reward.numel()
+        (loss, next_action, next_log_prob), critic_grads = self._critic_program(
+            rows,
+            self.sampler,
             self.critic_objective,
+            state.actor,
             state.critic,
             state.target_critic,
             batch,
+            noise("next_action"),
             noise("critic"),
             temperature,
             state.critic_objective,
         )
+        batch = batch._replace(next_action=next_action, next_log_prob=next_log_prob)
         state.critic_objective = loss.state
         critic_loss = loss.value
         metrics = {"critic_loss": critic_loss, "temperature": temperature, **_prefixed("critic", loss.metrics)}
 
         if actor_is_due:
-            loss, grads = loss_and_gradient(
+            loss, grads = self._actor_program(
+                rows,
                 self.actor_objective,
                 state.actor,
                 state.critic,
@@ -315,6 +320,26 @@ class Learner:
             if state.ema_actor is not None:
                 _towards(state.ema_actor, state.actor, self.tau)
         return metrics
+
+
+def _critic_gradient(
+    sampler: Sampler,
+    objective: CriticObjective,
+    actor: Any,
+    critic: Any,
+    target_critic: Any,
+    batch: Transition,
+    next_action_noise: Noise,
+    noise: Noise,
+    temperature: Tensor,
+    state: State,
+) -> tuple[tuple[Loss, Tensor, Tensor | None], tuple[Tensor, ...]]:
+    """Loss of the critic, next action and its log-probability; the gradient."""
+    with torch.no_grad():
+        rollout = sampler.rollout(actor, batch.next_obs, next_action_noise, critic=critic, temperature=temperature)
+    batch = batch._replace(next_action=rollout.action, next_log_prob=rollout.log_prob)
+    loss, gradient = loss_and_gradient(objective, critic, target_critic, batch, noise, temperature, state)
+    return (loss, rollout.action, rollout.log_prob), gradient
 
 
 @torch.no_grad()

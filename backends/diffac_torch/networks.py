@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from diffac.errors import UsageError, check_positive
 from diffac.initialisers import layer_parameters
 from diffac_torch.activations import activation
+from diffac_torch.programs import count_pieces, is_recording
 from diffac_torch.schedules import Time
 
 _MAX_ROWS = 2048
@@ -76,7 +77,18 @@ def _is_for_onednn(x: Tensor, work: int) -> bool:
 
 def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x weight^T + bias without gradient, for matrices or transposes of such: oneDNN is slow for any other strides."""
+    return (_recorded_onednn if is_recording() else _call_onednn)(x, weight, bias)
+
+
+def _call_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+
+
+# torch.compile takes oneDNN's product for constant weights only
+torch.library.define("diffac::onednn", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+torch.library.impl("diffac::onednn", "CPU", _call_onednn)
+torch.library.register_fake("diffac::onednn", lambda x, weight, bias: x.new_empty(len(x), len(weight)))
+_recorded_onednn = torch.ops.diffac.onednn
 
 
 class _Affine(torch.autograd.Function):
@@ -156,6 +168,7 @@ def _in_chunks(function: Callable[[Tensor, Tensor], Tensor], action: Tensor, sha
     if torch.compiler.is_exporting() or rows <= _MAX_ROWS or action.is_cuda or torch.is_grad_enabled():
         return function(action, share)
     size = max(1, _MAX_ROWS * len(action) // rows)
+    count_pieces(-(-len(action) // size))
     axis = -action.ndim
     return torch.cat(
         [function(*chunk) for chunk in zip(action.split(size), share.split(size, axis), strict=True)], axis

@@ -91,7 +91,7 @@ def skip(patch: Any) -> None:
             temperature = self.temperature.value(state.temperature)
             filled = batch._replace(next_action=batch.action)  # as many numbers, and no gradient through them
             arguments = (state.critic, filled, noise("actor"), temperature, state.actor_objective)
-            learner.loss_and_gradient(self.actor_objective, state.actor, *arguments)
+            self._actor_program(batch.reward.numel(), self.actor_objective, state.actor, *arguments)
         return original(self, state, batch, noise)
 
     patch(learner.Learner, "_update", update)

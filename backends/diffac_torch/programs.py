@@ -1,0 +1,182 @@
+"""Functions of tensors, recorded once for each combination of sizes and compiled: one program, not a thousand calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import warnings
+from collections.abc import Callable
+from contextvars import ContextVar
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
+
+from diffac.errors import UsageError
+
+_MIN_WORK = 1 << 21
+"""Multiply-adds of the largest matrix product from which a program is worth the seconds that compiling it takes."""
+
+_MAX_PIECES = 32
+"""Pieces of evaluations in a program; beyond it takes minutes to compile, and gains nothing beside its products."""
+
+_pieces: ContextVar[int | None] = ContextVar("pieces", default=None)
+"""Pieces recorded so far; None: nothing is being recorded."""
+
+
+class _NotWorthCompilingError(Exception):
+    pass
+
+
+def is_recording() -> bool:
+    """Whether operations are being recorded: then plain ones of torch must be called, nothing compiled already."""
+    return _pieces.get() is not None
+
+
+def count_pieces(number: int) -> None:
+    """Says that an evaluation is done in so many pieces; ends the recording if it has too many of them."""
+    if (before := _pieces.get()) is None:
+        return
+    if before + number > _MAX_PIECES:
+        raise _NotWorthCompilingError
+    _pieces.set(before + number)
+
+
+def reason_of(error: Exception) -> str:
+    """Type and first line of an error, of its cause where torch only says that its compiler failed."""
+    error = getattr(error, "inner_exception", error)
+    return f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+
+
+class Recording(NamedTuple):
+    """The operations that a call of a function performed."""
+
+    run: Callable[..., list[Tensor | None]]
+    """Performs them with other tensors in place of those that the arguments contain."""
+    structure: TreeSpec
+    """Of the results."""
+    constants: tuple[Any, ...]
+    """The results that are no tensors, None in place of the others."""
+
+    def results(self, tensors: list[Tensor]) -> Any:
+        """What the function returns for the modules and tensors whose tensors these are, without gradients."""
+        with torch.no_grad():
+            found = self.run(*tensors)
+        leaves = [constant if one is None else one for one, constant in zip(found, self.constants, strict=True)]
+        return tree_unflatten(leaves, self.structure)
+
+
+def record(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Recording:
+    """Calls function(*arguments) and records the operations of torch, those of gradients included.
+
+    Args:
+        function: performs the same operations for all values of its tensors.
+        arguments: trees of tensors, modules and other objects.
+
+    Raises:
+        UsageError: a tensor became a NumPy array, whose values would be taken for constants.
+        RuntimeError: a branch, or a number in Python, depends on the value of a tensor.
+    """
+    structure, constants = TreeSpec(None, None, []), ()
+
+    def perform(*_: Tensor) -> list[Tensor | None]:  # they are the very tensors in the arguments
+        nonlocal structure, constants
+        token = _pieces.set(0)
+        try:
+            with _NoArrays():
+                leaves, structure = tree_flatten(function(*arguments))
+        finally:
+            _pieces.reset(token)
+        constants = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        return [leaf.detach() if isinstance(leaf, Tensor) else None for leaf in leaves]
+
+    run = make_fx(perform)(*_take_apart(arguments)[0])
+    return Recording(run, structure, constants)
+
+
+class _NoArrays(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (Tensor.numpy, Tensor.__array__):
+            raise UsageError("a part of the update turns a tensor into a NumPy array")
+        return func(*args, **(kwargs or {}))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Compiled:
+    recording: Recording
+    others: tuple[Any, ...]
+    """Arguments that are no tensors: while they are held here, nothing else gets their identity."""
+
+
+class Program:
+    """A function, compiled by `torch.compile` for each combination of sizes that it is called with.
+
+    Small products are left alone. Where the function cannot be recorded (see `record`) or compiled, which needs a C++
+    compiler, or with TORCH_COMPILE_DISABLE=1 in the environment, it runs as it is. On a GPU its program is replayed as
+    a CUDA graph.
+
+    Args:
+        function: takes trees of tensors, modules, and other objects that never change. It returns a pair of trees of
+            tensors without gradients: what is kept, and what is needed until the next call of a program only.
+    """
+
+    def __init__(self, function: Callable[..., tuple[Any, Any]]) -> None:
+        self.function = function
+        self._compiled: dict[Any, _Compiled | None] = {}
+
+    def __call__(self, rows: int, *arguments: Any) -> tuple[Any, Any]:
+        """function(*arguments); rows: of a typical matrix among them."""
+        tensors, others, structure = _take_apart(arguments)
+        key = (structure, *map(id, others), *((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors))
+        try:
+            if key not in self._compiled:
+                self._compiled[key] = self._compile(rows, arguments, tensors, others)
+            if (compiled := self._compiled[key]) is not None:
+                kept, transient = compiled.recording.results(tensors)
+                # the next run of a CUDA graph writes to the memory of its results
+                return tree_map(_copy, kept) if tensors[0].is_cuda else kept, transient
+        except _NotWorthCompilingError:
+            self._compiled[key] = None
+        except Exception as error:  # torch promises no type: no compiler, a full disk, an unknown platform
+            self._compiled[key] = None
+            warnings.warn(
+                f"the update cannot be compiled ({reason_of(error)}), so it runs as it is, slower; it "
+                "takes a C++ compiler, and parts that use torch only and branch on no value; set "
+                "TORCH_COMPILE_DISABLE=1 to do without this message",
+                stacklevel=2,
+            )
+        return self.function(*arguments)
+
+    def _compile(
+        self, rows: int, arguments: tuple[Any, ...], tensors: list[Tensor], others: list[Any]
+    ) -> _Compiled | None:
+        largest = max(math.prod(tensor.shape[-2:]) for tensor in tensors if isinstance(tensor, nn.Parameter))
+        if rows * largest < _MIN_WORK or torch._dynamo.config.disable:
+            return None
+        recording = record(self.function, arguments)
+        mode = "reduce-overhead" if tensors[0].is_cuda else None
+        run = torch.compile(recording.run, fullgraph=True, dynamic=False, mode=mode)
+        return _Compiled(recording._replace(run=run), tuple(others))
+
+
+def _take_apart(arguments: tuple[Any, ...]) -> tuple[list[Tensor], list[Any], TreeSpec]:
+    """The tensors in a tree, those of its modules in their place; everything else in it; its structure."""
+    leaves, structure = tree_flatten(arguments)
+    tensors: list[Tensor] = []
+    others: list[Any] = []
+    for leaf in leaves:
+        if isinstance(leaf, Tensor):
+            tensors.append(leaf)
+        elif isinstance(leaf, nn.Module):
+            tensors += leaf.parameters()
+            tensors += leaf.buffers()
+        else:
+            others.append(leaf)
+    return tensors, others, structure
+
+
+def _copy(result: Any) -> Any:
+    return result.clone() if isinstance(result, Tensor) else result

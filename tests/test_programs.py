@@ -1,0 +1,202 @@
+"""The compiled programs of torch's learner: the same numbers as the calls they were recorded from, or those calls."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import load_backend
+
+from diffac.testing import parts
+from diffac.testing.parts import LEARNERS, make_batch, make_learner, make_noise
+
+WIDE = parts.Dims(obs=5, action=3, batch=128, hidden=(128, 128))
+"""Enough for the products of oneDNN."""
+
+
+@pytest.fixture
+def torch_backend() -> Any:
+    return load_backend("torch")
+
+
+@pytest.fixture
+def programs(torch_backend: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The module, which compiles small products too."""
+    from diffac_torch import programs
+
+    monkeypatch.setattr(programs, "_MIN_WORK", 0)
+    return programs
+
+
+@pytest.fixture
+def recorded_only(programs: Any, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """What is recorded runs as it was recorded, for compiling takes half a minute; the recordings."""
+    import torch
+
+    found: list[Any] = []
+
+    def compile_(graph: Any, **options: Any) -> Any:
+        found.append(graph)
+        return graph
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    return found
+
+
+@pytest.fixture
+def in_float32(torch_backend: Any) -> Iterator[None]:
+    import torch
+
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float32)
+    yield
+    torch.set_default_dtype(before)
+
+
+def trained(
+    B: Any, name: str, steps: int = 4, dims: Any = parts.DIMS, learner: Any = None, dtype: Any = np.float64
+) -> dict[str, Any]:
+    """State and metrics after some steps, from numbers that are the same in each call."""
+    own, state = make_learner(B, name, dims)
+    learner, rng = learner or own, np.random.default_rng(0)
+    results: dict[str, Any] = {}
+    for step in range(steps):
+        batch = make_batch(rng, dims, filled=False, dtype=dtype)
+        state, metrics = learner.step(state, batch, make_noise(rng, learner, dims, dtype))
+        results |= {f"{step} {key}": np.asarray(value) for key, value in metrics.items()}
+    return results | B.to_arrays(state)
+
+
+def assert_same(results: dict[str, Any], expected: dict[str, Any], tolerance: float) -> None:
+    assert results.keys() == expected.keys()
+    for name, array in expected.items():
+        scale = max(1e-3, np.abs(array).max())
+        np.testing.assert_allclose(results[name], array, rtol=tolerance, atol=tolerance * scale, err_msg=name)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_a_recording_is_the_update(name: str, torch_backend: Any, recorded_only: list[Any], programs: Any) -> None:
+    """All numbers of several updates, by one recording of each half for all of them and for other states."""
+    programs._MIN_WORK = 1 << 60
+    expected = trained(torch_backend, name)
+    assert not recorded_only
+    programs._MIN_WORK = 0
+    learner, _ = make_learner(torch_backend, name)
+    for _ in range(2):
+        assert_same(trained(torch_backend, name, learner=learner), expected, 1e-11)
+    assert len(recorded_only) == 2
+    wider = parts.DIMS._replace(batch=9)
+    wide = trained(torch_backend, name, learner=learner, dims=wider)
+    assert len(recorded_only) == 4
+    programs._MIN_WORK = 1 << 60
+    assert_same(wide, trained(torch_backend, name, dims=wider), 1e-11)
+
+
+def test_compiled_in_double_precision(torch_backend: Any, programs: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        results = trained(torch_backend, "dacer2")
+    programs._MIN_WORK = 1 << 60
+    assert_same(results, trained(torch_backend, "dacer2"), 1e-10)
+
+
+def test_compiled_at_the_sizes_of_a_run(torch_backend: Any, in_float32: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With products of oneDNN where the processor has them."""
+    from diffac_torch import networks, programs
+
+    calls, onednn = [], networks._recorded_onednn
+    monkeypatch.setattr(networks, "_recorded_onednn", lambda *arguments: calls.append(0) or onednn(*arguments))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        results = trained(torch_backend, "sac", 1, WIDE, dtype=np.float32)
+    assert bool(calls) == networks._HAS_ONEDNN
+    monkeypatch.setattr(programs, "_MIN_WORK", 1 << 60)
+    expected = trained(torch_backend, "sac", 1, WIDE, dtype=np.float32)
+    # Adam's first step is a sign, but for tiny gradients
+    results, expected = ({k: v for k, v in a.items() if "optimiser.m" in k or "loss" in k} for a in (results, expected))
+    assert len(expected) > 10
+    assert_same(results, expected, 1e-4)
+
+
+def test_chains_of_large_chunks_run_as_they_are(
+    torch_backend: Any, recorded_only: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from diffac_torch import networks, programs
+
+    monkeypatch.setattr(networks, "_MAX_ROWS", 8)
+    monkeypatch.setattr(programs, "_MAX_PIECES", 2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        results = trained(torch_backend, "sdac")
+    assert not recorded_only
+    programs._MIN_WORK = 1 << 60
+    assert_same(results, trained(torch_backend, "sdac"), 1e-12)
+
+
+class Odd:
+    """An actor objective that does something that cannot be recorded."""
+
+    def __init__(self, inner: Any, factor: Callable[[Any], Any]) -> None:
+        self.inner, self.factor = inner, factor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def __call__(self, *arguments: Any) -> Any:
+        loss = self.inner(*arguments)
+        return loss._replace(value=loss.value * self.factor(loss.value))
+
+
+@pytest.mark.parametrize(
+    ("factor", "reason"),
+    [
+        (lambda loss: 1 + abs(loss.item()), "RuntimeError: It appears that you're trying to get value"),
+        (lambda loss: 2 if loss > 0 else 3, "RuntimeError: It appears that you're trying to get value"),
+        (lambda loss: float(np.abs(loss.detach().numpy())), "UsageError: a part of the update turns a tensor into"),
+        (lambda loss: float(np.asarray(loss.detach())), "UsageError: a part of the update turns a tensor into"),
+    ],
+)
+def test_a_part_that_looks_at_values(
+    factor: Any, reason: str, torch_backend: Any, recorded_only: list[Any], programs: Any
+) -> None:
+    """Its half of the update runs as it is, once with a warning; the other half is compiled."""
+
+    def learner() -> Any:
+        plain, _ = make_learner(torch_backend, "dacer2")
+        return dataclasses.replace(plain, actor_objective=Odd(plain.actor_objective, factor))
+
+    with pytest.warns(UserWarning, match=f"the update cannot be compiled \\({reason}") as caught:
+        results = trained(torch_backend, "dacer2", learner=learner())
+    assert len(caught) == 1
+    assert len(recorded_only) == 1
+    programs._MIN_WORK = 1 << 60
+    assert_same(results, trained(torch_backend, "dacer2", learner=learner()), 1e-11)
+
+
+def test_without_a_compiler(torch_backend: Any, programs: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch compiles when a program is first called; the state is not touched before."""
+    import torch
+
+    def compile_(graph: Any, **options: Any) -> Any:
+        def run(*tensors: Any) -> Any:
+            raise RuntimeError("no C++ compiler was found\nand more")
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", compile_)
+    with pytest.warns(UserWarning, match=r"RuntimeError: no C\+\+ compiler was found\).*TORCH_COMPILE_DISABLE=1"):
+        results = trained(torch_backend, "sac")
+    programs._MIN_WORK = 1 << 60
+    assert_same(results, trained(torch_backend, "sac"), 1e-12)
+
+
+def test_compiling_switched_off(torch_backend: Any, recorded_only: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch._dynamo.config, "disable", True)
+    trained(torch_backend, "sac", 1)
+    assert not recorded_only
