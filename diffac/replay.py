@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
 from diffac.errors import UsageError
-from diffac.protocols import Transition
+from diffac.protocols import Array, Transition
 
 
 class Replay(Protocol):
@@ -50,30 +50,84 @@ class NumberedReplay(Replay, Protocol):
         ...
 
 
-class ReplayBuffer:
-    """The last `capacity` transitions, sampled uniformly with replacement.
+class Column(NamedTuple):
+    """A field of the transitions that a storage holds."""
 
-    A NumPy ring in float32. Memory is reserved at once but taken from the machine only as it is filled.
+    shape: tuple[int, ...]
+    """[capacity ...]"""
+    dtype: type
+    """float32 or bool."""
+
+
+class Storage(Protocol):
+    """Where the columns of a `ReplayBuffer` lie, with equally many rows each."""
+
+    def write(self, start: int, rows: Sequence[np.ndarray]) -> None:
+        """Overwrites the rows from `start` on in every column."""
+        ...
+
+    def read(self, rows: slice) -> Sequence[np.ndarray]:
+        """These rows of every column on the host, perhaps views."""
+        ...
+
+    def take(self, index: np.ndarray) -> Sequence[Array]:
+        """Copies [*index ...] of the rows with these numbers, on the device of the storage."""
+        ...
+
+
+class HostStorage:
+    """NumPy arrays, whose memory is reserved at once but taken from the machine only as it is filled."""
+
+    def __init__(self, columns: Sequence[Column]) -> None:
+        self._arrays = [np.empty(column.shape, column.dtype) for column in columns]
+
+    def write(self, start: int, rows: Sequence[np.ndarray]) -> None:
+        for array, values in zip(self._arrays, rows, strict=True):
+            array[start : start + len(values)] = values
+
+    def read(self, rows: slice) -> list[np.ndarray]:
+        return [array[rows] for array in self._arrays]
+
+    def take(self, index: np.ndarray) -> list[np.ndarray]:
+        return [np.take(array, index, axis=0) for array in self._arrays]
+
+
+class ReplayBuffer:
+    """The last `capacity` transitions, sampled uniformly with replacement: a ring in float32.
 
     Args:
         capacity: transitions kept; older ones are overwritten.
         obs_dim: entries of an observation.
         action_dim: entries of an action.
+        storage: makes what holds the rows: NumPy arrays, or a backend's `DeviceStorage`. What is sampled is the same.
+
+    Raises:
+        UsageError: a number below 1, or more memory than there is.
     """
 
-    def __init__(self, capacity: int, obs_dim: int, action_dim: int) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        obs_dim: int,
+        action_dim: int,
+        storage: Callable[[Sequence[Column]], Storage] = HostStorage,
+    ) -> None:
         for name, value in (("capacity", capacity), ("obs_dim", obs_dim), ("action_dim", action_dim)):
             if value < 1:
                 raise UsageError(f"{name} must be at least 1, got {value}")
         self.capacity = capacity
-        try:
-            self._data = Transition(
-                obs=np.empty((capacity, obs_dim), np.float32),
-                action=np.empty((capacity, action_dim), np.float32),
-                reward=np.empty(capacity, np.float32),
-                next_obs=np.empty((capacity, obs_dim), np.float32),
-                terminated=np.empty(capacity, bool),
+        self._columns = [
+            Column((capacity, *shape), dtype)
+            for shape, dtype in (
+                ((obs_dim,), np.float32),
+                ((action_dim,), np.float32),
+                ((), np.float32),
+                ((obs_dim,), np.float32),
+                ((), bool),
             )
+        ]
+        try:
+            self._storage = storage(self._columns)
         except MemoryError as error:
             gib = capacity * (8 * obs_dim + 4 * action_dim + 5) / 2**30
             raise UsageError(
@@ -102,9 +156,9 @@ class ReplayBuffer:
         rows = self._checked(transitions, count)
         position = self.added % self.capacity
         first = min(count, self.capacity - position)
-        for store, values in zip(self._data[:5], rows, strict=True):
-            store[position : position + first] = values[:first]
-            store[: count - first] = values[first:]
+        self._storage.write(position, [values[:first] for values in rows])
+        if first < count:
+            self._storage.write(0, [values[first:] for values in rows])
         self.added += count
 
     def sample(self, rng: np.random.Generator, updates: int, batch_size: int) -> Transition:
@@ -121,18 +175,18 @@ class ReplayBuffer:
             )
         index = rng.integers(0, len(self), (updates, batch_size))
         self.sampled_age = float(((self.added - 1 - index) % self.capacity).mean())
-        return Transition(*(np.take(store, index, axis=0) for store in self._data[:5]))
+        return Transition(*self._storage.take(index))
 
     def contents(self) -> Transition:
         """A copy of all transitions, oldest first, with one leading axis."""
         index = np.arange(self.added - len(self), self.added) % self.capacity
-        return Transition(*(store[index] for store in self._data[:5]))
+        return Transition(*(np.asarray(column) for column in self._storage.take(index)))
 
     def chunk(self, first: int, end: int) -> Transition:
-        """Transitions number first, first + 1, ... up to end - 1 or the last row of the ring: views, not copies."""
+        """Transitions number first, first + 1, ... up to end - 1 or the last row of the ring."""
         start = first % self.capacity
         rows = slice(start, min(start + end - first, self.capacity))
-        return Transition(*(store[rows] for store in self._data[:5]))
+        return Transition(*self._storage.read(rows))
 
     def restore(self, first: int, chunks: Iterable[Transition]) -> None:
         """Takes transitions number first, first + 1, ..., in pieces, in place of what it holds.
@@ -148,11 +202,11 @@ class ReplayBuffer:
     def _checked(self, transitions: Transition, count: int) -> list[np.ndarray]:
         """The first five fields, as the types they are stored in; nothing is stored before all of them are good."""
         rows = []
-        for name, store, given in zip(Transition._fields, self._data[:5], transitions, strict=False):
-            values, shape = np.asarray(given), (count, *store.shape[1:])
+        for name, column, given in zip(Transition._fields, self._columns, transitions, strict=False):
+            values, shape = np.asarray(given), (count, *column.shape[1:])
             if values.shape != shape:
                 raise UsageError(f"{name} must have shape {shape}, got {values.shape}")
-            if store.dtype == bool:
+            if column.dtype is bool:
                 if values.dtype != bool:
                     raise UsageError(f"{name} must be of dtype bool, got {values.dtype}")
             else:

@@ -35,7 +35,10 @@ from diffac.runs import (
 from diffac.signals import Interrupted, StopRequest
 from diffac.training import EvaluationRecord, TrainConfig, Training, TrainResult, train
 
-FREE = {"backend", "device", "asynchronous", "progress", "run_root", "checkpoint_interval", "step_timeout", "track"}
+FREE = {
+    "backend", "device", "asynchronous", "progress", "replay_on_device", "run_root", "checkpoint_interval",
+    "step_timeout", "track",
+}  # fmt: skip
 """What may be changed in `config.yaml` before a run is resumed; anything else would make another run of it."""
 
 

@@ -7,11 +7,13 @@ import dataclasses
 import time
 import warnings
 from collections.abc import Callable
+from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from diffac.backend import get_backend
 from diffac.callbacks import Callback, goes_on
 from diffac.checkpoints import Checkpointer, Snapshot, codec_of
 from diffac.divergence import DivergenceError, diverged
@@ -49,6 +51,8 @@ class TrainConfig:
     """Environment steps with uniformly random actions before the first update."""
     buffer_size: int = 1_000_000
     """Transitions kept for replay."""
+    replay_on_device: bool = False
+    """Keeps them on the device of the networks, so that batches need not travel to a GPU."""
     batch_size: int = 256
     """Transitions of an update."""
     updates_per_env_step: float = 0.2
@@ -294,7 +298,7 @@ class Training:
                 Evaluator(config.env_id, num_episodes=config.eval_episodes, seed=seed)
             )
             self._stepper = Stepper(envs, timeout=config.step_timeout)
-            self.buffer = replay(config.buffer_size, *dims(envs))
+            self.buffer = _on_device(replay, config)(config.buffer_size, *dims(envs))
             """The replay memory."""
             self._begin(restore, say)
             self._resources = stack.pop_all()
@@ -455,6 +459,18 @@ class Training:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _on_device(replay: Callable[..., Replay], config: TrainConfig) -> Callable[..., Replay]:
+    """What makes the replay memory, with `config.replay_on_device` that of the backend."""
+    if not config.replay_on_device:
+        return replay
+    if replay is not ReplayBuffer:
+        raise UsageError("replay_on_device moves a ReplayBuffer; give your own replay memory the device yourself")
+    backend: Any = get_backend(config.backend)
+    if not hasattr(backend, "DeviceStorage"):
+        raise UsageError(f"backend {config.backend!r} offers no DeviceStorage; leave out replay_on_device")
+    return partial(ReplayBuffer, storage=partial(backend.DeviceStorage, config.device))
 
 
 def _numbered(buffer: Replay) -> NumberedReplay:

@@ -14,8 +14,11 @@ import pytest
 from diffac.agent import Agent
 from diffac.building import start_learner
 from diffac.errors import UsageError
+from diffac.lanes import group_of
 from diffac.noise import draw
 from diffac.protocols import Transition
+from diffac.replay import ReplayBuffer
+from diffac.training import train
 from diffac_recipes import sdac
 
 SMALL: dict[str, Any] = {
@@ -48,6 +51,46 @@ def test_everything_runs_on_the_cpu_if_asked(backend: ModuleType) -> None:
     assert action.shape == (2, 1)
     for name, array in backend.to_arrays(again).items():
         np.testing.assert_array_equal(array, arrays[name])
+
+
+def test_replay_on_the_device(backend: ModuleType) -> None:
+    """The same run, seeds together included: only where the batches come from differs."""
+    sizes = {"total_timesteps": 60, "learning_starts": 20, "batch_size": 8, "num_envs": 2, "buffer_size": 40}
+    config = sdac.Config(backend=backend.name, device="cpu", **sizes, **SMALL)
+    runs = []
+    for choice in (False, True):
+        run = dataclasses.replace(config, replay_on_device=choice)
+        learner, state = start_learner(sdac, run, 3, 1)
+        runs.append(backend.to_arrays(train(learner, state, run).state))
+    for name, array in runs[0].items():
+        np.testing.assert_array_equal(runs[1][name], array, err_msg=name)
+
+
+def test_seeds_together_with_replay_on_the_device(backend: ModuleType) -> None:
+    learners, states = zip(*(start_learner(sdac, sdac.Config(backend=backend.name, seed=seed, **SMALL), 3, 1)
+                             for seed in (0, 1, 0, 1)), strict=True)  # fmt: skip
+    rng = np.random.default_rng(0)
+    shapes = ((3,), (1,), (), (3,))
+    batches = [Transition(*(rng.uniform(-1, 1, (1, 4, *s)).astype(np.float32) for s in shapes), np.zeros((1, 4), bool))
+               for _ in range(2)]  # fmt: skip
+    results = []
+    for own, start in ((batches, 0), (backend.testing.to_backend(batches), 2)):
+        group = group_of(learners[start : start + 2], states[start : start + 2])
+        group.update(own, [1, 2])
+        results.append([backend.to_arrays(group.state(index)) for index in range(2)])
+    for one, other in zip(*results, strict=True):
+        for name, array in one.items():
+            np.testing.assert_array_equal(other[name], array, err_msg=name)
+
+
+def test_replay_on_the_device_of_nobody(backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = sdac.Config(backend=backend.name, replay_on_device=True, total_timesteps=600, learning_starts=20, **SMALL)
+    learner, state = start_learner(sdac, config, 3, 1)
+    with pytest.raises(UsageError, match="give your own replay memory the device yourself"):
+        train(learner, state, config, replay=lambda *sizes: ReplayBuffer(*sizes))
+    monkeypatch.setattr("diffac.training.get_backend", lambda name: SimpleNamespace())
+    with pytest.raises(UsageError, match=r"offers no DeviceStorage; leave out replay_on_device"):
+        train(learner, state, config)
 
 
 def test_a_gpu_agrees_with_the_cpu(backend: ModuleType) -> None:

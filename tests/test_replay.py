@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import re
 import resource
@@ -83,6 +84,35 @@ class RingMachine(RuleBasedStateMachine):
 
 RingMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 TestRing = RingMachine.TestCase
+
+
+def test_on_the_device_of_a_backend(backend: Any) -> None:
+    """The same batches, contents and pieces as from NumPy arrays; batches of the framework's own arrays."""
+    place = functools.partial(backend.DeviceStorage, "cpu")
+    one, other = ReplayBuffer(7, OBS, ACTION), ReplayBuffer(7, OBS, ACTION, place)
+    rng = np.random.default_rng(0)
+    for count in (3, 2, 4, 7, 0, 1, 5):
+        one.add(rows(one.added, count))
+        other.add(rows(other.added, count))
+        assert len(one) == len(other)
+        seed = int(rng.integers(1000))
+        expected, batch = (buffer.sample(np.random.default_rng(seed), 2, 3) for buffer in (one, other))
+        assert all(isinstance(field, type(backend.testing.to_backend(np.ones(1)))) for field in batch[:5])
+        assert one.sampled_age == other.sampled_age
+        first = max(0, one.added - 7)
+        pieces = tuple(buffer.chunk(first, first + 2) for buffer in (one, other))
+        for left, right in ((expected, batch), (one.contents(), other.contents()), pieces):
+            for mine, theirs in zip(left[:5], right[:5], strict=True):
+                assert np.asarray(theirs).dtype == mine.dtype
+                np.testing.assert_array_equal(np.asarray(theirs), mine)
+    again = ReplayBuffer(7, OBS, ACTION, place)
+    again.restore(other.added - 7, [other.contents()])
+    np.testing.assert_array_equal(again.contents().obs, one.contents().obs)
+
+
+def test_a_device_with_too_little_memory(backend: Any) -> None:
+    with pytest.raises(UsageError, match=r"needs \d.*GiB of memory, more than this machine gives; lower buffer_size"):
+        ReplayBuffer(10**13, OBS, ACTION, functools.partial(backend.DeviceStorage, "cpu"))
 
 
 def filled(count: int = 10, capacity: int = 10) -> ReplayBuffer:

@@ -25,6 +25,7 @@ from diffac_equinox.objectives import Sum as Sum
 from diffac_equinox.objectives import TimeWeightedQGradient as TimeWeightedQGradient
 from diffac_equinox.objectives import ValueThroughSampler as ValueThroughSampler
 from diffac_equinox.optimisers import Adam as Adam
+from diffac_equinox.replay import DeviceStorage as DeviceStorage
 from diffac_equinox.samplers import AdditiveNoise as AdditiveNoise
 from diffac_equinox.samplers import BestOf as BestOf
 from diffac_equinox.samplers import DDIMSampler as DDIMSampler
@@ -46,6 +47,7 @@ __all__ = [
     "BestOf",
     "DDIMSampler",
     "DDPMSampler",
+    "DeviceStorage",
     "EnsembleCritic",
     "EntropyRegularisedValue",
     "FixedTemperature",

@@ -27,6 +27,22 @@ def compute_in_calling_thread() -> None:
     jax.config.update("jax_cpu_enable_async_dispatch", False)
 
 
+def find_device(device: str) -> jax.Device:
+    """The device of that name, as `to_device` takes it.
+
+    Raises:
+        UsageError: this machine, or this build of JAX, has no such device.
+    """
+    gpus = [gpu for gpu in jax.devices() if gpu.platform == "gpu"]
+    found = {"auto": jax.devices()[0], "cpu": jax.devices("cpu")[0]}
+    if gpus:
+        found |= {"cuda": gpus[0]} | {f"cuda:{index}": gpu for index, gpu in enumerate(gpus)}
+    if device not in found:
+        names = ", ".join(name for name in found if name != "auto")
+        raise UsageError(f"JAX sees no device {device!r} on this machine; it sees: {names}")
+    return found[device]
+
+
 def to_device(network: Module, device: str) -> Module:
     """A copy of the network on a device; everything else follows it.
 
@@ -39,14 +55,8 @@ def to_device(network: Module, device: str) -> Module:
     """
     if device == "auto":
         return network
-    found = {"cpu": jax.devices("cpu")[0]}
-    gpus = [gpu for gpu in jax.devices() if gpu.platform == "gpu"]
-    if gpus:
-        found |= {"cuda": gpus[0]} | {f"cuda:{index}": gpu for index, gpu in enumerate(gpus)}
-    if device not in found:
-        raise UsageError(f"JAX sees no device {device!r} on this machine; it sees: {', '.join(found)}")
     arrays, rest = eqx.partition(network, eqx.is_array)
-    return eqx.combine(jax.device_put(arrays, found[device]), rest)
+    return eqx.combine(jax.device_put(arrays, find_device(device)), rest)
 
 
 def set_matmul_precision(precision: str) -> None:

@@ -90,8 +90,10 @@ def _filled(entries: Sequence[Entry | None]) -> list[Entry]:
 
 
 def _stack(entries: Sequence[Any]) -> Any:
-    """Trees of NumPy arrays as one, with a leading axis."""
-    return jax.tree.map(lambda *arrays: np.stack(arrays), *_filled(entries))
+    """Trees of arrays as one, with a leading axis; NumPy's stay such."""
+    filled = _filled(entries)
+    on_device = isinstance(jax.tree.leaves(filled[0])[0], jax.Array)
+    return jax.tree.map(lambda *arrays: (jnp if on_device else np).stack(arrays), *filled)
 
 
 def _over_seeds(function: Callable[..., Any], vectorised: bool, *stacked: Any) -> Any:

@@ -24,6 +24,7 @@ from diffac_torch.objectives import Sum as Sum
 from diffac_torch.objectives import TimeWeightedQGradient as TimeWeightedQGradient
 from diffac_torch.objectives import ValueThroughSampler as ValueThroughSampler
 from diffac_torch.optimisers import Adam as Adam
+from diffac_torch.replay import DeviceStorage as DeviceStorage
 from diffac_torch.samplers import AdditiveNoise as AdditiveNoise
 from diffac_torch.samplers import BestOf as BestOf
 from diffac_torch.samplers import DDIMSampler as DDIMSampler
@@ -44,6 +45,7 @@ __all__ = [
     "BestOf",
     "DDIMSampler",
     "DDPMSampler",
+    "DeviceStorage",
     "EnsembleCritic",
     "EntropyRegularisedValue",
     "FixedTemperature",

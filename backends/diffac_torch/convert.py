@@ -33,7 +33,9 @@ def _to_device(tree: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
     def convert(array: Any) -> Tensor:
         tensor = torch.as_tensor(array)
-        return tensor.to(device, dtype if tensor.is_floating_point() else None)
+        if device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()  # so that the copy does not wait for what the GPU is doing
+        return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
 
     return _map_arrays(convert, tree)
 

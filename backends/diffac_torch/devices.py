@@ -12,12 +12,8 @@ Module = TypeVar("Module", bound=nn.Module)
 _PRECISIONS = {"float32": "highest", "tensorfloat32": "high", "bfloat16": "medium"}
 
 
-def to_device(network: Module, device: str) -> Module:
-    """The network, moved; everything else follows it.
-
-    Args:
-        network: is moved in place.
-        device: "cpu", "cuda", "cuda:1"..., or "auto": the first GPU if there is one, else the CPU.
+def find_device(device: str) -> torch.device:
+    """The device of that name, as `to_device` takes it.
 
     Raises:
         UsageError: this machine, or this build of torch, has no such device.
@@ -28,7 +24,20 @@ def to_device(network: Module, device: str) -> Module:
         device = "cuda" if count else "cpu"
     if device not in names:
         raise UsageError(f"torch sees no device {device!r} on this machine; it sees: {', '.join(names)}")
-    return network.to(device)
+    return torch.device(device)
+
+
+def to_device(network: Module, device: str) -> Module:
+    """The network, moved; everything else follows it.
+
+    Args:
+        network: is moved in place.
+        device: "cpu", "cuda", "cuda:1"..., or "auto": the first GPU if there is one, else the CPU.
+
+    Raises:
+        UsageError: this machine, or this build of torch, has no such device.
+    """
+    return network.to(find_device(device))
 
 
 def set_matmul_precision(precision: str) -> None:

@@ -28,7 +28,16 @@ WINDOW = 100
 MONITOR_POINTS = 200
 """Points to which a monitor's curve is thinned."""
 WITHOUT_EFFECT = frozenset(
-    {"seed", "run_root", "progress", "asynchronous", "log_interval", "eval_interval", "eval_episodes"}
+    {
+        "seed",
+        "run_root",
+        "progress",
+        "asynchronous",
+        "replay_on_device",
+        "log_interval",
+        "eval_interval",
+        "eval_episodes",
+    }
 )
 """Settings that do not change what a run learns (the seed aside, by which runs of one method differ)."""
 UNKNOWN = "unknown environment"
