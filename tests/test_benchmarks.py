@@ -199,6 +199,22 @@ def test_a_contender_that_dies_says_why() -> None:
         process("measure")
 
 
+def test_rounded_products() -> None:
+    """To nearest, ties to even, as bfloat16 of torch; the distance from float64 grows as bits are dropped."""
+    load_backend("torch")
+    import torch
+    from benchmarks.precision import gradients, rounded
+
+    x = torch.linspace(-3, 3, 1001, dtype=torch.float32)
+    assert torch.equal(rounded(x, 7), x.bfloat16().float())
+    assert torch.equal(rounded(x, 23), x)
+    ties = torch.tensor([1 + 2**-11, 1 + 3 * 2**-11, 1 + 2**-11 + 2**-20], dtype=torch.float32)
+    assert rounded(ties, 10).tolist() == [1, 1 + 2**-9, 1 + 2**-10]
+    exact = gradients("sac", "HalfCheetah", torch.float64, 23)
+    near, far = (gradients("sac", "HalfCheetah", torch.float32, bits)["actor gradient"] for bits in (10, 7))
+    assert 0 < (near - exact["actor gradient"]).norm() < (far - exact["actor gradient"]).norm()
+
+
 def test_turns_alternate() -> None:
     order: list[str] = []
     calls = [lambda name=name: order.append(name) or name for name in "ab"]

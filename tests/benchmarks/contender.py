@@ -20,6 +20,7 @@ from diffac import heap
 from diffac.noise import draw
 
 from .cases import BATCH_SIZE, CASES, SIZES, configure, filled_replay
+from .devices import choose, put, wait
 from .protocol import memory, serve
 
 
@@ -47,6 +48,7 @@ class Contender:
         self.case, self.env, self.backend, self.kind, self.interval = case, env, backend, kind, interval
         self.obs_dim, self.action_dim = SIZES[env]
         importlib.import_module(f"diffac_{backend}")
+        choose(backend)
         self.module, self.config = configure(case, env, backend)
         if kind not in ("ours", "naive"):
             from .switches import SWITCHES
@@ -91,14 +93,8 @@ class Contender:
         begin = time.perf_counter()
         for _ in range(count):
             results = call()
-        self._wait(results)
+        wait(self.backend, results)
         return time.perf_counter() - begin
-
-    def _wait(self, results: Any) -> None:
-        if self.backend == "equinox":
-            import jax
-
-            jax.block_until_ready(results)
 
     def update(self, count: int) -> float:
         """Time of an update, its batch drawn from the replay memory: the mean over an even number of them."""
@@ -115,15 +111,7 @@ class Contender:
 
     def host(self, count: int, updates: int = 1) -> float:
         """Time of an update whose batch is on the device already: what the host adds is the difference to `update`."""
-        batch = self._batch(updates)
-        if self.backend == "equinox":
-            import jax
-
-            batch = jax.device_put(batch)
-        else:
-            import torch
-
-            batch = type(batch)(*map(torch.as_tensor, batch[:5]))
+        batch = put(self.backend, self._batch(updates))
 
         def call() -> Any:
             self.key += 1

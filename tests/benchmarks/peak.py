@@ -10,6 +10,7 @@ import sys
 import time
 from typing import Any
 
+from .devices import choose, wait
 from .protocol import serve
 
 WIDTH = 256
@@ -27,7 +28,7 @@ class Peak:
     """Products in one framework."""
 
     def __init__(self, backend: str) -> None:
-        self.backend = backend
+        choose(backend)
         self.programs = {title: getattr(self, f"_{backend}")(*shape) for title, shape in SHAPES.items()}
 
     def _torch(self, members: int, rows: int) -> Any:
@@ -39,6 +40,7 @@ class Peak:
         def run(count: int) -> None:
             for _ in range(count):
                 torch.matmul(x, weight, out=y)
+            wait("torch", y)
 
         return run
 

@@ -53,6 +53,6 @@ SWITCHES = {
     "metrics": Switch("metrics stay on the device until they are logged", ("dacer2", "sac")),
     "heap": Switch("freed memory stays with the process", ("dacer2", "sdac")),
     "compile": Switch(
-        "torch.compile", ("dacer2", "sdac", "sac"), ("torch",), {"TORCH_COMPILE_DISABLE": "1"}
+        "torch.compile", ("dacer2", "dacer", "sdac", "sdac_small", "sac"), ("torch",), {"TORCH_COMPILE_DISABLE": "1"}
     ),
 }  # fmt: skip

@@ -14,6 +14,7 @@ from diffac.environments import close, dims, make_envs
 from diffac.training import Training
 
 from .cases import configure
+from .devices import choose
 from .protocol import serve
 
 LEARNING_STARTS = 2_000
@@ -45,6 +46,7 @@ class Run:
 
     def __init__(self, case: str, env: str, backend: str, asynchronous: bool) -> None:
         importlib.import_module(f"diffac_{backend}")
+        choose(backend)
         values = {"asynchronous": asynchronous, "num_envs": 5, "updates_per_env_step": 1.0}
         values |= {"learning_starts": LEARNING_STARTS, "eval_interval": 10**9, "log_interval": 50}
         self.module, self.config = configure(case, env, backend, **values)
