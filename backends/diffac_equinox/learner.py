@@ -404,13 +404,19 @@ def _put_together(structure: Any, others: tuple[Any, ...], arrays: Sequence[Arra
     return jax.tree.unflatten(structure, [next(left) if leaf is None else leaf for leaf in others])
 
 
+_COPIED_AT_ONCE = 100_000
+"""Bytes of an array of NumPy's up to which XLA copies it within the call that gets it."""
+
+
 def _at_hand(batches: Tree) -> Tree:
     """The batches where a program on a CPU finds them at once.
 
     Large arrays of NumPy's are copied by another thread, which would then run the program too (see
     `diffac_equinox.devices.compute_in_calling_thread`).
     """
-    return jax.block_until_ready(jax.device_put(batches)) if jax.default_backend() == "cpu" else batches
+    if jax.default_backend() != "cpu" or all(array.nbytes <= _COPIED_AT_ONCE for array in jax.tree.leaves(batches)):
+        return batches
+    return jax.block_until_ready(jax.device_put(batches))
 
 
 def _compiler_options() -> dict[str, int] | None:
