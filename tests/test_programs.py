@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from conftest import load_backend
 
+from diffac.errors import UsageError
 from diffac.testing import parts
 from diffac.testing.parts import LEARNERS, make_batch, make_learner, make_noise
 
@@ -122,21 +123,6 @@ def test_compiled_at_the_sizes_of_a_run(torch_backend: Any, in_float32: None, mo
     assert_same(results, expected, 1e-4)
 
 
-def test_chains_of_large_chunks_run_as_they_are(
-    torch_backend: Any, recorded_only: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from diffac_torch import networks, programs
-
-    monkeypatch.setattr(networks, "_MAX_ROWS", 8)
-    monkeypatch.setattr(programs, "_MAX_PIECES", 2)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        results = trained(torch_backend, "sdac")
-    assert not recorded_only
-    programs._MIN_WORK = 1 << 60
-    assert_same(results, trained(torch_backend, "sdac"), 1e-12)
-
-
 class Odd:
     """An actor objective that does something that cannot be recorded."""
 
@@ -175,6 +161,16 @@ def test_a_part_that_looks_at_values(
     assert len(recorded_only) == 1
     programs._MIN_WORK = 1 << 60
     assert_same(results, trained(torch_backend, "dacer2", learner=learner()), 1e-11)
+
+
+def test_errors_are_those_of_the_part(torch_backend: Any, recorded_only: list[Any]) -> None:
+    learner, _ = make_learner(torch_backend, "sac")
+    learner = dataclasses.replace(learner, sampler=torch_backend.AdditiveNoise(torch_backend.TanhGaussianSampler()))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        with pytest.raises(UsageError, match="needs the log-probability of the next action"):
+            trained(torch_backend, "sac", learner=learner)
+    assert not recorded_only
 
 
 def test_without_a_compiler(torch_backend: Any, programs: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,12 +20,8 @@ from torch import Tensor, nn
 from diffac.errors import UsageError, check_positive
 from diffac.initialisers import layer_parameters
 from diffac_torch.activations import activation
-from diffac_torch.programs import count_pieces, is_recording
+from diffac_torch.programs import is_recording
 from diffac_torch.schedules import Time
-
-_MAX_ROWS = 2048
-"""Rows that a gradient-free evaluation on a CPU takes through all layers at once, so that they stay in cache."""
-
 
 _MIN_WORK = 1 << 21
 """Multiply-adds from which a product of oneDNN saves more than its call costs."""
@@ -158,23 +154,6 @@ def _after_first(
     return hidden
 
 
-def _in_chunks(function: Callable[[Tensor, Tensor], Tensor], action: Tensor, share: Tensor) -> Tensor:
-    """function(action, share), without gradients on a CPU in pieces of about `_MAX_ROWS` rows along the first axis.
-
-    `action` is [*batch act], `share` and the result have the axes *batch too, before their last and after any others.
-    """
-    rows = math.prod(action.shape[:-1])
-    # an exported program must not depend on the number of rows
-    if torch.compiler.is_exporting() or rows <= _MAX_ROWS or action.is_cuda or torch.is_grad_enabled():
-        return function(action, share)
-    size = max(1, _MAX_ROWS * len(action) // rows)
-    count_pieces(-(-len(action) // size))
-    axis = -action.ndim
-    return torch.cat(
-        [function(*chunk) for chunk in zip(action.split(size), share.split(size, axis), strict=True)], axis
-    )
-
-
 class Condition(NamedTuple):
     """What an `MLPDenoiser` adds to the share of the noisy action in its first layer; takes the place of obs."""
 
@@ -252,11 +231,7 @@ class MLPDenoiser(nn.Module):
         if torch.compiler.is_exporting() or noisy.shape[:-1] != share.shape[:-1]:
             batch = torch.broadcast_shapes(noisy.shape[:-1], share.shape[:-1])
             noisy, share = noisy.expand(*batch, -1), share.expand(*batch, -1)
-
-        def network(noisy: Tensor, share: Tensor) -> Tensor:
-            return _after_first(self.layers, _affine(noisy, action_weight).add_(share), self.activation)
-
-        return _in_chunks(network, noisy, share)
+        return _after_first(self.layers, _affine(noisy, action_weight).add_(share), self.activation)
 
     def _first_weights(self) -> tuple[Tensor, ...]:
         return _first(self.layers).weight.split([self.obs_dim, self.action_dim, self.time_dim], dim=1)
@@ -343,15 +318,10 @@ class _Ensemble(nn.Module):
         rows = obs.reshape(1, -1, self.obs_dim).expand(self.size, -1, -1)
         share = torch.baddbmm(_first(self.layers).bias.unsqueeze(1), rows, obs_weight.mT)
         share = share.view(self.size, *missing, *obs.shape[:-1], -1)
-
-        def network(action: Tensor, share: Tensor) -> Tensor:
-            rows = action.reshape(1, -1, self.action_dim).expand(self.size, -1, -1)
-            hidden = (
-                torch.bmm(rows, action_weight.mT).view(share.shape).add_(share).view(self.size, -1, share.shape[-1])
-            )
-            return _after_first(self.layers, hidden, self.activation).view(*share.shape[:-1], -1)
-
-        return _in_chunks(network, action.expand(*batch, -1), share.expand(self.size, *batch, -1))
+        share = share.expand(self.size, *batch, -1)
+        rows = action.expand(*batch, -1).reshape(1, -1, self.action_dim).expand(self.size, -1, -1)
+        hidden = torch.bmm(rows, action_weight.mT).view(share.shape).add_(share).view(self.size, -1, share.shape[-1])
+        return _after_first(self.layers, hidden, self.activation).view(*share.shape[:-1], -1)
 
     def _member(
         self, parameters: list[tuple[Tensor, Tensor]], obs: Tensor, action: Tensor, batch: Sequence[int]
@@ -360,12 +330,8 @@ class _Ensemble(nn.Module):
         layers = [partial(_affine, weight=weight, bias=bias) for weight, bias in parameters]
         weight, bias = parameters[0]
         obs_weight, action_weight = weight.split([self.obs_dim, self.action_dim], dim=1)
-        share = _affine(obs, obs_weight, bias)
-
-        def network(action: Tensor, share: Tensor) -> Tensor:
-            return _after_first(layers, _affine(action, action_weight).add_(share), self.activation)
-
-        return _in_chunks(network, action.expand(*batch, -1), share.expand(*batch, -1))
+        hidden = _affine(action.expand(*batch, -1), action_weight).add_(_affine(obs, obs_weight, bias))
+        return _after_first(layers, hidden, self.activation)
 
 
 class EnsembleCritic(_Ensemble):

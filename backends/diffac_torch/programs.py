@@ -20,29 +20,12 @@ from diffac.errors import UsageError
 _MIN_WORK = 1 << 21
 """Multiply-adds of the largest matrix product from which a program is worth the seconds that compiling it takes."""
 
-_MAX_PIECES = 32
-"""Pieces of evaluations in a program; beyond it takes minutes to compile, and gains nothing beside its products."""
-
-_pieces: ContextVar[int | None] = ContextVar("pieces", default=None)
-"""Pieces recorded so far; None: nothing is being recorded."""
-
-
-class _NotWorthCompilingError(Exception):
-    pass
+_recording: ContextVar[bool] = ContextVar("recording", default=False)
 
 
 def is_recording() -> bool:
     """Whether operations are being recorded: then plain ones of torch must be called, nothing compiled already."""
-    return _pieces.get() is not None
-
-
-def count_pieces(number: int) -> None:
-    """Says that an evaluation is done in so many pieces; ends the recording if it has too many of them."""
-    if (before := _pieces.get()) is None:
-        return
-    if before + number > _MAX_PIECES:
-        raise _NotWorthCompilingError
-    _pieces.set(before + number)
+    return _recording.get()
 
 
 def reason_of(error: Exception) -> str:
@@ -84,12 +67,12 @@ def record(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Recordin
 
     def perform(*_: Tensor) -> list[Tensor | None]:  # they are the very tensors in the arguments
         nonlocal structure, constants
-        token = _pieces.set(0)
+        token = _recording.set(True)
         try:
             with _NoArrays():
                 leaves, structure = tree_flatten(function(*arguments))
         finally:
-            _pieces.reset(token)
+            _recording.reset(token)
         constants = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         return [leaf.detach() if isinstance(leaf, Tensor) else None for leaf in leaves]
 
@@ -131,24 +114,19 @@ class Program:
         """function(*arguments); rows: of a typical matrix among them."""
         tensors, others, structure = _take_apart(arguments)
         key = (structure, *map(id, others), *((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors))
+        if key not in self._compiled:
+            self._compiled[key] = self._compile(rows, arguments, tensors, others)
+        compiled = self._compiled[key]
+        if compiled is None:
+            return self.function(*arguments)
         try:
-            if key not in self._compiled:
-                self._compiled[key] = self._compile(rows, arguments, tensors, others)
-            if (compiled := self._compiled[key]) is not None:
-                kept, transient = compiled.recording.results(tensors)
-                # the next run of a CUDA graph writes to the memory of its results
-                return tree_map(_copy, kept) if tensors[0].is_cuda else kept, transient
-        except _NotWorthCompilingError:
-            self._compiled[key] = None
+            kept, transient = compiled.recording.results(tensors)
         except Exception as error:  # torch promises no type: no compiler, a full disk, an unknown platform
             self._compiled[key] = None
-            warnings.warn(
-                f"the update cannot be compiled ({reason_of(error)}), so it runs as it is, slower; it "
-                "takes a C++ compiler, and parts that use torch only and branch on no value; set "
-                "TORCH_COMPILE_DISABLE=1 to do without this message",
-                stacklevel=2,
-            )
-        return self.function(*arguments)
+            _warn(error)
+            return self.function(*arguments)
+        # the next run of a CUDA graph writes to the memory of its results
+        return tree_map(_copy, kept) if tensors[0].is_cuda else kept, transient
 
     def _compile(
         self, rows: int, arguments: tuple[Any, ...], tensors: list[Tensor], others: list[Any]
@@ -156,10 +134,23 @@ class Program:
         largest = max(math.prod(tensor.shape[-2:]) for tensor in tensors if isinstance(tensor, nn.Parameter))
         if rows * largest < _MIN_WORK or torch._dynamo.config.disable:
             return None
-        recording = record(self.function, arguments)
+        self.function(*arguments)  # whose errors are not ours; what its parts keep, such as tables, is there afterwards
+        try:
+            recording = record(self.function, arguments)
+        except Exception as error:  # parts of any origin are recorded
+            _warn(error)
+            return None
         mode = "reduce-overhead" if tensors[0].is_cuda else None
         run = torch.compile(recording.run, fullgraph=True, dynamic=False, mode=mode)
         return _Compiled(recording._replace(run=run), tuple(others))
+
+
+def _warn(error: Exception) -> None:
+    warnings.warn(
+        f"the update cannot be compiled ({reason_of(error)}), so it runs as it is, slower; it takes a C++ compiler, "
+        "and parts that use torch only and branch on no value; set TORCH_COMPILE_DISABLE=1 to do without this message",
+        stacklevel=4,
+    )
 
 
 def _take_apart(arguments: tuple[Any, ...]) -> tuple[list[Tensor], list[Any], TreeSpec]:

@@ -46,7 +46,6 @@ SWITCHES = {
     "products": Switch("products by oneDNN where a CPU has AVX-512", ("dacer2", "sdac", "sac"), ("torch",)),
     "vectors": Switch("vectors of 512 bits where a CPU has them", ("dacer2", "sdac"), ("equinox",)),
     "dispatch": Switch("programs run in the thread that calls them", ("dacer2", "sac"), ("equinox",)),
-    "chunks": Switch("gradient-free evaluations in chunks that fit the cache", ("sdac",), ("torch",)),
     "adam": Switch("fused Adam, slow copies in one call", ("dacer2", "sac"), ("torch",)),
     "unrolled": Switch("short chains unrolled", ("dacer2",), ("equinox",)),
     "donation": Switch("the state's memory is handed over, not copied", ("dacer2", "sac"), ("equinox",)),

@@ -23,13 +23,6 @@ def products(patch: Any) -> None:
     patch(networks, "_HAS_ONEDNN", False)
 
 
-def chunks(patch: Any) -> None:
-    """All rows at once."""
-    from diffac_torch import networks
-
-    patch(networks, "_MAX_ROWS", 1 << 60)
-
-
 def shares(patch: Any) -> None:
     """The denoiser concatenates its inputs for every evaluation."""
     import torch
@@ -42,13 +35,8 @@ def shares(patch: Any) -> None:
         features = self._time_features(times)
         pieces = [x.expand(*batch, x.shape[-1]) for x in (obs, noisy, features)]
         first = self.layers[0]
-
-        def network(joined: Any, _: Any) -> Any:
-            hidden = torch.nn.functional.linear(joined, first.weight, first.bias)
-            return networks._after_first(self.layers, hidden, self.activation)
-
-        joined = torch.cat(pieces, dim=-1)
-        return networks._in_chunks(network, joined, joined)
+        hidden = torch.nn.functional.linear(torch.cat(pieces, dim=-1), first.weight, first.bias)
+        return networks._after_first(self.layers, hidden, self.activation)
 
     patch(networks.MLPDenoiser, "forward", forward)
     for module in (samplers, objectives):
