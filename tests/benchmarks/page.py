@@ -23,6 +23,27 @@ for each particle, and concatenates observation, noisy action and embedded time 
 call for each critic, the framework's Mish and, in JAX, one compiled program for each update.
 """
 
+TRIED = """## Where targets are missed: what was tried
+
+* *DACER2 over Stable-Baselines3's SAC of the same width.* An update of DACER2 needs 2.75 GFLOP on HalfCheetah, one of
+  SAC with three layers 1.18: at equal efficiency 2.3 times the time. Ours is nearer than that only because it is more
+  efficient.
+* *DACER2's fraction of the peak on Equinox.* The rest are Mish and its derivative, products with six columns, and
+  Adam. Tried without gain: fusing products with what follows (XLA's `INDIVIDUAL_DOT`: 1.0 to 1.2 times faster here,
+  slower elsewhere, and unknown to older versions), optimisation barriers in the derivative, critics one by one.
+* *SAC on Equinox against SBX, small observations.* Programs run in the thread that calls them, which brings DACER2 and
+  its like far more than it costs SAC, whose update waits for the host's share of a call instead of running beside it;
+  JAX has one setting for the whole process. Since commit 5af1982 small batches are given to the program as they are,
+  without being put on the device first (3.4 to 3.1 ms in a trial of its own).
+* *SDAC and DPMD in torch.* Up to commit 5af1982 evaluations without gradient came in chunks that fit the cache, too
+  many to be compiled. A row of that commit's run said that they cost (0.87x), so they are gone: compiled as a whole,
+  SDAC takes 231 ms in place of 248 and DPMD 146 in place of 177, by turns in one process.
+* *Weight gradients in torch*, a quarter of DACER2's products: oneDNN's own backward, MKL, and pieces of 256 or 512 rows
+  were no faster than one product of transposes.
+* *A GPU* was not at hand. `nox -s bench` on a machine with one measures there; torch's programs then are CUDA graphs,
+  and none of that has been run.
+"""
+
 
 def page(results: Results) -> str:
     """The page."""
@@ -37,5 +58,5 @@ def page(results: Results) -> str:
         ("Command", f"`{origin['command']}`, on {origin['date']}"),
     ]
     where = "## Where the numbers come from\n\n| | |\n|---|---|\n" + "".join(f"| {k} | {v} |\n" for k, v in lines)
-    sections = [HEAD, where, *(table.markdown() for table in tables(results))]
+    sections = [HEAD, where, *(table.markdown() for table in tables(results)), TRIED]
     return "\n".join(sections)
