@@ -43,7 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "activation": "mish",
     },
     "quick": {
-        "total_timesteps": 16_000,
+        "total_timesteps": 28_000,
         "learning_starts": 1_000,
         "num_envs": 4,
         "updates_per_env_step": 1.0,
