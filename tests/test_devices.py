@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -10,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import load_backend
 
 from diffac.agent import Agent
 from diffac.building import start_learner
@@ -114,6 +118,30 @@ def test_an_agent_is_loaded_where_one_wants(backend: ModuleType, tmp_path: Path)
     assert Agent.load(tmp_path / "agent", device="cpu").config.device == "cpu"
     with pytest.raises(UsageError, match="sees no device 'cuda:99'"):
         Agent.load(tmp_path / "agent", device="cuda:99")
+
+
+def cache_folder(temporary: Path, **variables: str) -> str:
+    """Where a fresh process keeps the programs of JAX."""
+    load_backend("equinox")
+    code = "import diffac_equinox, jax; print(jax.config.jax_compilation_cache_dir)"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
+    environment = {**kept, "TMPDIR": str(temporary), "USER": "me", "LOGNAME": "me", **variables}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+def test_jax_keeps_its_programs(tmp_path: Path) -> None:
+    """In a folder of the user's own, or where the environment says, or nowhere."""
+    ours = tmp_path / "diffac_jax_me"
+    assert cache_folder(tmp_path) == str(ours)
+    assert cache_folder(tmp_path) == str(ours)
+    assert cache_folder(tmp_path, JAX_COMPILATION_CACHE_DIR="/elsewhere") == "/elsewhere"
+    assert cache_folder(tmp_path, JAX_ENABLE_COMPILATION_CACHE="false") == "None"
+    ours.chmod(0o777)
+    assert cache_folder(tmp_path) == "None"
+    ours.rmdir()
+    ours.symlink_to(tmp_path)
+    assert cache_folder(tmp_path) == "None"
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from diffac_equinox.convert import to_arrays as to_arrays
 from diffac_equinox.critics import GaussianTD as GaussianTD
 from diffac_equinox.critics import MeanSquaredTD as MeanSquaredTD
 from diffac_equinox.devices import compute_in_calling_thread as _compute_in_calling_thread
+from diffac_equinox.devices import keep_compiled_programs as _keep_compiled_programs
 from diffac_equinox.devices import set_matmul_precision as set_matmul_precision
 from diffac_equinox.devices import to_device as to_device
 from diffac_equinox.learner import Learner as Learner
@@ -40,6 +41,7 @@ from diffac_equinox.temperatures import mixture_entropy as mixture_entropy
 
 name = "equinox"
 _compute_in_calling_thread()
+_keep_compiled_programs()
 
 __all__ = [
     "Adam",

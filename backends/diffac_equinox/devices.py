@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+import contextlib
+import getpass
+import os
+import stat
+import tempfile
+from pathlib import Path
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -25,6 +31,26 @@ def compute_in_calling_thread() -> None:
     Without effect when JAX has computed before. To have it otherwise, set the option of JAX again after the import.
     """
     jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+
+def keep_compiled_programs() -> None:
+    """Lets JAX keep what it compiles for the next process, in the folder of temporary files, where torch keeps its own.
+
+    That folder belongs to one machine, as the programs do. Without effect where JAX has a folder already
+    (JAX_COMPILATION_CACHE_DIR) or shall have none (JAX_ENABLE_COMPILATION_CACHE=false), or where somebody else owns or
+    may write to ours.
+    """
+    config: Any = jax.config
+    if config.jax_compilation_cache_dir or not config.jax_enable_compilation_cache:
+        return
+    with contextlib.suppress(OSError, KeyError):  # no place to write, a user without a name
+        folder = Path(tempfile.gettempdir()) / f"diffac_jax_{getpass.getuser()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        found = folder.lstat()
+        if stat.S_ISDIR(found.st_mode) and (
+            not hasattr(os, "getuid") or (found.st_uid == os.getuid() and not found.st_mode & 0o022)
+        ):
+            config.update("jax_compilation_cache_dir", str(folder))
 
 
 def find_device(device: str) -> jax.Device:
