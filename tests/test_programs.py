@@ -190,9 +190,9 @@ def test_without_a_compiler(torch_backend: Any, programs: Any, monkeypatch: pyte
     assert_same(results, trained(torch_backend, "sac"), 1e-12)
 
 
-def test_compiling_switched_off(torch_backend: Any, recorded_only: list[Any], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiling_switched_off(torch_backend: Any, recorded_only: list[Any]) -> None:
     import torch
 
-    monkeypatch.setattr(torch._dynamo.config, "disable", True)
-    trained(torch_backend, "sac", 1)
+    with torch._dynamo.config.patch(disable=True):  # which pytest's monkeypatch would not undo
+        trained(torch_backend, "sac", 1)
     assert not recorded_only
