@@ -91,9 +91,11 @@ def _filled(entries: Sequence[Entry | None]) -> list[Entry]:
 
 def _stack(entries: Sequence[Any]) -> Any:
     """Trees of arrays as one, with a leading axis; NumPy's stay such."""
-    filled = _filled(entries)
-    on_device = isinstance(jax.tree.leaves(filled[0])[0], jax.Array)
-    return jax.tree.map(lambda *arrays: (jnp if on_device else np).stack(arrays), *filled)
+
+    def stack(*arrays: Any) -> Any:
+        return (jnp if isinstance(arrays[0], jax.Array) else np).stack(arrays)
+
+    return jax.tree.map(stack, *_filled(entries))
 
 
 def _over_seeds(function: Callable[..., Any], vectorised: bool, *stacked: Any) -> Any:

@@ -83,7 +83,8 @@ class _Mish(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Any) -> Tensor:
         (x,) = ctx.saved_tensors
-        if torch.is_grad_enabled() or is_recording():  # somebody wants the derivative of this gradient
+        # somebody wants the derivative of this gradient, or its operations
+        if torch.is_grad_enabled() or is_recording():
             return _mish_gradient(x, grads[0])
         if _is_for_kernel(x):
             return _compiled_gradient(x, grads[0].contiguous())

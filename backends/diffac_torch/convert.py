@@ -33,9 +33,11 @@ def _to_device(tree: Any, dtype: torch.dtype, device: torch.device) -> Any:
 
     def convert(array: Any) -> Tensor:
         tensor = torch.as_tensor(array)
-        if device.type == "cuda" and tensor.device.type == "cpu":
+        to_gpu = device.type == "cuda" and tensor.device.type == "cpu"
+        if to_gpu:
             tensor = tensor.pin_memory()  # so that the copy does not wait for what the GPU is doing
-        return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=True)
+        # the other way nothing would wait for the copy
+        return tensor.to(device, dtype if tensor.is_floating_point() else None, non_blocking=to_gpu)
 
     return _map_arrays(convert, tree)
 
