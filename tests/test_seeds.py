@@ -456,3 +456,11 @@ def test_plain_lines() -> None:
 
 
 LINE = {"rollout/ep_rew_mean": 10.0, "time/fps": 100.0, "time/updates_per_second": 20.0, "train/critic_loss": 1.0}
+
+
+def test_trees_without_arrays_are_stacked_too() -> None:
+    """The noise of a policy that needs none."""
+    load_backend("equinox")
+    from diffac_equinox.seeds import _stack
+
+    assert _stack([{}, None, {}]) == {}

@@ -29,6 +29,7 @@ from diffac.protocols import (
     Transition,
 )
 from diffac_equinox.optimisers import Adam, AdamState, loss_and_gradient
+from diffac_equinox.programs import _at_hand, _compiler_options, _Identity, _put_together, _take_apart
 from diffac_equinox.random import draw, key_data, stream
 
 Tree = TypeVar("Tree")
@@ -372,56 +373,6 @@ def _compiled_measure(state: LearnerState) -> PackedMetrics:
 @eqx.filter_jit
 def _compiled_draw(learner: Learner, key: Array, index: Array, shape: Shape) -> Noise:
     return {name: learner._draw(key, index, shape, name) for name in _ENTRIES}
-
-
-class _Identity:
-    """Hashes and compares an object by what it is, not by what it holds."""
-
-    def __init__(self, held: Any) -> None:
-        self.held = held
-
-    def __hash__(self) -> int:
-        return id(self.held)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self.held is other.held
-
-
-# What is called all the time is compiled by `jax.jit`, for one learner and states of one structure: `eqx.filter_jit`
-# takes both apart in Python in every call, which takes longer than the policy itself for one observation.
-
-
-def _take_apart(tree: Any) -> tuple[tuple[Array, ...], Any, tuple[Any, ...]]:
-    """The arrays of a tree, its structure, and its leaves with None in place of the arrays."""
-    leaves, structure = jax.tree.flatten(tree)
-    others = tuple(None if eqx.is_array(leaf) else leaf for leaf in leaves)
-    return tuple(leaf for leaf in leaves if eqx.is_array(leaf)), structure, others
-
-
-def _put_together(structure: Any, others: tuple[Any, ...], arrays: Sequence[Array]) -> Any:
-    """The tree that `_take_apart` took apart."""
-    left = iter(arrays)
-    return jax.tree.unflatten(structure, [next(left) if leaf is None else leaf for leaf in others])
-
-
-_COPIED_AT_ONCE = 100_000
-"""Bytes of an array of NumPy's up to which XLA copies it within the call that gets it."""
-
-
-def _at_hand(batches: Tree) -> Tree:
-    """The batches where a program on a CPU finds them at once.
-
-    Large arrays of NumPy's are copied by another thread, which would then run the program too (see
-    `diffac_equinox.devices.compute_in_calling_thread`).
-    """
-    if jax.default_backend() != "cpu" or all(array.nbytes <= _COPIED_AT_ONCE for array in jax.tree.leaves(batches)):
-        return batches
-    return jax.block_until_ready(jax.device_put(batches))
-
-
-def _compiler_options() -> dict[str, int] | None:
-    """XLA uses at most half of a CPU's 512-bit registers where it is not told otherwise."""
-    return {"xla_cpu_prefer_vector_width": 512} if jax.default_backend() == "cpu" else None
 
 
 @functools.lru_cache(maxsize=64)

@@ -18,12 +18,12 @@ from diffac_equinox.learner import (
     Learner,
     LearnerState,
     PackedMetrics,
-    _at_hand,
     _check_batch,
     _check_obs,
     _fused_updates,
     _policy,
 )
+from diffac_equinox.programs import _at_hand
 from diffac_equinox.random import key_data
 
 Entry = TypeVar("Entry")
