@@ -22,7 +22,7 @@ from diffac.lanes import group_of
 from diffac.noise import draw
 from diffac.protocols import Transition
 from diffac.replay import ReplayBuffer
-from diffac.training import train
+from diffac.training import Training, train
 from diffac_recipes import sdac
 
 SMALL: dict[str, Any] = {
@@ -65,7 +65,10 @@ def test_replay_on_the_device(backend: ModuleType) -> None:
     for choice in (False, True):
         run = dataclasses.replace(config, replay_on_device=choice)
         learner, state = start_learner(sdac, run, 3, 1)
-        runs.append(backend.to_arrays(train(learner, state, run).state))
+        with Training(learner, state, run) as training:
+            assert isinstance(training.buffer._storage, backend.DeviceStorage) == choice  # type: ignore[attr-defined]
+            training.advance(run.total_timesteps)
+        runs.append(backend.to_arrays(training.state))
     for name, array in runs[0].items():
         np.testing.assert_array_equal(runs[1][name], array, err_msg=name)
 

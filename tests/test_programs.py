@@ -97,6 +97,17 @@ def test_a_recording_is_the_update(name: str, torch_backend: Any, recorded_only:
     assert_same(wide, trained(torch_backend, name, dims=wider), 1e-11)
 
 
+def test_another_objective_gets_another_program(torch_backend: Any, recorded_only: list[Any], programs: Any) -> None:
+    learner, _ = make_learner(torch_backend, "sac")
+    trained(torch_backend, "sac", learner=learner)
+    learner.critic_objective = torch_backend.MeanSquaredTD(gamma=0.5, soft=True)
+    results = trained(torch_backend, "sac", learner=learner)
+    assert len(recorded_only) == 3
+    programs._MIN_WORK = 1 << 60
+    other = dataclasses.replace(learner)
+    assert_same(results, trained(torch_backend, "sac", learner=other), 1e-11)
+
+
 def test_compiled_in_double_precision(torch_backend: Any, programs: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
@@ -184,8 +195,11 @@ def test_without_a_compiler(torch_backend: Any, programs: Any, monkeypatch: pyte
         return run
 
     monkeypatch.setattr(torch, "compile", compile_)
-    with pytest.warns(UserWarning, match=r"RuntimeError: no C\+\+ compiler was found\).*TORCH_COMPILE_DISABLE=1"):
+    with pytest.warns(
+        UserWarning, match=r"RuntimeError: no C\+\+ compiler was found\).*TORCH_COMPILE_DISABLE=1"
+    ) as caught:
         results = trained(torch_backend, "sac")
+    assert len(caught) == 2, "each half of the update is tried once"
     programs._MIN_WORK = 1 << 60
     assert_same(results, trained(torch_backend, "sac"), 1e-12)
 
