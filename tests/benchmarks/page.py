@@ -34,10 +34,11 @@ TRIED = """## Where targets are missed: what was tried
 * *SAC on Equinox against SBX, small observations.* Programs run in the thread that calls them, which brings DACER2 and
   its like far more than it costs SAC, whose update waits for the host's share of a call instead of running beside it;
   JAX has one setting for the whole process. Since commit 5af1982 small batches are given to the program as they are,
-  without being put on the device first (3.4 to 3.1 ms in a trial of its own).
+  without being put on the device first (3.37 to 3.07 ms, medians of nine turns in one process).
 * *SDAC and DPMD in torch.* Up to commit 5af1982 evaluations without gradient came in chunks that fit the cache, too
   many to be compiled. A row of that commit's run said that they cost (0.87x), so they are gone: compiled as a whole,
-  SDAC takes 231 ms in place of 248 and DPMD 146 in place of 177, by turns in one process.
+  SDAC takes 233 ms in place of 248 and DPMD 147 in place of 183 (HalfCheetah, medians of five turns of four updates in
+  one process, first with chunks, then without).
 * *Weight gradients in torch*, a quarter of DACER2's products: oneDNN's own backward, MKL, and pieces of 256 or 512 rows
   were no faster than one product of transposes.
 * *A GPU* was not at hand. `nox -s bench` on a machine with one measures there; torch's programs then are CUDA graphs,
