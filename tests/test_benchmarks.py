@@ -199,6 +199,13 @@ def test_a_contender_that_dies_says_why() -> None:
         process("measure")
 
 
+def test_help_can_be_printed() -> None:
+    """A % in a text of argparse's breaks it, but only when somebody asks."""
+    from benchmarks.__main__ import parser
+
+    assert "--publish" in parser().format_help()
+
+
 def test_rounded_products() -> None:
     """To nearest, ties to even, as bfloat16 of torch; the distance from float64 grows as bits are dropped."""
     load_backend("torch")

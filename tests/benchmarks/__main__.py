@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--rounds", type=int, help="turns of each contender; default: 5, of --quick: 3")
     made.add_argument("--peers", help="interpreter of an environment with stable-baselines3 and sbx-rl; default: none")
     made.add_argument("--output", type=Path, default=ROOT / "runs" / "benchmarks", help="folder of the files")
-    made.add_argument("--check", action="store_true", help=f"fail where a ratio lost more than {TOLERANCE:.0%}")
+    made.add_argument("--check", action="store_true", help=f"fail where a ratio lost more than {TOLERANCE:g} of itself")
     made.add_argument("--record", action="store_true", help="keep the ratios of this run for --check")
     made.add_argument("--publish", action="store_true", help="write docs/benchmarks.md too, and --record")
     return made
