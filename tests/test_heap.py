@@ -36,6 +36,34 @@ def test_no_page_is_asked_for_twice() -> None:
         pytest.skip("the C library keeps memory anyway")
 
 
+RETURNED_PROGRAM = """
+import resource
+import numpy as np
+from diffac.heap import keep_freed_memory, large_blocks_returned
+def faults():
+    np.ones(5_000_000)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        np.ones(5_000_000)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+keep_freed_memory()
+with large_blocks_returned():
+    within = faults()
+print(within, faults())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has the setting")
+def test_large_blocks_can_be_returned_for_a_while() -> None:
+    done = subprocess.run([sys.executable, "-c", RETURNED_PROGRAM], capture_output=True, text=True, check=True)
+    within, after = map(int, done.stdout.split())
+    assert after < 100
+    plain = subprocess.run([sys.executable, "-c", PROGRAM, "return"], capture_output=True, text=True, check=True)
+    if int(plain.stdout) < 1000:
+        pytest.skip("the C library keeps memory anyway, or pages are huge")
+    assert within > 1000
+
+
 JAX_PROGRAM = """
 import resource
 import diffac_equinox

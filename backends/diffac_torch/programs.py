@@ -16,6 +16,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 from diffac.errors import UsageError
+from diffac.heap import large_blocks_returned
 
 _MIN_WORK = 1 << 21
 """Multiply-adds of the largest matrix product from which a program is worth the seconds that compiling it takes."""
@@ -136,7 +137,8 @@ class Program:
             return None
         self.function(*arguments)  # whose errors are not ours; what its parts keep, such as tables, is there afterwards
         try:
-            recording = record(self.function, arguments)
+            with large_blocks_returned():
+                recording = record(self.function, arguments)
         except Exception as error:  # parts of any origin are recorded
             _warn(error)
             return None
