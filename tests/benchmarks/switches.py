@@ -43,6 +43,7 @@ SWITCHES = {
     "shares": Switch("shares of observation and time in the first layer once for each chain", ("dacer2", "sdac")),
     "mish": Switch("cheap exact Mish", ("dacer2", "sdac")),
     "ensemble": Switch("critics as one batched product", ("dacer2", "sac"), ("equinox",)),
+    "share": Switch("first layer of all critics as one product", ("dacer2", "sac"), ("equinox",)),
     "products": Switch("products by oneDNN where a CPU has AVX-512", ("dacer2", "sdac", "sac"), ("torch",)),
     "vectors": Switch("vectors of 512 bits where a CPU has them", ("dacer2", "sdac"), ("equinox",)),
     "dispatch": Switch("programs run in the thread that calls them", ("dacer2", "sac"), ("equinox",)),

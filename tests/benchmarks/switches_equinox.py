@@ -60,6 +60,20 @@ def ensemble(patch: Any) -> None:
     patch(networks, "_ensemble_outputs", outputs)
 
 
+def share(patch: Any) -> None:
+    """The first layer of the critics as a product for each of them."""
+    import jax.numpy as jnp
+
+    from diffac_equinox import networks
+
+    def product(weight: Any, x: Any, num_axes: int) -> Any:
+        rows = jnp.broadcast_to(x.reshape(-1, x.shape[-1]), (len(weight), x.size // x.shape[-1], x.shape[-1]))
+        padding = (1,) * (num_axes - (x.ndim - 1))
+        return jnp.einsum("eri,eoi->ero", rows, weight).reshape(len(weight), *padding, *x.shape[:-1], weight.shape[1])
+
+    patch(networks, "_ensemble_share", product)
+
+
 def particles(patch: Any) -> None:
     """The regression of SDAC with a row for each particle."""
     import jax
