@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import gc
+import weakref
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -610,6 +612,19 @@ def test_act_leaves_the_state_usable(backend: ModuleType) -> None:
     assert_equal(before, arrays_of(backend, state), rtol=0)
     action[:] = 0  # the caller owns it
     learner.update(state, make_batch(rng, leading=(2,), filled=False), 0)
+
+
+def test_what_is_kept_of_a_state_goes_with_it() -> None:
+    """Equinox takes a state apart once only; its arrays must not outlive it."""
+    learner, state = trained(load_backend("equinox"), "dacer2")
+    rng = np.random.default_rng(0)
+    noise = draw(rng, learner.act_noise_spec((3, DIMS.action)), np.float32)
+    learner.act(state, np.zeros((3, DIMS.obs), np.float32), noise)
+    array = weakref.ref(state.actor.layers[0].weight)
+    assert array() is not None
+    del state
+    gc.collect()
+    assert array() is None
 
 
 def test_update_learns(backend: ModuleType) -> None:

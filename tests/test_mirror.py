@@ -62,7 +62,7 @@ def our_methods(cls: type) -> Iterator[str]:
             continue
         for name, member in vars(base).items():
             if (name == "__call__" or not name.startswith("_")) and (
-                inspect.isfunction(member) or isinstance(member, property | staticmethod | classmethod)
+                inspect.isfunction(inspect.unwrap(member)) or isinstance(member, property | staticmethod | classmethod)
             ):
                 yield name
 

@@ -29,13 +29,25 @@ from diffac.protocols import (
     Transition,
 )
 from diffac_equinox.optimisers import Adam, AdamState, loss_and_gradient
-from diffac_equinox.programs import _at_hand, _compiler_options, _Identity, _put_together, _take_apart
+from diffac_equinox.programs import (
+    _at_hand,
+    _compiler_options,
+    _Identity,
+    _Kept,
+    _PlainMethod,
+    _put_together,
+    _take_apart,
+)
 from diffac_equinox.random import draw, key_data, stream
 
 Tree = TypeVar("Tree")
 
 _ENTRIES = ("next_action", "critic", "actor", "temperature")
 """Names of the noise of one step; the position tells the random streams apart."""
+
+
+_states, _policies = _Kept(), _Kept()
+"""By state: all of it, and what acts."""
 
 
 class PackedMetrics(eqx.Module, Mapping[str, Array]):
@@ -185,6 +197,7 @@ class Learner(eqx.Module):
         """The noise that `update` with this key uses for its update number `index` (counted from 0 in each call)."""
         return _compiled_draw(self, key_data(key), np.int32(index), shape)
 
+    @_PlainMethod
     def update(self, state: LearnerState, batches: Transition, key: int) -> tuple[LearnerState, PackedMetrics]:
         """K updates in one compiled call.
 
@@ -200,10 +213,12 @@ class Learner(eqx.Module):
             UsageError: shapes or types of the batches are wrong.
         """
         _check_batch(batches, ("updates", "batch"))
-        arrays, structure, others = _take_apart(state)
+        arrays, structure, others = _states.get(state, lambda: state)
         program = _update_program(_Identity(self), structure, others)
         arrays, metrics = program(arrays, _at_hand(Transition(*batches[:5])), key_data(key))
-        return _put_together(structure, others, arrays), metrics
+        state = _put_together(structure, others, arrays)
+        _states.put(state, (arrays, structure, others))
+        return state, metrics
 
     def measure(self, state: LearnerState) -> PackedMetrics:
         """ "actor_param_norm", "critic_param_norm"; "state_nonfinite", 1 if any number is NaN or infinite, else 0."""
@@ -227,11 +242,12 @@ class Learner(eqx.Module):
             return None
         return StackedSeeds(self, states)
 
+    @_PlainMethod
     def act_noise_spec(self, shape: Shape, *, deterministic: bool = False) -> NoiseSpec:
         """The noise of `act` for actions (num_envs, action_dim); deterministic: what only explores is off."""
-        spec = self.sampler.noise_spec(shape)
-        return without_exploration(spec) if deterministic else spec
+        return _act_noise_spec(_Identity(self.sampler), shape, deterministic)
 
+    @_PlainMethod
     def act(self, state: LearnerState, obs: np.ndarray, noise: Noise) -> np.ndarray:
         """Float32 actions [num_envs action_dim] from the slow copy of the actor if there is one, else from the actor.
 
@@ -239,8 +255,7 @@ class Learner(eqx.Module):
             UsageError: obs is not a floating array [num_envs obs_dim].
         """
         _check_obs("obs", obs, ("num_envs",))
-        actor = state.actor if state.ema_actor is None else state.ema_actor
-        arrays, structure, others = _take_apart((actor, state.critic, state.temperature))
+        arrays, structure, others = _policies.get(state, lambda: _acting(state))
         return np.asarray(_act_program(_Identity(self), structure, others)(arrays, obs, noise), np.float32)
 
     def _draw(self, key: Array, index: Array, shape: Shape, name: str) -> Noise:
@@ -389,6 +404,12 @@ def _update_program(learner: _Identity, structure: Any, others: tuple[Any, ...])
 
 
 @functools.lru_cache(maxsize=64)
+def _act_noise_spec(sampler: _Identity, shape: Shape, deterministic: bool) -> NoiseSpec:
+    spec = sampler.held.noise_spec(shape)
+    return without_exploration(spec) if deterministic else spec
+
+
+@functools.lru_cache(maxsize=64)
 def _act_program(learner: _Identity, structure: Any, others: tuple[Any, ...]) -> Callable[..., Array]:
     """(arrays of (actor, critic, temperature), obs, noise) -> action."""
 
@@ -398,6 +419,11 @@ def _act_program(learner: _Identity, structure: Any, others: tuple[Any, ...]) ->
         return _policy(learner.held, actor, critic, temperature, obs, noise)
 
     return act
+
+
+def _acting(state: LearnerState) -> tuple[Any, Critic, State]:
+    """What a policy needs of the state."""
+    return state.actor if state.ema_actor is None else state.ema_actor, state.critic, state.temperature
 
 
 def _policy(learner: Learner, actor: Any, critic: Critic, temperature: State, obs: Array, noise: Noise) -> Array:

@@ -18,6 +18,7 @@ from diffac_equinox.learner import (
     Learner,
     LearnerState,
     PackedMetrics,
+    _acting,
     _check_batch,
     _check_obs,
     _fused_updates,
@@ -72,10 +73,7 @@ class StackedSeeds:
         """`Learner.act` for every seed, in one call."""
         together = _stack(obs)
         _check_obs("obs", together, ("seeds", "num_envs"))
-        state = self._state
-        actor = state.actor if state.ema_actor is None else state.ema_actor
-        networks = (actor, state.critic, state.temperature)
-        action = _act_all(self._learner, self._vectorised, networks, together, _stack(noise))
+        action = _act_all(self._learner, self._vectorised, _acting(self._state), together, _stack(noise))
         return list(np.asarray(action, np.float32))
 
     def state(self, index: int) -> LearnerState:
