@@ -181,6 +181,18 @@ def test_only_what_acts_is_exported(recipe: str, ranked: bool) -> None:
     assert any(name.startswith("actor.") for name in program.state_dict)
 
 
+def test_onnx_has_the_cheap_mish() -> None:
+    needs("onnx")
+    import onnx
+
+    saved("dacer2")
+    model = onnx.load(export("onnx"))
+    nodes = [*model.graph.node, *(node for function in model.functions for node in function.node)]
+    operations = {node.op_type for node in nodes}
+    assert "Sigmoid" in operations
+    assert not operations & {"Mish", "Softplus", "Tanh"}
+
+
 def test_one_step_has_no_noise_between_steps() -> None:
     """Its array would be empty, which not every runtime takes."""
     needs("torch")

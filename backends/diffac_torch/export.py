@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from diffac.exporting import BATCH, Signature
+from diffac_torch.activations import _mish_value
 from diffac_torch.learner import Learner, LearnerState
 
 _EXAMPLE_BATCH = 3
@@ -67,6 +68,8 @@ def export_policy(learner: Learner, state: LearnerState, signature: Signature, t
         else:
             names = ["obs", *(entry.name for entry in signature.inputs)]
             shapes = _dynamic_shapes(signature)  # again, for the name of the axis
+            # onnxruntime has no kernel for ONNX's Mish, and makes it from slower functions than our formula does
+            program = program.run_decompositions({torch.ops.aten.mish.default: _mish_value})
             onnx = torch.onnx.export(
                 program, dynamo=True, verbose=False, input_names=names, output_names=["action"], dynamic_shapes=shapes
             )
