@@ -125,7 +125,7 @@ def bench(session: nox.Session) -> None:
 
     `nox -s bench -- --quick` takes minutes; `-- --check` fails where a ratio has fallen; `-- --help` says more.
     """
-    install(session, "torch,equinox,mujoco,plot")
+    install(session, "torch,equinox,mujoco,plot,export")
     peers = Path(session.create_tmp()).parent / "peers"
     python = peers / ("Scripts" if os.name == "nt" else "bin") / "python"
     if not python.exists():

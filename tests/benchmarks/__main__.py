@@ -1,6 +1,6 @@
 """How fast diffac is, as tables, a picture and files.
 
-    python -m tests.benchmarks                          # everything, about half an hour on two cores
+    python -m tests.benchmarks                          # everything, about an hour on two cores
     python -m tests.benchmarks --quick                  # updates and latency of three cases, minutes
     python -m tests.benchmarks --case sdac --measure updates --env Humanoid --backend torch
     python -m tests.benchmarks --check                  # --quick, and fails where a ratio has become worse
@@ -37,8 +37,8 @@ from .tables import show, tables
 MEASURES = ("updates", "calls", "switches", "training", "seeds")
 QUICK = ("dacer2", "sdac_small", "sac")
 CALLS = ("dacer2", "sdac", "sac")
-RUNS = {"dacer2": tuple(SIZES), "sac": ("HalfCheetah",), "sdac": ("HalfCheetah",)}
-"""Cases and environments of whole training runs."""
+RUNS = ("dacer2", "sdac", "dpmd", "dacer", "sac")
+"""Cases of whole training runs: every recipe."""
 
 
 def parser() -> argparse.ArgumentParser:
@@ -88,8 +88,8 @@ def measure(options: argparse.Namespace, say: Console) -> Results:
                 run(f"calls, {case}", suite.calls(plan, case, "HalfCheetah"))
             if "switches" in wanted:
                 run(f"switches, {case}", suite.switches(plan, case, "HalfCheetah"))
-        for env in RUNS.get(case, ()):
-            if "training" in wanted and env in plan.envs:
+        if "training" in wanted and case in RUNS:
+            for env in plan.envs:
                 run(f"training, {case}, {env}", suite.training(plan, case, env))
     if "calls" in wanted:
         run("replay", suite.replay(plan))

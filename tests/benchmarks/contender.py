@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from diffac import heap
+from diffac.exporting import signature
 from diffac.noise import draw
 
 from .cases import BATCH_SIZE, CASES, SIZES, configure, filled_replay
@@ -54,6 +55,7 @@ class Contender:
             from .switches import SWITCHES
 
             SWITCHES[kind].off(kind, backend)
+        self.onnx: bytes | None = None
         empty, _ = memory()
         self.buffer, self.rng, self.key = filled_replay(env, capacity), np.random.default_rng(1), 0
         self.before, _ = memory()
@@ -133,6 +135,21 @@ class Contender:
         obs, noise = self._obs(rows), draw(self.rng, spec)
         return median_time(lambda: learner.act(self.state, obs, draw(self.rng, spec) if draws else noise))
 
+    def act_exported(self, rows: int) -> float:
+        """Median time of an action of the exported policy in onnxruntime, from NumPy to NumPy, noise given."""
+        import onnxruntime
+
+        from diffac_torch.export import export_policy
+
+        bound = np.ones(self.action_dim, np.float32)
+        sign = signature(self.learner, self.obs_dim, -bound, bound)
+        if self.onnx is None:
+            self.onnx = export_policy(self.learner, self.state, sign, "onnx", "{}")
+        session = onnxruntime.InferenceSession(self.onnx, providers=["CPUExecutionProvider"])
+        arrays = (self._obs(rows), *sign.draw(self.rng, rows))
+        inputs = {entry.name: array for entry, array in zip(session.get_inputs(), arrays, strict=True)}
+        return median_time(lambda: session.run(None, inputs))
+
     def _obs(self, rows: int) -> np.ndarray:
         return self.rng.standard_normal((rows, self.obs_dim), np.float32)
 
@@ -178,7 +195,7 @@ def without_best(learner: Any) -> Any:
     return dataclasses.replace(learner, sampler=dataclasses.replace(outer, sampler=inner.sampler))
 
 
-COMMANDS = ("start", "update", "fused", "host", "act", "predict", "memory")
+COMMANDS = ("start", "update", "fused", "host", "act", "act_exported", "predict", "memory")
 
 if __name__ == "__main__":
     contender = Contender(**json.loads(sys.argv[1]))

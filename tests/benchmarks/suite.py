@@ -20,6 +20,8 @@ from .switches import SWITCHES
 
 PEERS = {"torch": "sb3", "equinox": "sbx"}
 CAPACITY = 50_000
+FASTEST = ("dacer2", "sac")
+"""Cases whose updates are so fast that environments cost something beside them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +96,9 @@ def updates(plan: Plan, case: str, env: str) -> list[Row]:
                 if contender == "ours" and hasattr(configure(case, env, backend)[1], "num_candidates"):
                     calls.append(partial(process, "act", rows=count, best=False))
                     measures.append((backend, contender, f"act {count} without best-of-N"))
+                if contender == "ours" and backend == "torch":
+                    calls.append(partial(process, "act_exported", rows=count))
+                    measures.append((backend, contender, f"act {count} exported"))
         for (backend, contender, measure), seconds in zip(measures, take_turns(calls, 3), strict=True):
             text = "median of 3 turns, each a median"
             add(backend, contender, measure, 1e3 * statistics.median(seconds), "ms", text)
@@ -203,7 +208,7 @@ def training(plan: Plan, case: str, env: str, seconds: float = 8.0) -> list[Row]
     rows = []
     units = {"steps": "1/s"}
     for backend in plan.backends:
-        for asynchronous in (False, True) if case != "sdac" else (False,):  # whose environments cost nothing beside it
+        for asynchronous in (False, True) if case in FASTEST else (False,):
             spec = {"case": case, "env": env, "backend": backend, "asynchronous": asynchronous}
             with Process("training", spec) as process:
                 found = process("run", seconds=seconds)

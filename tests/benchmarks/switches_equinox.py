@@ -162,7 +162,7 @@ def metrics(patch: Any) -> None:
     """Every update waits for its numbers."""
     from diffac_equinox import Learner
 
-    original = Learner.update
+    original: Any = Learner.update
 
     def update(self: Any, state: Any, batches: Any, key: int) -> Any:
         state, metrics = original(self, state, batches, key)

@@ -125,15 +125,18 @@ def latency_table(results: Results) -> Table:
             [
                 CASES[case].title, env, BACKENDS[backend], number(sac, "{:.2f}x"), number(one),
                 number(results.get(*ours, "act 8")), number(results.get(*ours, "act 1 without best-of-N")),
-                number(results.get(*ours, "act 8 without best-of-N")), number(peer),
+                number(results.get(*ours, "act 8 without best-of-N")), number(results.get(*ours, "act 1 exported")),
+                number(results.get(*ours, "act 8 exported")), number(peer),
             ]
         )  # fmt: skip
     header = [
-        "Case", "sizes", "backend", "over SAC's", "1 obs *", "8 obs *", "1 obs, N=1 *", "8 obs, N=1 *", "peer, 1 obs *",
+        "Case", "sizes", "backend", "over SAC's", "1 obs *", "8 obs *", "1 obs, N=1 *", "8 obs, N=1 *",
+        "1 obs, ONNX *", "8 obs, ONNX *", "peer, 1 obs *",
     ]  # fmt: skip
     note = (
         "Milliseconds of one call of `act`, NumPy to NumPy, noise given; median of three turns, each a median. *N=1*: "
         "without best-of-N. *Over SAC's*: time for one observation over that of our SAC (256x2) in the same backend. "
+        "*ONNX*: the policy exported by `diffac export`, in onnxruntime; one program for any number of observations. "
         "Peer: `predict` of Stable-Baselines3 or SBX. Columns with a star are of this machine, for orientation."
     )
     return Table("Action latency", note, header, rows)
