@@ -73,6 +73,15 @@ def _rest(layers: tuple[Linear, ...], function: Function, hidden: Array) -> Arra
     return hidden
 
 
+def _repeated(x: Array, leading: tuple[int, ...]) -> Array:
+    """x [*batch features] for every entry of further leading axes, by a product with ones.
+
+    The gradient then is a product too. It would be a sum over leading axes, for which XLA takes 20 times as long on a
+    CPU.
+    """
+    return jnp.tensordot(jnp.ones(leading, x.dtype), x, 0)
+
+
 class Condition(NamedTuple):
     """What of a denoiser's first layer depends on the observation alone, and on the time alone."""
 
@@ -145,6 +154,7 @@ class MLPDenoiser(eqx.Module):
             obs_share, time_share = obs.obs_share, obs.time_share[t]
         else:
             obs_share, time_share = self._obs_share(obs), self._time_share(t)
+        obs_share = _repeated(obs_share, noisy.shape[: max(0, noisy.ndim - obs_share.ndim)])
         weight = self.layers[0].weight[:, self.obs_dim : self.obs_dim + self.action_dim]
         return _rest(self.layers, activation(self.activation), obs_share + noisy @ weight.T + time_share)
 

@@ -44,6 +44,7 @@ SWITCHES = {
     "mish": Switch("cheap exact Mish", ("dacer2", "sdac")),
     "ensemble": Switch("critics as one batched product", ("dacer2", "sac"), ("equinox",)),
     "share": Switch("first layer of all critics as one product", ("dacer2", "sac"), ("equinox",)),
+    "repeated": Switch("gradient of the observations' share by a product, not a sum", ("dacer2",), ("equinox",)),
     "products": Switch("products by oneDNN where a CPU has AVX-512", ("dacer2", "sdac", "sac"), ("torch",)),
     "vectors": Switch("vectors of 512 bits where a CPU has them", ("dacer2", "sdac"), ("equinox",)),
     "dispatch": Switch("programs run in the thread that calls them", ("dacer2", "sac"), ("equinox",)),

@@ -74,6 +74,13 @@ def share(patch: Any) -> None:
     patch(networks, "_ensemble_share", product)
 
 
+def repeated(patch: Any) -> None:
+    """The share of the observation is broadcast to the steps of a chain."""
+    from diffac_equinox import networks
+
+    patch(networks, "_repeated", lambda x, leading: x)
+
+
 def particles(patch: Any) -> None:
     """The regression of SDAC with a row for each particle."""
     import jax
