@@ -295,7 +295,7 @@ class Learner(eqx.Module):
             critic, critic_optimiser, step_metrics = self.critic_optimiser.step(critic_optimiser, critic, gradient)
         metrics = {"critic_loss": loss.value, "temperature": temperature}
         metrics |= _prefixed("critic", {**_checked(loss.value, step_metrics), **loss.metrics})
-        actor_is_due = state.updates % self.actor_delay == 0
+        actor_is_due = _is_multiple(state.updates, self.actor_delay)
         state = dataclasses.replace(
             state,
             critic=critic,
@@ -337,7 +337,7 @@ class Learner(eqx.Module):
         state, actor_metrics = _run_if(actor_is_due, update_actor, state)
         metrics |= actor_metrics
         if self.temperature.interval:
-            is_due = state.updates % self.temperature.interval == 0
+            is_due = _is_multiple(state.updates, self.temperature.interval)
             state, temperature_metrics = _run_if(is_due, update_temperature, state)
             metrics |= temperature_metrics
         return state, metrics
@@ -433,10 +433,17 @@ def _policy(learner: Learner, actor: Any, critic: Critic, temperature: State, ob
     return learner.sampler(actor, _cast(obs, dtype), _cast(noise, dtype), critic=critic, temperature=value)
 
 
+def _is_multiple(number: Array, of: int) -> Array | bool:
+    """Known beforehand for 1: then the compiler sees no branch, and computes actor and critic side by side."""
+    return of == 1 or number % of == 0
+
+
 def _run_if(
-    due: Array, part: Callable[[LearnerState], tuple[LearnerState, Metrics]], state: LearnerState
+    due: Array | bool, part: Callable[[LearnerState], tuple[LearnerState, Metrics]], state: LearnerState
 ) -> tuple[LearnerState, Metrics]:
     """part(state) where it is due; else the state as it is and NaN for every metric, without computing the part."""
+    if due is True:
+        return part(state)
     dynamic, static = eqx.partition(state, eqx.is_array)
 
     def run(dynamic: Any) -> tuple[Any, Metrics]:
