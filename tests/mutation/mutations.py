@@ -952,7 +952,7 @@ IN_BOTH = [
         "learner-dpmd",
         "learner.py",
         ("state.updates % self.actor_delay == 0", "(state.updates + 1) % self.actor_delay == 0"),
-        ("state.updates % self.actor_delay == 0", "(state.updates + 1) % self.actor_delay == 0"),
+        ("_is_multiple(state.updates, self.actor_delay)", "_is_multiple(state.updates + 1, self.actor_delay)"),
     ),
     both(
         "both: reward scaled twice",
