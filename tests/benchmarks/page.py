@@ -28,17 +28,13 @@ TRIED = """## Where targets are missed: what was tried
 * *DACER2 over Stable-Baselines3's SAC of the same width.* An update of DACER2 needs 2.75 GFLOP on HalfCheetah, one of
   SAC with three layers 1.18: at equal efficiency 2.3 times the time. Ours is nearer than that only because it is more
   efficient.
-* *DACER2's fraction of the peak on Equinox.* The rest are Mish and its derivative, products with six columns, and
-  Adam. Tried without gain: fusing products with what follows (XLA's `INDIVIDUAL_DOT`: 1.0 to 1.2 times faster here,
-  slower elsewhere, and unknown to older versions), optimisation barriers in the derivative, critics one by one.
-* *SAC on Equinox against SBX, small observations.* Programs run in the thread that calls them, which brings DACER2 and
-  its like far more than it costs SAC, whose update waits for the host's share of a call instead of running beside it;
-  JAX has one setting for the whole process. Since commit 5af1982 small batches are given to the program as they are,
-  without being put on the device first (3.37 to 3.07 ms, medians of nine turns in one process).
-* *SDAC and DPMD in torch.* Up to commit 5af1982 evaluations without gradient came in chunks that fit the cache, too
-  many to be compiled. A row of that commit's run said that they cost (0.87x), so they are gone: compiled as a whole,
-  SDAC takes 233 ms in place of 248 and DPMD 147 in place of 183 (HalfCheetah, medians of five turns of four updates in
-  one process, first with chunks, then without).
+* *SAC on Equinox against SBX, small observations.* What diffac's program takes beyond SBX's is a tenth: 2.66 to 2.45 ms
+  for each of five updates in one call, 4.4 to 4.0 with three layers (256x3). The rest is the host's share of a call:
+  programs run in the thread that calls them, which brings DACER2 and its like far more than it costs SAC, and JAX has
+  one setting for the whole process. Tried without gain: noise left out, logged numbers left out (2 percent), critics one
+  by one, weight gradients of transposed factors, XLA's options for scheduling, copies and minima.
+* *Acting in torch* computes step by step. Compiled (`torch.compile`) an action would take half the time, after 6 to 20
+  seconds of compiling for each number of observations; the exported policy takes a quarter and waits for nothing.
 * *Weight gradients in torch*, a quarter of DACER2's products: oneDNN's own backward, MKL, and pieces of 256 or 512 rows
   were no faster than one product of transposes.
 * *A GPU* was not at hand. `nox -s bench` on a machine with one measures there; torch's programs then are CUDA graphs,
