@@ -25,14 +25,20 @@ call for each critic, the framework's Mish and, in JAX, one compiled program for
 
 TRIED = """## Where targets are missed: what was tried
 
-* *DACER2 over Stable-Baselines3's SAC of the same width.* An update of DACER2 needs 2.75 GFLOP on HalfCheetah, one of
-  SAC with three layers 1.18: at equal efficiency 2.3 times the time. Ours is nearer than that only because it is more
-  efficient.
+* *DACER2 over SAC of the same width, ours or Stable-Baselines3's.* An update of DACER2 needs 2.75 GFLOP on HalfCheetah,
+  one of SAC with three layers 1.18: at equal efficiency 2.3 times the time. Where it takes less than that many times
+  another SAC's, it is the more efficient one; every gain of our SAC makes the target for ours harder.
+* *DACER2's fraction of the peak on Equinox* is about a half. The rest are Mish and its derivative, products with six
+  columns, and Adam. Tried without gain: fusing products with what follows (XLA's `INDIVIDUAL_DOT`: 1.0 to 1.2 times
+  faster here, slower elsewhere, and unknown to older versions), optimisation barriers in the derivative, critics one by
+  one.
+* *SAC's whole run on Humanoid, Equinox*: updates are so fast that five environments in turn take 7 percent of the time.
+  With asynchronous ones the learner's share is larger, and the run slower.
 * *SAC on Equinox against SBX, small observations.* What diffac's program takes beyond SBX's is a tenth: 2.66 to 2.45 ms
-  for each of five updates in one call, 4.4 to 4.0 with three layers (256x3). The rest is the host's share of a call:
-  programs run in the thread that calls them, which brings DACER2 and its like far more than it costs SAC, and JAX has
-  one setting for the whole process. Tried without gain: noise left out, logged numbers left out (2 percent), critics one
-  by one, weight gradients of transposed factors, XLA's options for scheduling, copies and minima.
+  for each of five updates in one call (256x2; own runs). The rest is the host's share of a call: programs run in the
+  thread that calls them, which brings DACER2 and its like far more than it costs SAC, and JAX has one setting for the
+  whole process. Tried without gain: noise left out, logged numbers left out (2 percent), critics one by one, weight
+  gradients of transposed factors, XLA's options for scheduling, copies and minima.
 * *Acting in torch* computes step by step. Compiled (`torch.compile`) an action would take half the time, after 6 to 20
   seconds of compiling for each number of observations; the exported policy takes a quarter and waits for nothing.
 * *Weight gradients in torch*, a quarter of DACER2's products: oneDNN's own backward, MKL, and pieces of 256 or 512 rows
