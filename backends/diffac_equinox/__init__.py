@@ -9,6 +9,7 @@ from diffac_equinox.devices import compute_in_calling_thread as _compute_in_call
 from diffac_equinox.devices import keep_compiled_programs as _keep_compiled_programs
 from diffac_equinox.devices import set_matmul_precision as set_matmul_precision
 from diffac_equinox.devices import to_device as to_device
+from diffac_equinox.devices import use_granted_processors as _use_granted_processors
 from diffac_equinox.learner import Learner as Learner
 from diffac_equinox.learner import LearnerState as LearnerState
 from diffac_equinox.networks import EnsembleCritic as EnsembleCritic
@@ -42,6 +43,7 @@ from diffac_equinox.temperatures import mixture_entropy as mixture_entropy
 name = "equinox"
 _compute_in_calling_thread()
 _keep_compiled_programs()
+_use_granted_processors()
 
 __all__ = [
     "Adam",

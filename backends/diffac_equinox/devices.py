@@ -1,4 +1,4 @@
-"""Where networks live, and how exactly their products are computed."""
+"""Where networks live, how exactly their products are computed, and by how many threads."""
 
 from __future__ import annotations
 
@@ -14,10 +14,23 @@ import equinox as eqx
 import jax
 
 from diffac.errors import UsageError, unknown
+from diffac.processors import granted_processors
 
 Module = TypeVar("Module", bound=eqx.Module)
 
 _PRECISIONS = ("float32", "tensorfloat32", "bfloat16")
+
+
+def use_granted_processors() -> None:
+    """Lets JAX compute with no more threads than a container or batch system grants processors.
+
+    JAX counts the processors that it sees, which may be all of a shared machine. The number reaches it by the variable
+    NPROC, which XLA reads when JAX first computes; without effect after that, or where the environment has that
+    variable already.
+    """
+    granted = granted_processors()
+    if granted is not None:
+        os.environ.setdefault("NPROC", str(granted))
 
 
 def compute_in_calling_thread() -> None:

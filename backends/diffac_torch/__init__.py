@@ -7,6 +7,7 @@ from diffac_torch.critics import GaussianTD as GaussianTD
 from diffac_torch.critics import MeanSquaredTD as MeanSquaredTD
 from diffac_torch.devices import set_matmul_precision as set_matmul_precision
 from diffac_torch.devices import to_device as to_device
+from diffac_torch.devices import use_granted_processors as _use_granted_processors
 from diffac_torch.learner import Learner as Learner
 from diffac_torch.learner import LearnerState as LearnerState
 from diffac_torch.networks import EnsembleCritic as EnsembleCritic
@@ -38,6 +39,7 @@ from diffac_torch.temperatures import TargetEntropyTemperature as TargetEntropyT
 from diffac_torch.temperatures import mixture_entropy as mixture_entropy
 
 name = "torch"
+_use_granted_processors()
 
 __all__ = [
     "Adam",

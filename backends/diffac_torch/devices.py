@@ -1,15 +1,28 @@
-"""Where networks live, and how exactly their products are computed."""
+"""Where networks live, how exactly their products are computed, and by how many threads."""
 
+import os
 from typing import TypeVar
 
 import torch
 from torch import nn
 
 from diffac.errors import UsageError, unknown
+from diffac.processors import granted_processors
 
 Module = TypeVar("Module", bound=nn.Module)
 
 _PRECISIONS = {"float32": "highest", "tensorfloat32": "high", "bfloat16": "medium"}
+
+
+def use_granted_processors() -> None:
+    """Lets torch compute with no more threads than a container or batch system grants processors.
+
+    torch counts the processors that it sees, which may be all of a shared machine. Without effect with OMP_NUM_THREADS
+    in the environment; `torch.set_num_threads` sets another number at any time.
+    """
+    granted = granted_processors()
+    if granted is not None and granted < torch.get_num_threads() and "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(granted)
 
 
 def find_device(device: str) -> torch.device:

@@ -1,0 +1,52 @@
+"""How many processors a process may keep busy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+_UNLIMITED = ("max", "-1")
+
+
+def granted_processors(root: Path | str = "/") -> int | None:
+    """Processors whose time the control groups of Linux grant this process, rounded down, at least 1.
+
+    Containers and batch systems limit time in this way (Docker's --cpus, the limits of Kubernetes), and all processors
+    stay visible. With a thread for each of those the time of a period is soon used up, and every thread waits for the
+    next one.
+
+    Args:
+        root: of the file system.
+
+    Returns:
+        None where nothing limits time, or on another system.
+    """
+    shares = [share for share in map(_share, _groups(Path(root))) if share is not None]
+    return max(1, int(min(shares))) if shares else None
+
+
+def _groups(root: Path) -> Iterator[Path]:
+    """Folders of this process's groups and of those around them, in both versions of control groups."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, name = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mount = root / "sys/fs/cgroup" / ("cpu" if controllers else "")
+        group = mount / name.lstrip("/")
+        yield from (folder for folder in (group, *group.parents) if folder.is_relative_to(mount))
+
+
+def _share(group: Path) -> float | None:
+    """Seconds of processors for each second; None: no limit."""
+    try:
+        if (group / "cpu.max").exists():
+            quota, period = (group / "cpu.max").read_text().split()
+        else:
+            quota, period = ((group / f"cpu.cfs_{name}_us").read_text().strip() for name in ("quota", "period"))
+        return None if quota in _UNLIMITED else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
