@@ -229,7 +229,10 @@ def test_actor_loss_is_not_computed_when_it_is_not_due(backend: ModuleType, name
 
 @pytest.mark.parametrize("name", ["dacer2", "sdac", "sac"])
 def test_no_second_compilation(name: str) -> None:
-    """Other keys, counters, values, NumPy objects: after the first calls nothing is compiled any more (Equinox)."""
+    """Other keys, counters, values, NumPy objects: after the first calls nothing is compiled any more (Equinox).
+
+    Nor for a number of observations that occurred before.
+    """
     backend = load_backend("equinox")
     import jax
 
@@ -241,11 +244,11 @@ def test_no_second_compilation(name: str) -> None:
 
     learner, state = fresh(backend, name)
     rng = np.random.default_rng(0)
-    act_shape = (3, DIMS.action)
 
     def iteration(state: Any, key: int) -> Any:
-        noise = draw(rng, learner.act_noise_spec(act_shape), np.float32)
-        learner.act(state, rng.standard_normal((3, DIMS.obs)).astype(np.float32), noise)
+        for num_envs in (1, 3, 16):
+            noise = draw(rng, learner.act_noise_spec((num_envs, DIMS.action)), np.float32)
+            learner.act(state, rng.standard_normal((num_envs, DIMS.obs)).astype(np.float32), noise)
         state, metrics = learner.update(state, make_batch(rng, leading=(2,), filled=False), key)
         backend.testing.to_numpy(dict(metrics))
         return state
