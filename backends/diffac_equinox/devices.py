@@ -29,7 +29,7 @@ def use_granted_processors() -> None:
     variable already.
     """
     granted = granted_processors()
-    if granted is not None:
+    if granted is not None and granted < len(os.sched_getaffinity(0)):
         os.environ.setdefault("NPROC", str(granted))
 
 
