@@ -156,7 +156,9 @@ def switch_table(results: Results) -> Table:
     note = (
         "One part replaced by a slower one with equal results (a test compares them), everything else as it is; both "
         "take turns in one run. *Brings*: time without it over time with it. Values near 1 are noise, or mean that the "
-        "compiler finds it without us. Columns with a star are of this machine, for orientation."
+        "compiler finds it without us. Columns with a star are of this machine, for orientation. Not in the table, "
+        "since it takes a quota of processor time: no more threads than a container grants ([what it brings]"
+        "(getting-started.md#threads))."
     )
     header = ["Optimisation", "Case", "sizes", "backend", "brings", "ms without *", "ms with *"]
     return Table("What each optimisation brings", note, header, rows)
