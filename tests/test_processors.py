@@ -81,6 +81,8 @@ def threads(name: str, granted: int | None, **environment: str) -> int:
 @pytest.mark.parametrize("name", VARIABLES)
 def test_as_many_threads_as_granted(name: str) -> None:
     alone, said = threads(name, None), {VARIABLES[name]: "2"}
+    if not alone:
+        pytest.skip("this version of JAX gives its threads no names to count")
     assert threads(name, 1) == 1
     assert threads(name, alone + 1) == alone  # the framework may have good reasons for fewer
     assert threads(name, 1, **said) == threads(name, None, **said)  # whoever says a number gets it
