@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import uuid
+from collections.abc import Iterable
+from numbers import Integral
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -233,6 +235,27 @@ class Agent:
         spec = self.learner.act_noise_spec((len(rows), self._action_dim), deterministic=deterministic)
         action = self._scale(self.learner.act(self.state, rows, draw(self._rng, spec)))
         return (action[0] if single else action), None
+
+    def compile(self, num_observations: int | Iterable[int] = 1) -> None:
+        """Makes `predict` one call of a compiled program that never waits for a compiler: for control in real time.
+
+        With JAX the policy always is such a program, one for each number of observations; this compiles those, in place
+        of the first `predict` with each. With torch, whose policy otherwise computes step by step, it makes one program
+        for any number, in 15 to 60 seconds; actions then differ by rounding. An agent that goes on learning acts by it
+        too.
+
+        Args:
+            num_observations: how many `predict` will get at once, or several such numbers: `range(1, 17)`.
+
+        Raises:
+            UsageError: a number is not a whole one from 1 on, or torch cannot compile the policy.
+        """
+        sizes = tuple(num_observations) if isinstance(num_observations, Iterable) else (num_observations,)
+        for size in sizes:
+            if not isinstance(size, Integral) or size < 1:
+                raise UsageError(f"num_observations must be whole numbers from 1 on, got {size!r}")
+        obs_dim = gym.spaces.flatdim(self.observation_space)
+        self.learner.compile_act(self.state, obs_dim, self._action_dim, sizes)
 
     def save(self, folder: Path | str, *, replay: bool = True) -> None:
         """Writes the agent, in place of one that the folder holds; there is no moment at which it holds none.

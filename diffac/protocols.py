@@ -339,6 +339,13 @@ class Learner(Protocol):
         """Actions [num_envs action_dim], in [-1, 1], for obs [num_envs obs_dim], from the acting copy of the policy."""
         ...
 
+    def compile_act(self, state: Any, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
+        """Makes `act` one call of a compiled program for these numbers of observations, where the backend can.
+
+        It then gives the same actions as before but for rounding, for all states of this structure.
+        """
+        ...
+
 
 @runtime_checkable
 class SeedGroup(Protocol):

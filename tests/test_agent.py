@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import signal
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -28,6 +30,7 @@ from diffac.errors import RunError, UsageError
 from diffac.evaluation import Evaluation, Evaluator
 from diffac.saved import find_checkpoint
 from diffac.spaces import action_scaler, flat_observations
+from diffac.testing.conformance import unchecked_shapes
 from diffac.training import Training, train
 
 SMALL: dict[str, Any] = {
@@ -245,6 +248,48 @@ def test_same_agent_same_actions(recipe: str, backend: Any, tmp_path: Path) -> N
             np.testing.assert_array_equal(other.predict(obs)[0], actions)
     assert (first[0] == first[1]).all() == (recipe == "sac")
     assert (agent.predict(obs, deterministic=False)[0] != agent.predict(obs)[0]).any()
+
+
+def test_compiled(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same actions, without Python between the steps of a chain (torch) or another compilation (JAX)."""
+    obs = np.random.default_rng(0).normal(size=(3, 3))
+    plain, compiled = small("sdac", backend), small("sdac", backend)
+    with unchecked_shapes():
+        compiled.compile([1, 3])
+    if backend.name == "torch":
+        monkeypatch.setattr(compiled.learner, "_policy", None)
+    expected = [plain.predict(rows, deterministic=off)[0] for rows in (obs[0], obs) for off in (True, False)]
+    with no_compilation(backend):
+        actions = [compiled.predict(rows, deterministic=off)[0] for rows in (obs[0], obs) for off in (True, False)]
+    for action, same in zip(actions, expected, strict=True):
+        np.testing.assert_allclose(action, same, atol=1e-6)
+
+
+@contextlib.contextmanager
+def no_compilation(backend: Any) -> Iterator[None]:
+    """JAX must not compile; it has to be heard compiling afterwards."""
+    if backend.name != "equinox":
+        yield
+        return
+    import jax
+
+    events: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, _, **__: events.append(event) if "compile" in event else None
+    )
+    try:
+        yield
+        assert events == []
+        jax.jit(lambda x: x + 1)(np.zeros(5))
+        assert events, "the listener hears nothing: the check would be empty"
+    finally:
+        jax.monitoring.clear_event_listeners()
+
+
+@pytest.mark.parametrize("given", [0, -1, 1.5, "2", [1, 0], [2.0]])
+def test_numbers_of_observations_that_cannot_be(given: Any) -> None:
+    with pytest.raises(UsageError, match="num_observations must be whole numbers from 1 on, got "):
+        fake().compile(given)
 
 
 SPACES = [

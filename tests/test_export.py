@@ -17,7 +17,6 @@ from typing import Any
 
 import fake_recipe
 import fakes  # noqa: F401  (registers the environments)
-import jaxtyping
 import numpy as np
 import pytest
 from conftest import INSTALLED, load_backend
@@ -31,6 +30,7 @@ from diffac.export_command import FORMATS, _check, _load_onnx
 from diffac.exporting import NoiseEntry, Signature, signature
 from diffac.noise import Integers, Normal, Uniform, Zeros, draw
 from diffac.spaces import action_scaler
+from diffac.testing.conformance import unchecked_shapes
 from diffac_recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
@@ -45,9 +45,7 @@ def single_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterato
     monkeypatch.setattr(diffac.recipes, "entry_points", lambda *, group: entries)
     monkeypatch.chdir(tmp_path)
     with contextlib.ExitStack() as stack:
-        # comparing shapes at every call would make constants of them in what torch traces
-        stack.callback(jaxtyping.config.update, "jaxtyping_disable", jaxtyping.config.jaxtyping_disable)
-        jaxtyping.config.update("jaxtyping_disable", True)
+        stack.enter_context(unchecked_shapes())
         if INSTALLED["torch"]:
             import torch
 

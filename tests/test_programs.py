@@ -12,7 +12,9 @@ import pytest
 from conftest import load_backend
 
 from diffac.errors import UsageError
+from diffac.noise import draw
 from diffac.testing import parts
+from diffac.testing.conformance import unchecked_shapes
 from diffac.testing.parts import LEARNERS, make_batch, make_learner, make_noise
 
 WIDE = parts.Dims(obs=5, action=3, batch=128, hidden=(128, 128))
@@ -210,3 +212,80 @@ def test_compiling_switched_off(torch_backend: Any, recorded_only: list[Any]) ->
     with torch._dynamo.config.patch(disable=True):  # which pytest's monkeypatch would not undo
         trained(torch_backend, "sac", 1)
     assert not recorded_only
+
+
+# acting
+
+
+def test_a_compiled_policy_is_for_what_it_was_compiled_for(torch_backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other parameters and states of the same sizes; noise of other shapes or names, and other types, never reach it.
+
+    The program itself does not look at them, and would read memory that is not there.
+    """
+    import torch
+
+    learner, state = make_learner(torch_backend, "sac")
+    rng = np.random.default_rng(0)
+    with unchecked_shapes():
+        learner.compile_act(state, parts.DIMS.obs, parts.DIMS.action, ())
+    plain = learner._policy
+    stepwise: list[int] = []
+
+    def policy(*arguments: Any, **named: Any) -> Any:
+        stepwise.append(1)
+        return plain(*arguments, **named)
+
+    monkeypatch.setattr(learner, "_policy", policy)
+
+    def act(state: Any, rows: int, noise: Any = None) -> Any:
+        """The action, and what it should be."""
+        obs = rng.standard_normal((rows, parts.DIMS.obs)).astype(np.float32)
+        if noise is None:
+            noise = draw(rng, learner.act_noise_spec((rows, parts.DIMS.action)))
+        action, program, learner._act_program = learner.act(state, obs, noise), learner._act_program, None
+        number = len(stepwise)
+        same = learner.act(state, obs, noise)
+        learner._act_program = program
+        del stepwise[number:]
+        return action, same
+
+    other = make_learner(torch_backend, "sac", key=3)[1]
+    learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
+    for given, rows in ((state, 1), (other, 4), (state, 16)):
+        action, same = act(given, rows)
+        np.testing.assert_allclose(action, same, atol=1e-6)
+    assert not stepwise
+    noise = rng.standard_normal((1, parts.DIMS.action))
+    assert np.array_equal(*act(state, 3, {"exploration": noise}))  # one row for all
+    assert len(stepwise) == 1
+    assert np.array_equal(*act(state, 1, {"exploration": noise, "more": noise}))
+    assert len(stepwise) == 2
+    for network in (other.actor, other.critic):
+        network.to(torch.float32)
+    assert np.array_equal(*act(other, 3))
+    assert len(stepwise) == 3
+
+
+def test_a_policy_that_cannot_be_compiled(torch_backend: Any) -> None:
+    """It says why, and acts as before."""
+
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Looking:
+        inner: Any
+
+        def noise_spec(self, shape: Any) -> Any:
+            return self.inner.noise_spec(shape)
+
+        def rollout(self, *arguments: Any, **named: Any) -> Any:
+            return self.inner.rollout(*arguments, **named)
+
+        def __call__(self, *arguments: Any, **named: Any) -> Any:
+            action = self.inner(*arguments, **named)
+            return action if float(action.sum()) > 0 else -action
+
+    learner, state = make_learner(torch_backend, "sac")
+    learner = dataclasses.replace(learner, sampler=Looking(learner.sampler))
+    with unchecked_shapes(), pytest.raises(UsageError, match=r"acting cannot be compiled \(\w+: .*C\+\+ compiler, and"):
+        learner.compile_act(state, parts.DIMS.obs, parts.DIMS.action, (1,))
+    noise = draw(np.random.default_rng(0), learner.act_noise_spec((2, parts.DIMS.action)))
+    assert learner.act(state, np.zeros((2, parts.DIMS.obs)), noise).shape == (2, parts.DIMS.action)

@@ -16,6 +16,7 @@ import numpy as np
 from diffac.errors import UsageError, check_positive
 from diffac.metrics import scatter
 from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
+from diffac.noise import draw as draw_on_host
 from diffac.protocols import (
     ActorObjective,
     Array,
@@ -257,6 +258,20 @@ class Learner(eqx.Module):
         _check_obs("obs", obs, ("num_envs",))
         arrays, structure, others = _policies.get(state, lambda: _acting(state))
         return np.asarray(_act_program(_Identity(self), structure, others)(arrays, obs, noise), np.float32)
+
+    @_PlainMethod
+    def compile_act(self, state: LearnerState, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
+        """Compiles `act` for these numbers of observations, by calling it: later calls do not wait for the compiler.
+
+        Args:
+            state: where the networks are.
+            obs_dim: length of an observation.
+            action_dim: length of an action.
+            batch_sizes: numbers of observations. For others `act` is compiled when it is first called.
+        """
+        for batch in batch_sizes:
+            noise = draw_on_host(np.random.default_rng(0), self.act_noise_spec((batch, action_dim)))
+            self.act(state, np.zeros((batch, obs_dim), np.float32), noise)
 
     def _draw(self, key: Array, index: Array, shape: Shape, name: str) -> Noise:
         """One entry of the noise of an update, from a stream of its own."""

@@ -107,7 +107,7 @@ def _mish(x: Tensor) -> Tensor:
     For many numbers on a CPU it is compiled; torch's own kernel is as slow there as a matrix product, but the fastest
     for few, and on a GPU.
     """
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() and not is_recording():
         return F.mish(x)
     if torch.is_grad_enabled() and x.requires_grad:
         return _Mish.apply(x)  # type: ignore[return-value]

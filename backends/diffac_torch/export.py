@@ -1,11 +1,8 @@
 """The acting policy as a program that runs without diffac: `torch.export`, and ONNX made from the same program."""
 
-import contextlib
 import copy
 import io
-import logging
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +13,7 @@ from torch import Tensor, nn
 from diffac.exporting import BATCH, Signature
 from diffac_torch.activations import _mish_value
 from diffac_torch.learner import Learner, LearnerState
+from diffac_torch.programs import quiet
 
 _EXAMPLE_BATCH = 3
 """Batch size with which the program is traced; its value does not matter, but torch takes 0 and 1 for constants."""
@@ -57,7 +55,7 @@ def export_policy(learner: Learner, state: LearnerState, signature: Signature, t
     rng = np.random.default_rng(0)
     obs = rng.standard_normal((_EXAMPLE_BATCH, signature.obs_dim), np.float32)
     inputs = [torch.from_numpy(array) for array in (obs, *signature.draw(rng, _EXAMPLE_BATCH))]
-    with _quiet():
+    with quiet():
         program = _trace(policy, inputs, signature)
         if not _uses(program, "critic."):  # only where candidates are ranked
             policy.critic = None
@@ -112,16 +110,3 @@ def _uses(program: torch.export.ExportedProgram, prefix: str) -> bool:
     """Whether a program uses a parameter whose name begins with the prefix."""
     names = program.graph_signature.inputs_to_parameters
     return any(node.users for node in program.graph.nodes if names.get(node.name, "").startswith(prefix))
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what torch tells its own developers during an export."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -17,7 +17,7 @@ from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
 from diffac.protocols import ActorObjective, CriticObjective, Loss, Metrics, Sampler, State, Temperature, Transition
 from diffac_torch.convert import _slots, _to_device
 from diffac_torch.optimisers import Adam, AdamState, loss_and_gradient
-from diffac_torch.programs import Program
+from diffac_torch.programs import AnyBatchProgram, Program, reason_of
 from diffac_torch.random import draw, stream
 
 _ENTRIES = ("next_action", "critic", "actor", "temperature")
@@ -121,6 +121,7 @@ class Learner:
     _device: torch.device | None = dataclasses.field(default=None, init=False, repr=False)
     _critic_program: Program = dataclasses.field(init=False, repr=False)
     _actor_program: Program = dataclasses.field(init=False, repr=False)
+    _act_program: AnyBatchProgram | None = dataclasses.field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name in ("actor_delay", "reward_scale", "critic_steps"):
@@ -249,14 +250,52 @@ class Learner:
         Raises:
             UsageError: obs is not a floating array [num_envs obs_dim].
         """
-        place = _place("actor", state.actor)
-        obs_tensor, noise = _to_device((obs, noise), *place)
+        obs_tensor, noise = _to_device((obs, noise), *_place("actor", state.actor))
         _check_obs(state.actor, obs_tensor, ("num_envs",))
-        actor = state.actor if state.ema_actor is None else state.ema_actor
-        temperature = self.temperature.value(state.temperature)
-        return (
-            self.sampler(actor, obs_tensor, noise, critic=state.critic, temperature=temperature).float().cpu().numpy()
-        )
+        networks, arguments = _acting(state), {"obs": obs_tensor, "noise": noise, "temperature": state.temperature}
+        action = None if self._act_program is None else self._act_program(networks, arguments)
+        if action is None:
+            action = self._policy(*networks, **arguments)
+        return action.float().cpu().numpy()
+
+    def compile_act(self, state: LearnerState, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
+        """Makes `act` one call of a program, without Python between the steps of a diffusion chain.
+
+        The program is compiled once, in 15 to 60 seconds, for any number of observations and for all states that are
+        like this one. Its actions differ from those before by rounding. For arguments of other shapes or types `act`
+        still computes step by step.
+
+        Args:
+            state: where the networks are.
+            obs_dim: length of an observation.
+            action_dim: length of an action.
+            batch_sizes: numbers of observations for which `act` is called once.
+
+        Raises:
+            UsageError: it cannot be compiled.
+        """
+        dtype, device = _place("actor", state.actor)
+
+        def arguments(batch: int) -> dict[str, Any]:
+            noise = draw(stream(device, 0, 0, 0), self.act_noise_spec((batch, action_dim)), dtype)
+            obs = torch.zeros(batch, obs_dim, dtype=dtype, device=device)
+            return {"obs": obs, "noise": noise, "temperature": state.temperature}
+
+        try:
+            self._act_program = AnyBatchProgram(self._policy, _acting(state), arguments(2), arguments(3))
+        except Exception as error:  # torch promises no type, and parts of any origin are exported
+            raise UsageError(
+                f"acting cannot be compiled ({reason_of(error)}); it takes a C++ compiler, and parts that use torch "
+                "only and branch on no value"
+            ) from error
+        for batch in batch_sizes:
+            inputs = arguments(batch)
+            self.act(state, inputs["obs"].cpu().numpy(), inputs["noise"])
+
+    def _policy(self, actor: Any, critic: Any, obs: Tensor, noise: Noise, temperature: State) -> Tensor:
+        """Actions."""
+        value = self.temperature.value(temperature)
+        return self.sampler(actor, obs, noise, critic=critic, temperature=value)
 
     def _draw(self, key: int, index: int, shape: Shape, name: str) -> Noise:
         """One entry of the noise of an update, from a stream of its own."""
@@ -320,6 +359,11 @@ class Learner:
             if state.ema_actor is not None:
                 _towards(state.ema_actor, state.actor, self.tau)
         return metrics
+
+
+def _acting(state: LearnerState) -> tuple[Any, Any]:
+    """The networks of the policy."""
+    return state.actor if state.ema_actor is None else state.ema_actor, state.critic
 
 
 def _critic_gradient(

@@ -24,12 +24,14 @@ of its first twelve steps.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 
@@ -396,7 +398,32 @@ def test_acting(backend: Any, name: str) -> None:
     learner.step(state, parts.make_batch(rng, filled=False), parts.make_noise(rng, learner))
 
 
-# properties that are more than agreement
+@contextlib.contextmanager
+def unchecked_shapes() -> Iterator[None]:
+    """Without jaxtyping's check of shapes at every call: it would make constants of those that torch traces."""
+    before = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    try:
+        yield
+    finally:
+        jaxtyping.config.update("jaxtyping_disable", before)
+
+
+def test_compiled_acting(backend: Any) -> None:
+    """`compile_act` changes no action: not for other numbers of observations, and not after the next update."""
+    rng, sizes = np.random.default_rng(6), (1, 3, 16)
+    learner, state = problems.start_learner(backend, a_problem("learner", "sdac"))
+    plain, same = problems.start_learner(backend, a_problem("learner", "sdac"))
+    with unchecked_shapes():
+        learner.compile_act(state, DIMS.obs, DIMS.action, sizes[:2])
+    for _ in range(2):
+        for size in sizes:
+            obs = rng.standard_normal((size, DIMS.obs)).astype(np.float32)
+            for deterministic in (False, True):
+                noise = draw(rng, learner.act_noise_spec((size, DIMS.action), deterministic=deterministic))
+                np.testing.assert_allclose(learner.act(state, obs, noise), plain.act(same, obs, noise), atol=1e-6)
+        batch, noise = parts.make_batch(rng, filled=False), parts.make_noise(rng, learner)
+        (state, _), (same, _) = learner.step(state, batch, noise), plain.step(same, batch, noise)
 
 
 # properties that are more than agreement

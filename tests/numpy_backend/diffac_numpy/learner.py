@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -71,6 +72,9 @@ class Learner:
         temperature = self.bare.temperature.value(state.temperature)
         rollout, _ = self.sampler.rollout(actor, obs, noise, critic=state.critic, temperature=temperature)
         return rollout.action.astype(np.float32)
+
+    def compile_act(self, state: Any, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
+        """There is nothing to compile."""
 
 
 def check(batch: Transition) -> None:
