@@ -56,6 +56,7 @@ class Contender:
 
             SWITCHES[kind].off(kind, backend)
         self.onnx: bytes | None = None
+        self.compiled: Any = None
         empty, _ = memory()
         self.buffer, self.rng, self.key = filled_replay(env, capacity), np.random.default_rng(1), 0
         self.before, _ = memory()
@@ -135,6 +136,15 @@ class Contender:
         obs, noise = self._obs(rows), draw(self.rng, spec)
         return median_time(lambda: learner.act(self.state, obs, draw(self.rng, spec) if draws else noise))
 
+    def act_compiled(self, rows: int) -> float:
+        """`act`, after `Learner.compile_act`, with all of its recipe's candidates."""
+        if self.compiled is None:
+            self.compiled = dataclasses.replace(self.learner)
+            self.compiled.compile_act(self.state, self.obs_dim, self.action_dim, (rows,))
+        learner, obs = self.compiled, self._obs(rows)
+        noise = draw(self.rng, learner.act_noise_spec((rows, self.action_dim)))
+        return median_time(lambda: learner.act(self.state, obs, noise))
+
     def act_exported(self, rows: int) -> float:
         """Median time of an action of the exported policy in onnxruntime, from NumPy to NumPy, noise given."""
         import onnxruntime
@@ -195,7 +205,7 @@ def without_best(learner: Any) -> Any:
     return dataclasses.replace(learner, sampler=dataclasses.replace(outer, sampler=inner.sampler))
 
 
-COMMANDS = ("start", "update", "fused", "host", "act", "act_exported", "predict", "memory")
+COMMANDS = ("start", "update", "fused", "host", "act", "act_compiled", "act_exported", "predict", "memory")
 
 if __name__ == "__main__":
     contender = Contender(**json.loads(sys.argv[1]))

@@ -40,9 +40,10 @@ TRIED = """## Where targets are missed: what was tried
   whole process. Tried without gain: noise left out, logged numbers left out (2 percent), critics one by one, weight
   gradients of transposed factors, XLA's options for scheduling, copies and minima.
 * *Acting in torch* computes step by step, an action of DACER2 in 140 operations, so its time follows the speed of one
-  core: on an older processor without AVX-512 it took 1.2 to 1.5 ms, more than twice the target (own runs). Compiled
-  (`torch.compile`) it would take half the time, after 6 to 20 seconds of compiling for each number of observations
-  (there 7 to 39); the exported policy takes a quarter (there an eighth to a quarter) and waits for nothing.
+  core: on an older processor without AVX-512 it took 1.2 to 1.5 ms, more than twice the target (own runs).
+  `Agent.compile` makes one program of it, 0.30 to 0.36 ms there ([more numbers](agent.md#control-in-real-time)). It is
+  newer than these measurements; `nox -s bench` measures it too. `torch.compile` in its place brought half as much,
+  after 6 to 20 seconds of compiling for each number of observations (there 7 to 39).
 * *Weight gradients in torch*, a quarter of DACER2's products: oneDNN's own backward, MKL, and pieces of 256 or 512 rows
   were no faster than one product of transposes.
 * *A GPU* was not at hand. `nox -s bench` on a machine with one measures there; torch's programs then are CUDA graphs,

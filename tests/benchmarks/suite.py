@@ -97,8 +97,9 @@ def updates(plan: Plan, case: str, env: str) -> list[Row]:
                     calls.append(partial(process, "act", rows=count, best=False))
                     measures.append((backend, contender, f"act {count} without best-of-N"))
                 if contender == "ours" and backend == "torch":
-                    calls.append(partial(process, "act_exported", rows=count))
-                    measures.append((backend, contender, f"act {count} exported"))
+                    for how in ("compiled", "exported"):
+                        calls.append(partial(process, f"act_{how}", rows=count))
+                        measures.append((backend, contender, f"act {count} {how}"))
         for (backend, contender, measure), seconds in zip(measures, take_turns(calls, 3), strict=True):
             text = "median of 3 turns, each a median"
             add(backend, contender, measure, 1e3 * statistics.median(seconds), "ms", text)

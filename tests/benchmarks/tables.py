@@ -111,33 +111,42 @@ def update_table(results: Results) -> Table:
     return Table("Updates", note, header, rows)
 
 
+LATENCIES = {
+    "1 obs *": "act 1",
+    "8 obs *": "act 8",
+    "1 obs, N=1 *": "act 1 without best-of-N",
+    "8 obs, N=1 *": "act 8 without best-of-N",
+    "1 obs, compiled *": "act 1 compiled",
+    "8 obs, compiled *": "act 8 compiled",
+    "1 obs, ONNX *": "act 1 exported",
+    "8 obs, ONNX *": "act 8 exported",
+}
+"""Column -> measure."""
+
+
 def latency_table(results: Results) -> Table:
     """Time of an action."""
+    places = [place for place in _places(results) if results.get(*place, "ours", "act 1") is not None]
+    columns = {
+        column: measure
+        for column, measure in LATENCIES.items()
+        if any(results.get(*place, "ours", measure) is not None for place in places)
+    }
     rows = []
-    for case, env, backend in _places(results):
+    for case, env, backend in places:
         ours = (case, env, backend, "ours")
-        one = results.get(*ours, "act 1")
-        if one is None:
-            continue
         sac = results.ratio((*ours, "act 1"), ("sac", env, backend, "ours", "act 1"))
+        own = [number(results.get(*ours, measure)) for measure in columns.values()]
         peer = results.get(case, env, backend, PEERS[backend], "act 1")
-        rows.append(
-            [
-                CASES[case].title, env, BACKENDS[backend], number(sac, "{:.2f}x"), number(one),
-                number(results.get(*ours, "act 8")), number(results.get(*ours, "act 1 without best-of-N")),
-                number(results.get(*ours, "act 8 without best-of-N")), number(results.get(*ours, "act 1 exported")),
-                number(results.get(*ours, "act 8 exported")), number(peer),
-            ]
-        )  # fmt: skip
-    header = [
-        "Case", "sizes", "backend", "over SAC's", "1 obs *", "8 obs *", "1 obs, N=1 *", "8 obs, N=1 *",
-        "1 obs, ONNX *", "8 obs, ONNX *", "peer, 1 obs *",
-    ]  # fmt: skip
+        rows.append([CASES[case].title, env, BACKENDS[backend], number(sac, "{:.2f}x"), *own, number(peer)])
+    header = ["Case", "sizes", "backend", "over SAC's", *columns, "peer, 1 obs *"]
+    compiled = "*Compiled*: after `Agent.compile`; with JAX it always is. " if "1 obs, compiled *" in columns else ""
     note = (
         "Milliseconds of one call of `act`, NumPy to NumPy, noise given; median of three turns, each a median. *N=1*: "
         "without best-of-N. *Over SAC's*: time for one observation over that of our SAC (256x2) in the same backend. "
-        "*ONNX*: the policy exported by `diffac export`, in onnxruntime; one program for any number of observations. "
-        "Peer: `predict` of Stable-Baselines3 or SBX. Columns with a star are of this machine, for orientation."
+        f"{compiled}*ONNX*: the policy exported by `diffac export`, in onnxruntime; one program for any number of "
+        "observations. Peer: `predict` of Stable-Baselines3 or SBX. Columns with a star are of this machine, for "
+        "orientation."
     )
     return Table("Action latency", note, header, rows)
 
