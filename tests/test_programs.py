@@ -218,7 +218,7 @@ def test_compiling_switched_off(torch_backend: Any, recorded_only: list[Any]) ->
 
 
 def test_a_compiled_policy_is_for_what_it_was_compiled_for(torch_backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Other parameters and states of the same sizes; noise of other shapes or names, and other types, never reach it.
+    """Other parameters and states of the same sizes. Noise of other shapes or names, and other types, never reach it.
 
     The program itself does not look at them, and would read memory that is not there.
     """
@@ -251,14 +251,16 @@ def test_a_compiled_policy_is_for_what_it_was_compiled_for(torch_backend: Any, m
 
     other = make_learner(torch_backend, "sac", key=3)[1]
     learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
-    for given, rows in ((state, 1), (other, 4), (state, 16)):
-        action, same = act(given, rows)
+    columns = np.asfortranarray(rng.standard_normal((4, parts.DIMS.action)))
+    for given, rows, own in ((state, 1, None), (other, 4, None), (state, 16, None), (state, 4, columns)):
+        action, same = act(given, rows, None if own is None else {"exploration": own})
         np.testing.assert_allclose(action, same, atol=1e-6)
     assert not stepwise
     noise = rng.standard_normal((1, parts.DIMS.action))
     assert np.array_equal(*act(state, 3, {"exploration": noise}))  # one row for all
     assert len(stepwise) == 1
-    assert np.array_equal(*act(state, 1, {"exploration": noise, "more": noise}))
+    with pytest.raises(KeyError, match="exploration"):
+        learner.act(state, rng.standard_normal((1, parts.DIMS.obs)), {"start": noise})
     assert len(stepwise) == 2
     for network in (other.actor, other.critic):
         network.to(torch.float32)
