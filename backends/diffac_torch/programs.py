@@ -191,9 +191,10 @@ class AnyBatchProgram:
             with torch.no_grad(), quiet(), tempfile.TemporaryDirectory() as folder:
                 program = torch.export.export(exported, tuple(tensors), dynamic_shapes=(tuple(shapes),), strict=False)
                 path = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder, "act.pt2")))
-                index = -1 if tensors[0].device.index is None else tensors[0].device.index
+                index = tensors[0].device.index
+                model = torch._inductor.aoti_load_package(path, **({"device_index": index} if index else {}))
                 # its own __call__ takes longer than an action, to find what trees the exported function had
-                self._run = torch._inductor.aoti_load_package(path, device_index=index).loader.boxed_run
+                self._run = model.loader.boxed_run
         finally:
             _recording.reset(token)
 
