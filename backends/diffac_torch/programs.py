@@ -191,8 +191,9 @@ class AnyBatchProgram:
             with torch.no_grad(), quiet(), tempfile.TemporaryDirectory() as folder:
                 program = torch.export.export(exported, tuple(tensors), dynamic_shapes=(tuple(shapes),), strict=False)
                 path = torch._inductor.aoti_compile_and_package(program, package_path=str(Path(folder, "act.pt2")))
-                index = tensors[0].device.index
-                model = torch._inductor.aoti_load_package(path, **({"device_index": index} if index else {}))
+                # older loaders do not have this argument, and take the first GPU
+                options: dict[str, Any] = {"device_index": index} if (index := tensors[0].device.index) else {}
+                model = torch._inductor.aoti_load_package(path, **options)
                 # its own __call__ takes longer than an action, to find what trees the exported function had
                 self._run = model.loader.boxed_run
         finally:
