@@ -20,6 +20,7 @@ from diffac.configs import RECIPE, make_config, plain, vars_of
 from diffac.environments import own_spaces
 from diffac.errors import RunError, UsageError
 from diffac.logging import Writer
+from diffac.messages import quoted
 from diffac.noise import draw
 from diffac.recipes import load_recipe, preset_values, recipe_modules
 from diffac.replay import NumberedReplay
@@ -136,8 +137,8 @@ class Agent:
         name = checkpoint.manifest["config"][RECIPE]
         if recipe is None and (script := trained_by(checkpoint)):
             raise RunError(
-                f"{checkpoint.folder} was trained with {script}, which has no registered name; give the module of that "
-                f"recipe to Agent.load, or run: python {script} evaluate"
+                f"{checkpoint.folder} was trained with {quoted(script)}, which has no registered name; give the module "
+                "of that recipe to Agent.load, or run that script yourself, if you trust it, with: evaluate"
             )
         module = load_recipe(name) if recipe is None else recipe
         values = {key: value for key, value in checkpoint.manifest["config"].items() if key != RECIPE}

@@ -28,7 +28,6 @@ import math
 import os
 import re
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -40,6 +39,7 @@ from safetensors.numpy import save as save_safetensors
 from diffac.backend import get_backend
 from diffac.divergence import diverged, nonfinite_arrays
 from diffac.errors import RunError, UsageError
+from diffac.messages import note
 from diffac.protocols import Transition
 from diffac.replay import NumberedReplay
 
@@ -299,7 +299,7 @@ class Checkpointer:
         info: Mapping[str, Any],
         checkpoint: Checkpoint | None = None,
         stop: Stop | None = None,
-        say: Callable[[str], None] = lambda text: print(text, file=sys.stderr, flush=True),
+        say: Callable[[str], None] = note,
     ) -> None:
         self.folder, self.codec, self.interval = Path(folder), codec, interval
         self.info, self.checkpoint, self.stop, self.say = dict(info), checkpoint, stop, say

@@ -15,6 +15,7 @@ import tyro
 
 from diffac.configs import make_config, read_config
 from diffac.errors import RunError, UsageError, unknown
+from diffac.messages import printable
 from diffac.recipes import load_recipe, preset_values, recipe_modules
 from diffac.running import refuse_script, resume, run
 from diffac.seeds import run_seeds
@@ -256,7 +257,7 @@ def exit_code(action: Callable[[], Any]) -> int:
     except RunError as error:
         return _fail(error, 1)
     except KeyboardInterrupt as error:
-        print(f"\n{str(error) or 'interrupted'}", file=sys.stderr)
+        print("", *map(printable, str(error).split("\n") if str(error) else ["interrupted"]), sep="\n", file=sys.stderr)
         return 128 + getattr(error, "signum", signal.SIGINT)
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else int(error.code is not None)
@@ -264,7 +265,7 @@ def exit_code(action: Callable[[], Any]) -> int:
 
 
 def _fail(error: Exception, code: int) -> int:
-    print(f"error: {error}", file=sys.stderr)
+    print(f"error: {printable(error)}", file=sys.stderr)
     return code
 
 

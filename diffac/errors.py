@@ -6,9 +6,17 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from diffac.messages import printable
+
 
 class UsageError(ValueError):
-    """The caller asked for something impossible; the command line prints the message alone and exits with code 2."""
+    """The caller asked for something impossible; the command line prints the message alone and exits with code 2.
+
+    Its message is one line of text, whatever it quotes out of a file.
+    """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(printable(message))
 
 
 def check_positive(name: str, value: Any, *, zero_allowed: bool = False) -> None:
@@ -33,5 +41,8 @@ def unknown(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> Us
 class RunError(RuntimeError):
     """A run cannot go on: an environment broke its contract or training diverged.
 
-    The command line prints the message alone and exits with code 1.
+    The command line prints the message alone and exits with code 1. As for `UsageError`, it is one line of text.
     """
+
+    def __init__(self, message: object) -> None:
+        super().__init__(printable(message))

@@ -7,7 +7,6 @@ import csv
 import datetime
 import io
 import json
-import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ import numpy as np
 from diffac.agent import Agent
 from diffac.errors import RunError, UsageError
 from diffac.evaluation import Evaluation, Evaluator
+from diffac.messages import note, say
 from diffac.noise import draw
 from diffac.runs import manifest
 from diffac.saved import find_checkpoint
@@ -43,14 +43,13 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Evaluation:
     chosen = _parse(argv)
     if chosen.video:
         choose_renderer()  # before anything imports mujoco
-    checkpoint = find_checkpoint(chosen.run, chosen.checkpoint, _note)
+    checkpoint = find_checkpoint(chosen.run, chosen.checkpoint, note)
     agent = Agent.from_checkpoint(checkpoint, backend=chosen.backend, env_id=chosen.env_id, recipe=recipe)
     config = agent.config
     best = "mean_reward" in checkpoint.manifest
-    print(
-        f"{agent.recipe} on {config.env_id}, backend {config.backend}\n"
+    say(
+        f"{agent.recipe} on {config.env_id}, backend {config.backend}",
         f"{'best policy' if best else 'policy'} of step {checkpoint.env_step:,}, {checkpoint.folder}",
-        flush=True,
     )
     with Evaluator(
         config.env_id, num_episodes=chosen.episodes, seed=chosen.seed, deterministic=chosen.deterministic
@@ -75,14 +74,14 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Evaluation:
         "evaluated": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "versions": manifest()["versions"],
     }
-    print(_summary(evaluation, about))
+    say(*_summary(evaluation, about))
     rows = [
         (i, env, env_seeds[env], ret, length)
         for i, (env, ret, length) in enumerate(zip(env_of_episode.tolist(), *evaluation, strict=True))
     ]
     name = f"{'best_' if best else ''}step{checkpoint.env_step}_{config.backend}_seed{chosen.seed}"
     path = _write(chosen.run, name, about, rows)
-    print(path)
+    say(path)
     if chosen.video:
         _record(agent, chosen.run / "videos" / f"{path.stem}.mp4", chosen.seed, chosen.deterministic)
     return evaluation
@@ -126,15 +125,15 @@ def _statistics(evaluation: Evaluation) -> dict[str, float]:
     }
 
 
-def _summary(evaluation: Evaluation, about: dict[str, Any]) -> str:
+def _summary(evaluation: Evaluation, about: dict[str, Any]) -> list[str]:
     exploration = "off" if about["deterministic"] else "on"
     seeds = ", ".join(map(str, about["env_seeds"]))
-    return (
+    return [
         f"{len(evaluation.returns)} episodes, exploration noise {exploration}, seed {about['seed']} "
-        f"(environments: {seeds})\n"
-        "return {mean_return:.1f} +- {std_return:.1f}, min {min_return:.1f}, max {max_return:.1f}\n"
-        "length {mean_length:.1f} +- {std_length:.1f}, min {min_length:.0f}, max {max_length:.0f}".format(**about)
-    )
+        f"(environments: {seeds})",
+        "return {mean_return:.1f} +- {std_return:.1f}, min {min_return:.1f}, max {max_return:.1f}".format(**about),
+        "length {mean_length:.1f} +- {std_length:.1f}, min {min_length:.0f}, max {max_length:.0f}".format(**about),
+    ]
 
 
 def _write(folder: Path, name: str, about: dict[str, Any], rows: list[tuple[Any, ...]]) -> Path:
@@ -177,10 +176,6 @@ def _record(agent: Agent, path: Path, seed: int, deterministic: bool) -> None:
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
             played = record_video(act, agent.config.env_id, path, seed=seed)
     except (UsageError, RunError, OSError) as error:
-        _note(f"no video: {error}")
+        note(f"no video: {error}")
     else:
-        print(f"{path}, an episode with return {played.returns[0]:.1f}")
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr, flush=True)
+        say(f"{path}, an episode with return {played.returns[0]:.1f}")

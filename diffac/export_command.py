@@ -6,7 +6,6 @@ import argparse
 import datetime
 import importlib
 import json
-import sys
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +20,7 @@ from diffac.backend import get_backend
 from diffac.checkpoints import Checkpoint
 from diffac.errors import RunError, UsageError
 from diffac.exporting import BATCH, NoiseEntry, Signature, signature
+from diffac.messages import note, say
 from diffac.noise import Integers
 from diffac.runs import manifest, write_atomically
 from diffac.saved import find_checkpoint
@@ -82,15 +82,14 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Path:
                 f"format {chosen.format!r} needs the package {package!r}, which is not installed; "
                 f"run: python -m pip install 'diffac[export]'"
             )
-    checkpoint = find_checkpoint(chosen.run, chosen.checkpoint, _note)
+    checkpoint = find_checkpoint(chosen.run, chosen.checkpoint, note)
     best = "mean_reward" in checkpoint.manifest
     path = _free_path(chosen, target, f"{'best_' if best else ''}step{checkpoint.env_step}")
     own, other = _agents(checkpoint, target.backend, recipe)
     config, space = own.config, own.action_space
-    print(
-        f"{own.recipe} on {config.env_id}, backend {config.backend}\n"
+    say(
+        f"{own.recipe} on {config.env_id}, backend {config.backend}",
         f"{'best policy' if best else 'policy'} of step {checkpoint.env_step:,}, {checkpoint.folder}",
-        flush=True,
     )
     sign = signature(own.learner, gym.spaces.flatdim(own.observation_space), space.low, space.high)
     about = _about(own, sign, checkpoint, chosen.format)
@@ -122,8 +121,7 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Path:
             beside.unlink(missing_ok=True)
     except OSError as error:
         raise RunError(f"cannot write {path}: {error.strerror or error}") from error
-    print(_summary(about, check, config.backend))
-    print(path)
+    say(*_summary(about, check, config.backend), path)
     return path
 
 
@@ -288,19 +286,15 @@ def _equal_candidates(sign: Signature, noise: Sequence[np.ndarray]) -> list[np.n
     return equal
 
 
-def _summary(about: dict[str, Any], check: Check, backend: str) -> str:
+def _summary(about: dict[str, Any], check: Check, backend: str) -> list[str]:
     def shown(entry: dict[str, Any]) -> str:
         law = f" {entry['law']}" if "law" in entry else ""
         return f"{entry['name']} [{' '.join(map(str, entry['shape']))}]{law}"
 
     ties = f"; for {check.ties} another candidate of equal value was chosen" if check.ties else ""
-    return (
-        f"inputs: {', '.join(map(shown, about['inputs']))}\n"
-        f"output: {shown(about['outputs'][0])}\n"
+    return [
+        f"inputs: {', '.join(map(shown, about['inputs']))}",
+        f"output: {shown(about['outputs'][0])}",
         f"largest difference from backend {backend}: {check.difference:.1e} of the largest action, over "
-        f"{check.observations} observations{ties}"
-    )
-
-
-def _note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr, flush=True)
+        f"{check.observations} observations{ties}",
+    ]

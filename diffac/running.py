@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import importlib
 import signal
-import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from diffac.environments import close, dims, make_envs
 from diffac.errors import RunError, UsageError
 from diffac.logging import ConsoleWriter, CsvWriter, JsonlWriter, TensorBoardWriter, TrackerWriter, Writer, Writers
 from diffac.logging.trackers import load_tracker
+from diffac.messages import command, note, quoted, say
 from diffac.runs import (
     create_run,
     lock_run,
@@ -90,7 +90,7 @@ def resume(folder: Path, find_recipe: Callable[[str], ModuleType], *, backend: s
         if checkpoint is not None:
             _check_same(module, config, checkpoint, folder)
             if checkpoint.env_step >= config.total_timesteps:
-                print(f"the run is complete: {checkpoint.env_step:,} environment steps\n{folder}")
+                say(f"the run is complete: {checkpoint.env_step:,} environment steps", folder)
                 return None
         learner, state = build(module, config)
 
@@ -130,13 +130,13 @@ def _train_in(
 ) -> TrainResult:
     """Trains in the folder of a run, which must be locked, and says how it goes."""
     first = 0 if checkpoint is None else checkpoint.env_step
-    start = "" if checkpoint is None else f"from step {first:,} of {config.total_timesteps:,}\n"
-    print(f"{name} on {config.env_id}, backend {config.backend}, seed {config.seed}\n{start}{folder}", flush=True)
+    start = [] if checkpoint is None else [f"from step {first:,} of {config.total_timesteps:,}"]
+    say(f"{name} on {config.env_id}, backend {config.backend}, seed {config.seed}", *start, folder)
     begin = time.perf_counter()
     with StopRequest() as stop:
         console = ConsoleWriter(config.total_timesteps, bar=config.progress)
         result = train_in(folder, name, learner, state, config, checkpoint, stop=stop, console=console, say=note)
-    print(_report(result, time.perf_counter() - begin, folder))
+    say(*_report(result, time.perf_counter() - begin), folder)
     return result
 
 
@@ -233,14 +233,11 @@ def _writers(
     return writers
 
 
-def note(text: str) -> None:
-    print(f"note: {text}", file=sys.stderr, flush=True)
-
-
 def _last(checkpointer: Checkpointer) -> str:
     if checkpointer.checkpoint is None:
         return ""
-    return f"; go on from step {checkpointer.checkpoint.env_step:,} with: diffac resume {checkpointer.folder}"
+    resume_it = command("diffac", "resume", checkpointer.folder)
+    return f"; go on from step {checkpointer.checkpoint.env_step:,} with: {resume_it}"
 
 
 def _last_good(checkpointer: Checkpointer) -> str:
@@ -256,7 +253,7 @@ def _check_same(module: ModuleType, config: TrainConfig, checkpoint: Checkpoint,
     for key, value in now.items():
         if key not in FREE and before[key] != value:
             raise UsageError(
-                f"{folder / 'config.yaml'} says {key}: {value}, but the run was trained with {before[key]}; put "
+                f"{folder / 'config.yaml'} says {key}: {value!r}, but the run was trained with {before[key]!r}; put "
                 f"it back, or begin another run with: diffac train --config"
             )
     if before["backend"] != now["backend"]:
@@ -264,7 +261,7 @@ def _check_same(module: ModuleType, config: TrainConfig, checkpoint: Checkpoint,
     installed = manifest()["versions"]
     for package, version in checkpoint.manifest["versions"].items():
         if installed.get(package, version) != version:
-            note(f"{package} was {version} and is {installed[package]}: the run may differ in the last bits")
+            note(f"{package} was {quoted(version)} and is {installed[package]}: the run may differ in the last bits")
 
 
 def script_of(module: ModuleType) -> str | None:
@@ -276,13 +273,16 @@ def refuse_script(folder: Path, *arguments: str) -> None:
     """Refuses to take the recipe that is installed under a name for the script that made the run."""
     with contextlib.suppress(UsageError):
         if script := read_manifest(folder).get("recipe_file"):
-            raise RunError(f"{folder} was trained by {script}; run: python {script} {' '.join(arguments)}")
+            raise RunError(
+                f"{folder} was trained by a script, {quoted(script)} according to its manifest.json; run that script "
+                f"yourself, if you trust it, with the arguments: {command(*arguments)}"
+            )
 
 
-def _report(result: TrainResult, seconds: float, folder: Path) -> str:
+def _report(result: TrainResult, seconds: float) -> list[str]:
     last = result.evaluations[-1]
     minutes, rest = divmod(round(seconds), 60)
-    return (
-        f"final return {last.returns.mean():.1f} +- {last.returns.std():.1f} over {len(last.returns)} episodes\n"
-        f"{last.env_step:,} environment steps, {last.updates:,} updates, {minutes} min {rest} s\n{folder}"
-    )
+    return [
+        f"final return {last.returns.mean():.1f} +- {last.returns.std():.1f} over {len(last.returns)} episodes",
+        f"{last.env_step:,} environment steps, {last.updates:,} updates, {minutes} min {rest} s",
+    ]

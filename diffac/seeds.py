@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import signal
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,8 +16,9 @@ from diffac.checkpoints import codec_of
 from diffac.errors import RunError, UsageError
 from diffac.lanes import Closed, LaneLearner, Lanes, LaneState, OneByOne, group_of, in_lanes
 from diffac.logging.seeds import SeedsConsole
+from diffac.messages import command, note, say
 from diffac.protocols import Learner
-from diffac.running import build, note, script_of, train_in
+from diffac.running import build, script_of, train_in
 from diffac.runs import create_run, lock_run
 from diffac.signals import Interrupted, StopRequest
 from diffac.training import TrainConfig, TrainResult
@@ -57,7 +57,7 @@ def run_seeds(module: ModuleType, config: TrainConfig, name: str, num_seeds: int
     with contextlib.ExitStack() as stack:
         for folder in folders.values():
             stack.enter_context(lock_run(folder))
-        print(_title(name, config, num_seeds), *folders.values(), sep="\n", flush=True)
+        say(_title(name, config, num_seeds), *folders.values())
         if isinstance(group, OneByOne):
             note(f"{config.backend} computes one seed after the other, which takes as long as to train them so")
         lanes = Lanes(group, num_seeds)
@@ -76,7 +76,7 @@ def run_seeds(module: ModuleType, config: TrainConfig, name: str, num_seeds: int
     if request.signum is not None and failed:
         raise Interrupted(request.signum, "\n".join(f"seed {seed}: {error}" for seed, error in failed.items()))
     if done:
-        print(_report(done, time.perf_counter() - begin, folders))
+        say(*_report(done, time.perf_counter() - begin, folders))
     if failed:
         raise RunError(
             f"{len(failed)} of {num_seeds} seeds failed\n" + "\n".join(f"seed {s}: {e}" for s, e in failed.items())
@@ -136,12 +136,12 @@ def _train_all(
             stop.broken |= not isinstance(error, _EXPECTED)
             console.drop(seed)
             if not stop.requested:
-                print(f"seed {seed} has failed, the others go on: {error}", file=sys.stderr, flush=True)
+                note(f"seed {seed} has failed, the others go on: {error}")
 
     try:
         in_lanes(lanes, [lambda lane=lane, seed=seed: train(lane, seed) for lane, seed in enumerate(configs)])
     except KeyboardInterrupt as error:
-        text = "\n".join(f"diffac resume {folder}" for folder in folders.values())
+        text = "\n".join(command("diffac", "resume", folder) for folder in folders.values())
         signum = getattr(error, "signum", signal.SIGINT)
         raise Interrupted(signum, f"interrupted at once; go on from the last checkpoints with:\n{text}") from None
     finally:
@@ -155,7 +155,7 @@ def _title(name: str, config: TrainConfig, num_seeds: int) -> str:
     return f"{name} on {config.env_id}, backend {config.backend}, seeds {config.seed} to {last} together{processes}"
 
 
-def _report(done: Mapping[int, TrainResult], seconds: float, folders: Mapping[int, Path]) -> str:
+def _report(done: Mapping[int, TrainResult], seconds: float, folders: Mapping[int, Path]) -> list[str]:
     """The last evaluations, one line for each seed that is complete, and all of them together."""
     lines, means = [], []
     for seed, result in done.items():
@@ -164,12 +164,10 @@ def _report(done: Mapping[int, TrainResult], seconds: float, folders: Mapping[in
         lines.append(f"seed {seed}: final return {means[-1]:.1f} +- {last.returns.std():.1f}  {folders[seed]}")
     minutes, rest = divmod(round(seconds), 60)
     last = next(iter(done.values())).evaluations[-1]
-    return "\n".join(
-        [
-            *lines,
-            f"mean over {len(means)} seeds {np.mean(means):.1f} ({min(means):.1f} to {max(means):.1f}), "
-            f"{len(last.returns)} episodes each",
-            f"{last.env_step:,} environment steps and {last.updates:,} updates each, {minutes} min {rest} s",
-            f"compare them: diffac report {next(iter(folders.values())).parent}",
-        ]
-    )
+    return [
+        *lines,
+        f"mean over {len(means)} seeds {np.mean(means):.1f} ({min(means):.1f} to {max(means):.1f}), "
+        f"{len(last.returns)} episodes each",
+        f"{last.env_step:,} environment steps and {last.updates:,} updates each, {minutes} min {rest} s",
+        f"compare them: {command('diffac', 'report', next(iter(folders.values())).parent)}",
+    ]

@@ -588,7 +588,7 @@ def test_a_recipe_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     agent = Agent.from_recipe(mine, num_envs=4).learn(40)
     assert (agent.recipe, agent.config.gain) == ("mine", 7.0)
     agent.save(tmp_path / "agent")
-    with pytest.raises(RunError, match=r"was trained with .*mine\.py, which has no registered name"):
+    with pytest.raises(RunError, match=r"was trained with '.*mine\.py', which has no registered name"):
         Agent.load(tmp_path / "agent")
     assert Agent.load(tmp_path / "agent", recipe=mine).learn().state.keys == agent.learn().state.keys
     sys.modules.pop("mine")
@@ -596,6 +596,6 @@ def test_a_recipe_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     about = json.loads((run / "manifest.json").read_text())
     (run / "manifest.json").write_text(json.dumps(about | {"recipe_file": "/somewhere/fake.py"}))
     for folder in (run, run / "best", run / "checkpoints"):
-        with pytest.raises(RunError, match=r"was trained with /somewhere/fake\.py"):
+        with pytest.raises(RunError, match=r"was trained with '/somewhere/fake\.py'"):
             Agent.load(folder)
     assert Agent.load(run, recipe=fake_recipe).recipe == "fake"

@@ -261,7 +261,7 @@ def test_a_script_evaluates_its_runs(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert python(*SHORT).returncode == 0
     (run,) = Path().glob("runs/*/fake/*/seed*")
     assert main(["evaluate", str(run)]) == 1
-    assert f"was trained with {script}, which has no registered name" in capsys.readouterr().err
+    assert f"was trained with '{script}', which has no registered name" in capsys.readouterr().err
     done = python("evaluate", str(run), "--episodes", "2")
     assert done.returncode == 0, done.stderr
     assert len(written(run)) == 1

@@ -806,9 +806,11 @@ def test_a_recipe_that_is_a_script_is_resumed_by_it(tmp_path: Path, capsys: pyte
     run = the_run(tmp_path)
     back_to(run, 1)
     assert main(["resume", str(run)]) == 1
-    assert f"was trained by {script}; run: python {script} resume {run}" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"was trained by a script, '{script}' according to its manifest.json;" in said
+    assert said.endswith(f" with the arguments: resume {run}\n")
     assert main(["train", "--config", str(run / "config.yaml")]) == 1
-    assert f"run: python {script} --config" in capsys.readouterr().err
+    assert capsys.readouterr().err.endswith(f" with the arguments: --config {run / 'config.yaml'}\n")
     done = python("resume", str(run))
     assert done.returncode == 0, done.stderr
     assert "from step 360 of 400" in done.stdout

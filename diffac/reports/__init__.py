@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from diffac.errors import UsageError
+from diffac.messages import say
 
 
 def make_report(
@@ -60,4 +61,4 @@ def _command(
 ) -> None:
     if not paths:
         raise UsageError("which runs? diffac report PATH [PATH ...] [--out FOLDER], for example: diffac report runs/")
-    print(make_report(paths, out, env_id=env_id, unfinished=unfinished))
+    say(make_report(paths, out, env_id=env_id, unfinished=unfinished))
