@@ -99,6 +99,16 @@ def learning(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHON)
+def learns(session: nox.Session) -> None:
+    """Hours: the `quick` presets on unseen seeds, written to docs/data; each recipe must solve 9 in 10.
+
+    `nox -s learns -- dpmd --seeds 40 41 --backends torch` is shorter; `-- --help` says more. Goes on where it stopped.
+    """
+    install(session, f"torch,equinox,{RUNTIME}")
+    session.run("python", "-m", "tests.learning.learns", *session.posargs)
+
+
+@nox.session(python=PYTHON)
 def theory(session: nox.Session) -> None:
     """Minutes: trained parts against exact mathematics (quadrature, orders of convergence) with both backends."""
     install(session, f"torch,equinox,{RUNTIME}")
