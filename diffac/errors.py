@@ -46,3 +46,10 @@ class RunError(RuntimeError):
 
     def __init__(self, message: object) -> None:
         super().__init__(printable(message))
+
+
+class DamagedError(RunError, UsageError):
+    """A file or folder that was given is not what it must be; it may come from a stranger.
+
+    The command line prints the message alone and exits with code 2.
+    """

@@ -22,9 +22,10 @@ from diffac.errors import RunError, UsageError
 from diffac.exporting import BATCH, NoiseEntry, Signature, signature
 from diffac.messages import note, say
 from diffac.noise import Integers
-from diffac.runs import manifest, write_atomically
+from diffac.runs import manifest
 from diffac.saved import find_checkpoint
 from diffac.spaces import action_scaler
+from diffac.untrusted import write_atomically
 
 TOLERANCE = 1e-5
 """Largest difference between an exported action and the run's own, relative to the action's largest size."""

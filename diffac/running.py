@@ -30,10 +30,10 @@ from diffac.runs import (
     read_manifest,
     rewind,
     save_evaluations,
-    write_atomically,
 )
 from diffac.signals import Interrupted, StopRequest
 from diffac.training import EvaluationRecord, TrainConfig, Training, TrainResult, train
+from diffac.untrusted import write_atomically
 
 FREE = {
     "backend", "device", "asynchronous", "progress", "replay_on_device", "run_root", "checkpoint_interval",

@@ -23,6 +23,7 @@ import numpy as np
 from diffac.configs import config_yaml
 from diffac.errors import RunError, UsageError
 from diffac.training import EvaluationRecord, TrainConfig
+from diffac.untrusted import write_atomically
 
 try:
     import fcntl
@@ -210,16 +211,6 @@ def save_evaluations(path: Path, evaluations: Sequence[EvaluationRecord]) -> Non
         ep_lengths=np.array([record.lengths for record in evaluations]),
     )
     write_atomically(path, content.getvalue())
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Writes a file beside its place, to the disk and not only to the system's memory, and renames it."""
-    beside = path.with_name("new-" + path.name)
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
 
 
 def _file_name(text: str) -> str:
