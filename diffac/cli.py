@@ -19,6 +19,7 @@ from diffac.messages import printable
 from diffac.recipes import load_recipe, preset_values, recipe_modules
 from diffac.running import refuse_script, resume, run
 from diffac.seeds import run_seeds
+from diffac.terminal import tolerant_terminal
 from diffac.training import TrainConfig, TrainResult
 
 USAGE = """\
@@ -248,8 +249,14 @@ def _dispatch(argv: Sequence[str]) -> None:
 def exit_code(action: Callable[[], Any]) -> int:
     """Runs an action; what a user can do wrong becomes one line on standard error and an exit code.
 
-    0: done, 1: the run broke off, 2: impossible arguments, 130: Ctrl-C, 143: SIGTERM.
+    0: done, 1: the run broke off, 2: impossible arguments, 130: Ctrl-C, 143: SIGTERM. A terminal, pipe or file that
+    takes no more output changes nothing about it.
     """
+    with tolerant_terminal():
+        return _exit_code(action)
+
+
+def _exit_code(action: Callable[[], Any]) -> int:
     try:
         action()
     except UsageError as error:

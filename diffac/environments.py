@@ -18,6 +18,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from diffac.env_states import restore_env, save_env
 from diffac.errors import RunError, UsageError
 from diffac.protocols import Transition
+from diffac.terminal import make_tolerant
 
 
 class Episode(NamedTuple):
@@ -334,6 +335,7 @@ class _Maker:
         if os.getpid() != self.process:  # Ctrl-C reaches all processes, but it is the run's that saves and stops
             signal.signal(signal.SIGINT, signal.SIG_IGN)
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            make_tolerant()
         return _make_env(self.env_id, self.render_mode)
 
 

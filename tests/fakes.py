@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+import sys
 import time
 from typing import Any
 
@@ -157,6 +158,15 @@ class Failing(Counter):
         return super().step(action)
 
 
+class Chatty(Counter):
+    """`Counter` that talks, without a buffer in between."""
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict]:
+        print("hello", "x" * 100, flush=True)
+        print("hello", file=sys.stderr, flush=True)
+        return super().reset(**kwargs)
+
+
 def missing(**kwargs: Any) -> gym.Env:
     """Fails like a MuJoCo environment without mujoco."""
     raise gym.error.DependencyNotInstalled(
@@ -174,6 +184,7 @@ register("Truncates", Counter, length=7, end="truncated")
 register("Both", Counter, length=3, end="both")
 register("Random", Counter, length=None)
 register("Opaque", Opaque, length=None)
+register("Chatty", Chatty, length=None)
 register("Saving", Saving, length=None)
 for how in ("raise", "hang", "die"):
     register(f"Failing{how}", Failing, how=how)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from diffac.terminal import tolerant
 
 PLAIN_INTERVAL_S = 10.0
 """Least number of seconds between two plain lines of the console, evaluations aside."""
@@ -19,6 +22,11 @@ SHORT = {
     "time/updates_per_second": "updates/s",
 }
 """Metrics that the console shows, and how it calls them."""
+
+
+def standard_error() -> Console:
+    """The console on standard error, which may go away."""
+    return Console(file=tolerant(sys.stderr))
 
 
 def progress_bar(console: Console, width: int = 20) -> Progress:
@@ -44,7 +52,7 @@ class ConsoleWriter:
     """
 
     def __init__(self, total_steps: int, *, bar: bool = True, console: Console | None = None, prefix: str = "") -> None:
-        self._console = console or Console(stderr=True)
+        self._console = console or standard_error()
         self._total, self._prefix = total_steps, prefix
         self._shown: dict[str, float] = {}
         self._last_line = -float("inf")

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from rich.console import Console
 
-from diffac.logging.console import ConsoleWriter, progress_bar
+from diffac.logging.console import ConsoleWriter, progress_bar, standard_error
 from diffac.logging.writers import Writer
 
 MEANS = {"rollout/ep_rew_mean": "return", "eval/mean_reward": "eval"}
@@ -32,7 +32,7 @@ class SeedsConsole:
     def __init__(
         self, seeds: Sequence[int], total_steps: int, *, bar: bool = True, console: Console | None = None
     ) -> None:
-        console = console or Console(stderr=True)
+        console = console or standard_error()
         self._total = total_steps
         self._lock = threading.Lock()
         self._steps = dict.fromkeys(seeds, 0)
