@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import resource
 from pathlib import Path
+from typing import Any
 
 import fakes
 import numpy as np
@@ -14,7 +16,7 @@ import yaml
 from rich.console import Console
 
 import diffac.logging.console
-from diffac.logging import ConsoleWriter, CsvWriter, TensorBoardWriter, Writers
+from diffac.logging import ConsoleWriter, CsvWriter, JsonlWriter, TensorBoardWriter, Writers
 from diffac.runs import create_run, git_revision, manifest, save_evaluations
 from diffac.training import EvaluationRecord
 
@@ -67,6 +69,42 @@ def test_tensorboard_reads_what_we_write(tmp_path: Path) -> None:
     read = events.Scalars("train/actor_loss")
     assert [event.step for event in read] == [0, 127, 128, 3_000_000_000]
     np.testing.assert_allclose([event.value for event in read], [event.step / 7 for event in read], rtol=1e-6)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("size", [10, 2000])
+@pytest.mark.parametrize("kind", [CsvWriter, JsonlWriter, TensorBoardWriter])
+def test_a_writer_says_at_once_that_the_disk_is_full(kind: Any, size: int, tmp_path: Path) -> None:
+    writer = kind(tmp_path if kind is TensorBoardWriter else tmp_path / "metrics")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        with pytest.raises(OSError, match="too large"):  # noqa: PT012
+            for step in range(500):
+                writer.write(step, dict.fromkeys(map(str, range(20)), 1.0))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_all_writers_are_closed_whichever_fails() -> None:
+    class Closing(fakes.ListWriter):
+        def close(self) -> None:
+            closed.append(self)
+            raise OSError("full")
+
+    closed: list[Closing] = []
+    with pytest.raises(OSError, match="full"):
+        Writers(Closing(), Closing(), Closing()).close()
+    assert len(closed) == 3
+
+
+def test_two_event_files_of_one_second(tmp_path: Path) -> None:
+    for first in (None, 20):
+        writer = TensorBoardWriter(tmp_path, first)
+        writer.write(10, {"x": 1.0})
+        writer.close()
+        writer.close()
+    assert len(list(tmp_path.glob("events.out.tfevents.*"))) == 2
 
 
 def test_plain_lines_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:

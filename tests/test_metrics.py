@@ -430,13 +430,19 @@ def raising(*_: Any, **__: Any) -> Any:
     raise OSError("no network")
 
 
-@pytest.mark.parametrize("method", ["log", "finish"])
-def test_a_tracker_that_fails_is_left_alone(tracker: Any, method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def exiting(*_: Any, **__: Any) -> Any:
+    raise SystemExit("no network")
+
+
+@pytest.mark.parametrize(("method", "fails"), [("log", raising), ("finish", raising), ("log", exiting)])
+def test_a_tracker_that_fails_is_left_alone(
+    tracker: Any, method: str, fails: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     said: list[str] = []
     writer = start(tracker, said.append)
     (run,) = tracker.runs
     writer.write(1, {"a": 1.0})
-    monkeypatch.setattr(run, method, raising)
+    monkeypatch.setattr(run, method, fails)
     for step in (2, 3):
         writer.write(step, {"a": 1.0})
     writer.close()

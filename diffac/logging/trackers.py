@@ -20,7 +20,7 @@ def load_tracker(name: str) -> ModuleType:
     """The module of a tracker.
 
     Raises:
-        UsageError: it is not installed.
+        UsageError: it is not installed, or fails on import.
     """
     try:
         return importlib.import_module(name)
@@ -28,6 +28,8 @@ def load_tracker(name: str) -> ModuleType:
         raise UsageError(
             f"track {name} needs the package {error.name!r}; run: python -m pip install 'diffac[{name}]'"
         ) from error
+    except Exception as error:
+        raise UsageError(f"track {name}: importing it raised {type(error).__name__}: {error}") from error
 
 
 class TrackerWriter:
@@ -64,7 +66,7 @@ class TrackerWriter:
         own = {"id": run_id, "dir": str(folder)} if name == "wandb" else {}
         try:
             self._run = tracker.init(project=PROJECT, name=run_name, config=dict(config), resume="allow", **own)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise UsageError(f"{name} does not start: {error}; {ADVICE[name]}") from error
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -81,6 +83,6 @@ class TrackerWriter:
             return
         try:
             getattr(self._run, method)(*args, **kwargs)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             self._run = None
             self._say(f"{self._name} has failed ({error}) and gets no more metrics; metrics.csv holds all of them")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Protocol
 
@@ -29,5 +30,6 @@ class Writers:
             writer.write(step, metrics)
 
     def close(self) -> None:
-        for writer in self.writers:
-            writer.close()
+        with contextlib.ExitStack() as stack:  # closes all of them, whichever fails
+            for writer in self.writers:
+                stack.callback(writer.close)
