@@ -29,7 +29,8 @@ from diffac.protocols import (
     Temperature,
     Transition,
 )
-from diffac_equinox.optimisers import Adam, AdamState, loss_and_gradient
+from diffac.returned import checked_metrics, checked_state, initial_state
+from diffac_equinox.optimisers import Adam, AdamState, loss_and_gradient, without_gradient
 from diffac_equinox.programs import (
     _at_hand,
     _compiler_options,
@@ -160,9 +161,9 @@ class Learner(eqx.Module):
             ema_actor=actor if self.ema_actor else None,
             actor_optimiser=self.actor_optimiser.init(actor),
             critic_optimiser=self.critic_optimiser.init(critic),
-            temperature=_cast(self.temperature.init_state(), dtype),
-            actor_objective=_cast(self.actor_objective.init_state(), dtype),
-            critic_objective=_cast(self.critic_objective.init_state(critic), _parameter_dtype("critic", critic)),
+            temperature=_first_state(self.temperature, dtype),
+            actor_objective=_first_state(self.actor_objective, dtype),
+            critic_objective=_first_state(self.critic_objective, _parameter_dtype("critic", critic), critic),
             updates=jnp.zeros((), jnp.int32),
         )
         # Every leaf gets a buffer of its own, because a buffer can be donated only once.
@@ -284,7 +285,7 @@ class Learner(eqx.Module):
         """One update; noise(name) is asked for only where it is needed."""
         dtype = _parameter_dtype("actor", state.actor)
         batch = _cast(batch, dtype)
-        temperature = self.temperature.value(state.temperature)
+        temperature = without_gradient(self.temperature.value(state.temperature), batch.reward)
         rollout = self.sampler.rollout(
             state.actor,
             batch.next_obs,
@@ -347,6 +348,8 @@ class Learner(eqx.Module):
             new, metrics = self.temperature.update(
                 state.temperature, state.actor, state.critic, batch.obs, _cast(noise("temperature"), dtype)
             )
+            new = checked_state(self.temperature, new, state.temperature, without_gradient)
+            metrics = checked_metrics(self.temperature, metrics, temperature, without_gradient)
             return dataclasses.replace(state, temperature=new), _prefixed("temperature", metrics)
 
         state, actor_metrics = _run_if(actor_is_due, update_actor, state)
@@ -481,6 +484,11 @@ def _towards(slow: Tree, fast: Tree, tau: float) -> Tree:
 def _cast(tree: Tree, dtype: Any) -> Tree:
     """Arrays of the device; floating ones get the type."""
     return jax.tree.map(lambda x: jnp.asarray(x, dtype if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype), tree)
+
+
+def _first_state(part: Any, dtype: Any, *args: Any) -> State:
+    """What a part remembers before the first batch, floats in that type."""
+    return initial_state(part, part.init_state(*args), lambda value: _cast(jnp.asarray(value), dtype))
 
 
 def _checked(loss: Array, metrics: Metrics) -> Metrics:

@@ -15,8 +15,9 @@ from diffac.errors import UsageError, check_positive
 from diffac.metrics import scatter
 from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
 from diffac.protocols import ActorObjective, CriticObjective, Loss, Metrics, Sampler, State, Temperature, Transition
+from diffac.returned import checked_metrics, checked_state, initial_state
 from diffac_torch.convert import _slots, _to_device
-from diffac_torch.optimisers import Adam, AdamState, loss_and_gradient
+from diffac_torch.optimisers import Adam, AdamState, loss_and_gradient, without_gradient
 from diffac_torch.programs import AnyBatchProgram, Program, reason_of
 from diffac_torch.random import draw, stream
 
@@ -147,9 +148,9 @@ class Learner:
             ema_actor=copy.deepcopy(actor).requires_grad_(False) if self.ema_actor else None,
             actor_optimiser=self.actor_optimiser.init(actor),
             critic_optimiser=self.critic_optimiser.init(critic),
-            temperature=_to_device(self.temperature.init_state(), dtype, device),
-            actor_objective=_to_device(self.actor_objective.init_state(), dtype, device),
-            critic_objective=_to_device(self.critic_objective.init_state(critic), *critic_place),
+            temperature=_first_state(self.temperature, dtype, device),
+            actor_objective=_first_state(self.actor_objective, dtype, device),
+            critic_objective=_first_state(self.critic_objective, *critic_place, critic),
             updates=0,
         )
 
@@ -308,7 +309,7 @@ class Learner:
         if batch.reward.is_cuda:
             torch.compiler.cudagraph_mark_step_begin()  # until the next mark the programs' results stay valid
         actor_is_due = state.updates % self.actor_delay == 0
-        temperature = self.temperature.value(state.temperature)
+        temperature = without_gradient(self.temperature.value(state.temperature), batch.reward)
         batch, rows = batch._replace(reward=self.reward_scale * batch.reward), batch.reward.numel()
         (loss, next_action, next_log_prob), critic_grads = self._critic_program(
             rows,
@@ -350,9 +351,11 @@ class Learner:
 
         state.updates += 1
         if self.temperature.interval and state.updates % self.temperature.interval == 0:
-            state.temperature, temperature_metrics = self.temperature.update(
+            new, temperature_metrics = self.temperature.update(
                 state.temperature, state.actor, state.critic, batch.obs, noise("temperature")
             )
+            state.temperature = checked_state(self.temperature, new, state.temperature, without_gradient)
+            temperature_metrics = checked_metrics(self.temperature, temperature_metrics, temperature, without_gradient)
             metrics |= _prefixed("temperature", temperature_metrics)
         if actor_is_due:
             _towards(state.target_critic, state.critic, self.tau)
@@ -399,6 +402,13 @@ def _nonfinite(loss: Tensor, grad_norm: Tensor) -> Tensor:
 
 def _prefixed(prefix: str, metrics: Metrics) -> dict[str, Tensor]:
     return {f"{prefix}_{name}": value for name, value in metrics.items()}
+
+
+def _first_state(part: Any, dtype: torch.dtype, device: torch.device, *args: Any) -> State:
+    """What a part remembers before the first batch, floats in that type."""
+    return initial_state(
+        part, part.init_state(*args), lambda value: _to_device(torch.as_tensor(value).detach(), dtype, device)
+    )
 
 
 def _place(name: str, module: Any) -> tuple[torch.dtype, torch.device]:

@@ -1,0 +1,208 @@
+"""What parts of users hand back: anything that is a number works, whatever gradient it carries; the rest is named."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import load_backend
+
+from diffac.errors import UsageError
+from diffac.protocols import Loss
+from diffac.testing.parts import DIMS, make_batch, make_noise
+
+NUMBERS = {
+    "python": 0.5,
+    "whole": 3,
+    "flag": True,
+    "numpy": np.float32(1.5),
+    "numpy_whole": np.int64(4),
+    "numpy_flag": np.bool_(False),
+    "zero_d": np.array(2.5),
+}
+"""Metrics and entries of a state, as a user may write them."""
+
+
+class Wrapped:
+    """A part of ours, with what a user's would return beside it."""
+
+    def __init__(self, part: Any, metrics: Any = None, state: Any = None) -> None:
+        self.part = part
+        self.metrics = NUMBERS if metrics is None else metrics
+        self.state = {"calls": 0, "ema": 0.0, **NUMBERS} if state is None else state
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or name == "part":
+            raise AttributeError(name)
+        return getattr(self.part, name)
+
+    def init_state(self, *critic: Any) -> Any:
+        return {**self.part.init_state(*critic), "calls": 0, "ema": 0.0, **NUMBERS}
+
+    def own(self, state: Any) -> Any:
+        """The state of the part of ours."""
+        return {name: array for name, array in state.items() if name not in {"calls", "ema", *NUMBERS}}
+
+    def after(self, state: Any, graph: Any) -> Any:
+        """The user's state after a call; `graph` still carries its gradient."""
+        return {**self.state, "calls": state["calls"] + 1, "ema": state["ema"] + graph} if state else self.state
+
+
+class UserObjective(Wrapped):
+    def __call__(self, module: Any, other: Any, batch: Any, noise: Any, temperature: Any, state: Any) -> Loss:
+        loss = self.part(module, other, batch, noise, temperature, self.own(state))
+        metrics = {**loss.metrics, "undetached": 2 * loss.value, **self.metrics}
+        return Loss(loss.value, metrics, {**loss.state, **self.after(state, loss.value)})
+
+
+class UserTemperature(Wrapped):
+    def value(self, state: Any) -> Any:
+        return 0.2
+
+    def update(self, state: Any, actor: Any, critic: Any, obs: Any, noise: Any) -> Any:
+        new, metrics = self.part.update(self.own(state), actor, critic, obs, noise)
+        graph = critic(obs, actor(obs)[0]).mean()  # depends on the parameters of both networks
+        return {**new, **self.after(state, graph)}, {**metrics, "undetached": graph, **self.metrics}
+
+
+def a_learner(B: ModuleType, **change: Any) -> tuple[Any, Any]:
+    """SAC with parts of a user, and its first state."""
+    sampler = B.TanhGaussianSampler()
+    arguments = {
+        "sampler": sampler,
+        "actor_objective": UserObjective(B.EntropyRegularisedValue(sampler)),
+        "critic_objective": UserObjective(B.MeanSquaredTD(soft=True)),
+        "temperature": UserTemperature(B.TargetEntropyTemperature(DIMS.action, sampler, interval=2)),
+        "actor_optimiser": B.Adam(1e-3),
+        "critic_optimiser": B.Adam(1e-3),
+        "actor_delay": 2,
+    }
+    learner = B.Learner(**{**arguments, **change})
+    actor = B.GaussianActor(DIMS.obs, DIMS.action, key=1, hidden_sizes=DIMS.hidden)
+    return learner, learner.init(actor, B.TwinCritic(DIMS.obs, DIMS.action, key=2, hidden_sizes=DIMS.hidden))
+
+
+@pytest.fixture(params=["equinox", "torch", "torch compiled"])
+def user_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Each backend; torch also with its updates recorded, as for large networks, and run as recorded."""
+    B = load_backend(request.param.split()[0])
+    if request.param == "torch compiled":
+        import torch
+
+        from diffac_torch import programs
+
+        monkeypatch.setattr(programs, "_MIN_WORK", 0)
+        monkeypatch.setattr(programs, "_warn", lambda error: pytest.fail(f"not compiled: {error}"))
+        monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+    return B
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_any_number_is_a_metric_or_a_state(user_backend: ModuleType, fused: bool) -> None:
+    """Undetached ones too: they reach the log, the next update, and a checkpoint."""
+    B, rng = user_backend, np.random.default_rng(0)
+    learner, state = a_learner(B)
+    rows = []
+    for key in range(2):
+        if fused:
+            state, metrics = learner.update(state, make_batch(rng, leading=(2,), filled=False), key)
+        else:
+            for _ in range(2):
+                state, metrics = learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
+                rows.append(metrics)
+        rows.append(metrics)
+    fetched = learner.fetch([*rows, learner.measure(state)])
+    for part in ("actor", "critic", "temperature"):
+        for name, number in NUMBERS.items():
+            column = fetched[f"{part}_{name}"]
+            assert np.nanmin(column) == np.nanmax(column) == float(number), (part, name)
+        assert np.isfinite(fetched[f"{part}_undetached"]).any(), part
+    arrays = B.to_arrays(state)
+    assert np.nanmin(fetched["temperature"]) == np.nanmax(fetched["temperature"]) == 0.2
+    for part, calls in {"actor_objective": 2, "critic_objective": 4, "temperature": 2}.items():
+        assert arrays[f"{part}.calls"] == calls
+        assert arrays[f"{part}.calls"].dtype.kind == "i"
+        assert arrays[f"{part}.flag"].dtype.kind == "b"
+        assert arrays[f"{part}.ema"] != 0
+        assert arrays[f"{part}.python"] == 0.5
+    B.from_arrays(state, arrays)
+    learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "text": ({"metrics": {"note": "good"}}, "metric 'note' of UserObjective must be one number, got str"),
+    "nothing": ({"metrics": {"note": None}}, "metric 'note' of UserObjective must be one number, got NoneType"),
+    "vector": ({"metrics": {"q": np.zeros(3)}}, "metric 'q' of UserObjective must be one number, got shape (3,)"),
+    "list": ({"metrics": {"q": [1.0]}}, "metric 'q' of UserObjective must be one number, got list"),
+    "lost state": ({"state": {"ema": 0.0}}, "the state of UserObjective must keep its names"),
+    "state's shape": (
+        {"state": {**NUMBERS, "zero_d": np.zeros(2)}},
+        "state 'zero_d' of UserObjective must keep its shape (), got shape (2,)",
+    ),
+    "state's type": (
+        {"state": {**NUMBERS, "whole": 0.5}},
+        "state 'whole' of UserObjective must stay a whole number, got float",
+    ),
+    "state's text": ({"state": {**NUMBERS, "whole": "3"}}, "state 'whole' of UserObjective must be numbers, got str"),
+}
+
+
+@pytest.mark.parametrize("which", WRONG)
+def test_what_is_no_number_is_named(backend: ModuleType, which: str) -> None:
+    """Before a step with it is done: the state that was passed in stays as it was where it is changed in place."""
+    given, sentence = WRONG[which]
+    sampler, rng = backend.TanhGaussianSampler(), np.random.default_rng(0)
+    objective = UserObjective(backend.EntropyRegularisedValue(sampler), **given)
+    learner, state = a_learner(backend, actor_objective=objective)
+    with pytest.raises(UsageError) as caught:
+        learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
+    assert sentence in str(caught.value)
+
+
+class Returns:
+    """An objective that returns something else than a `Loss` of one number."""
+
+    def __init__(self, result: Any) -> None:
+        self.result = result
+
+    def noise_spec(self, shape: Any) -> Any:
+        return {}
+
+    def init_state(self) -> Any:
+        return {}
+
+    def __call__(self, actor: Any, critic: Any, batch: Any, *_: Any) -> Any:
+        return self.result(actor(batch.obs)[0])
+
+
+RESULTS: dict[str, tuple[Any, str]] = {
+    "array": (lambda mean: mean.mean(), "Returns must return a diffac.Loss(value, metrics, state), got "),
+    "nothing": (lambda mean: None, "Returns must return a diffac.Loss(value, metrics, state), got NoneType"),
+    "vector": (lambda mean: Loss(mean[:, 0], {}, {}), "the loss of Returns must be one number, got shape (5,)"),
+    "no mapping": (lambda mean: Loss(mean.mean(), None, {}), "the metrics of Returns must be a mapping, got NoneType"),
+    "no state": (lambda mean: Loss(mean.mean(), {}, None), "the state of Returns must be a mapping, got NoneType"),
+}
+
+
+@pytest.mark.parametrize("which", RESULTS)
+def test_what_is_no_loss_is_named(backend: ModuleType, which: str) -> None:
+    result, sentence = RESULTS[which]
+    learner, state = a_learner(backend, actor_objective=Returns(result))
+    rng = np.random.default_rng(0)
+    with pytest.raises(UsageError) as caught:
+        learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
+    assert sentence in str(caught.value)
+
+
+def test_an_initial_state_that_is_no_state_is_named(backend: ModuleType) -> None:
+    objective = Returns(lambda mean: Loss(mean.mean(), {}, {}))
+    for state, sentence in (
+        (None, "the state of Returns must be a mapping, got NoneType"),
+        ({"ema": "zero"}, "state 'ema' of Returns must be numbers, got str"),
+    ):
+        objective.init_state = lambda given=state: given  # type: ignore[method-assign]
+        with pytest.raises(UsageError) as caught:
+            a_learner(backend, actor_objective=objective)
+        assert sentence in str(caught.value)
