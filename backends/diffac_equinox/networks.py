@@ -82,6 +82,21 @@ def _repeated(x: Array, leading: tuple[int, ...]) -> Array:
     return jnp.tensordot(jnp.ones(leading, x.dtype), x, 0)
 
 
+def _smallest(values: Array) -> Array:
+    """min over the ensemble [ensemble *batch], NaN where one is; of equally small ones the first gets the gradient.
+
+    The derivative of `jnp.min` compares values with their minimum for equality; XLA may compute the two in differently
+    rounded ways within one compiled program, and then the gradient is lost (seen on CPU with an analytic critic).
+    """
+    chosen = jax.nn.one_hot(values.argmin(0), len(values), axis=0, dtype=bool)
+    return jnp.where(chosen, values, 0).sum(0)
+
+
+def _clip(x: Array, low: float = -1.0, high: float = 1.0) -> Array:
+    """x limited to [low, high], with slope 1 on the bounds, as in torch; that of `jnp.clip` is 1/2 there."""
+    return jnp.where((low <= x) & (x <= high), x, jax.lax.stop_gradient(jnp.clip(x, low, high)))
+
+
 class Condition(NamedTuple):
     """What of a denoiser's first layer depends on the observation alone, and on the time alone."""
 
@@ -221,7 +236,7 @@ class GaussianActor(eqx.Module):
         _check_input("obs", obs, self.obs_dim)
         output = _rest(self.layers, activation(self.activation), self.layers[0](obs))
         mean, log_std = jnp.split(output, 2, axis=-1)
-        return mean, jnp.clip(log_std, self.log_std_min, self.log_std_max)
+        return mean, _clip(log_std, self.log_std_min, self.log_std_max)
 
 
 def _ensemble_share(weight: Array, x: Array, num_axes: int) -> Array:

@@ -27,6 +27,7 @@ from diffac.protocols import (
     State,
     Transition,
 )
+from diffac_equinox.networks import _smallest
 from diffac_equinox.samplers import _condition
 
 Tree = TypeVar("Tree")
@@ -35,16 +36,6 @@ Tree = TypeVar("Tree")
 def _detached(tree: Tree) -> Tree:
     """The same values, without gradient. Detaching the *inputs* of a computation saves tracing its derivative."""
     return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, tree)
-
-
-def _smallest(values: Array) -> Array:
-    """min over the ensemble [ensemble *batch], chosen by index.
-
-    The derivative of `jnp.min` compares values with their minimum for equality; XLA may compute the two in differently
-    rounded ways within one compiled program, and then the gradient is lost (seen on CPU with an analytic critic).
-    """
-    chosen = jax.nn.one_hot(values.argmin(0), len(values), axis=0, dtype=bool)
-    return jnp.where(chosen, values, 0).sum(0)
 
 
 class ValueThroughSampler(eqx.Module):

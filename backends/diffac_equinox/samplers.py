@@ -14,6 +14,7 @@ import numpy as np
 from diffac.errors import UsageError, check_positive
 from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
 from diffac.protocols import Array, Critic, Rollout, Sampler
+from diffac_equinox.networks import _clip
 from diffac_equinox.schedules import TabularSchedule
 
 _LONGEST_UNROLLED = 8
@@ -77,7 +78,7 @@ class DDPMSampler(eqx.Module):
         condition = _condition(actor, obs, num_steps)
 
         def predict(noisy: Array, t: Array | int) -> Array:
-            return jnp.clip(self.schedule.predict_action(noisy, actor(condition, noisy, t), t), -1, 1)
+            return _clip(self.schedule.predict_action(noisy, actor(condition, noisy, t), t))
 
         def step(noisy: Array, t_and_noise: tuple[Array | int, Array]) -> tuple[Array, Array]:
             t, eps = t_and_noise
@@ -133,7 +134,7 @@ class DDIMSampler(eqx.Module):
         *earlier, first = np.linspace(0 if number > 1 else last, last, number).round().astype(int).tolist()
 
         def predict(noisy: Array, t: Array | int) -> tuple[Array, Array]:
-            action = jnp.clip(schedule.predict_action(noisy, actor(condition, noisy, t), t), -1, 1)
+            action = _clip(schedule.predict_action(noisy, actor(condition, noisy, t), t))
             alpha, sigma = (jnp.asarray(x, noisy.dtype) for x in (schedule.alpha(t), schedule.sigma(t)))
             return action, (noisy - alpha * action) / sigma
 
@@ -269,7 +270,7 @@ class AdditiveNoise(eqx.Module):
         if temperature is None:
             raise UsageError("AdditiveNoise scales its noise with the temperature: pass temperature=")
         action = action + self.noise_scale * temperature * noise[EXPLORATION]
-        return jnp.clip(action, -1, 1) if self.clip else action
+        return _clip(action) if self.clip else action
 
     def noise_entropy(self, temperature: Array, action_dim: int) -> Array:
         """Entropy in nats of the added noise alone, before any clip: d/2 log(2 pi e (noise_scale temperature)^2)."""

@@ -168,6 +168,14 @@ def _condition(actor: Any, obs: Tensor, num_steps: int) -> Any:
     return actor.condition(obs, num_steps) if hasattr(actor, "condition") else obs
 
 
+def _smallest(values: Tensor) -> Tensor:
+    """min over the ensemble [ensemble *batch], NaN where one is; of equally small ones the first gets the gradient.
+
+    `amin` would divide it among them. Where nothing is differentiated `amin` gives the same numbers.
+    """
+    return values.min(0).values
+
+
 class MLPDenoiser(nn.Module):
     """Predicts the noise in a noisy action: a multilayer perceptron on (obs, noisy, embedded time), linear output.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from diffac.errors import UsageError, check_positive, unknown
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
 from diffac.protocols import ActorObjective, Critic, Loss, NoiseSchedule, Rollout, Sampler, State, Transition
-from diffac_torch.networks import _condition
+from diffac_torch.networks import _condition, _smallest
 from diffac_torch.samplers import Scalar
 
 
@@ -60,7 +60,7 @@ class ValueThroughSampler:
             action = self.sampler(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
         else:
             action = rollout.action
-        q = critic(batch.obs, action).amin(0).mean()
+        q = _smallest(critic(batch.obs, action)).mean()
         clipped = (action.detach().abs() >= 1).to(action.dtype).mean()
         return Loss(-q, {"q_mean": q.detach(), "clipped_fraction": clipped}, state)
 
@@ -141,7 +141,7 @@ class TimeWeightedQGradient:
 
         with torch.enable_grad():
             position = noisy.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(critic(batch.obs, position).amin(0).sum(), position)
+            (gradient,) = torch.autograd.grad(_smallest(critic(batch.obs, position)).sum(), position)
         norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
         weight = torch.exp(self.slope * (t.to(noisy.dtype) + self.time_offset) + self.intercept).unsqueeze(-1)
         target = weight * gradient / (norm + 1e-8)
@@ -480,7 +480,7 @@ class EntropyRegularisedValue:
                 "EntropyRegularisedValue needs a sampler that knows the log-probability of its actions, such as "
                 f"TanhGaussianSampler, and {type(self.sampler).__name__} does not"
             )
-        q = critic(batch.obs, rollout.action).amin(0)
+        q = _smallest(critic(batch.obs, rollout.action))
         metrics = {"q_mean": q.detach().mean(), "entropy": -rollout.log_prob.detach().mean()}
         return Loss((temperature * rollout.log_prob - q).mean(), metrics, state)
 

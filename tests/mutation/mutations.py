@@ -39,7 +39,7 @@ OBJECTIVES = [
         "value: max of the critics",
         "objective-value",
         "objectives.py",
-        "critic(batch.obs, action).amin(0)",
+        "_smallest(critic(batch.obs, action))",
         "critic(batch.obs, action).amax(0)",
     ),
     torch("value: sign", "objective-value", "objectives.py", "Loss(-q, {", "Loss(q, {"),
@@ -103,7 +103,7 @@ OBJECTIVES = [
         "q-gradient: max of the critics",
         "objective-time_weighted",
         "objectives.py",
-        "critic(batch.obs, position).amin(0)",
+        "_smallest(critic(batch.obs, position))",
         "critic(batch.obs, position).amax(0)",
     ),
     torch(
