@@ -465,6 +465,18 @@ def test_names_of_a_state(backend: ModuleType, name: str) -> None:
     assert ("actor_objective.q_mean_ema" in names) == (name == "dpmd")
 
 
+def test_arrays_of_any_memory_layout_go_on_alike(backend: ModuleType) -> None:
+    """Column by column, as others store their weights: torch's fused Adam stepped such parameters wrongly."""
+    rng = np.random.default_rng(0)
+    learner, state = fresh(backend, "dacer")
+    batch, noise = make_batch(rng, filled=False), make_noise(rng, learner)
+    columns = {entry: np.array(array, order="F") for entry, array in arrays_of(backend, state).items()}
+    other = backend.from_arrays(fresh(backend, "dacer", key=7)[1], columns)
+    other, _ = learner.step(other, batch, noise)
+    state, _ = learner.step(state, batch, noise)
+    assert_equal(arrays_of(backend, state), arrays_of(backend, other))
+
+
 def test_conversion_errors_list_the_entries(backend: ModuleType) -> None:
     for build in (
         lambda: fresh(backend, "dacer")[1],

@@ -75,7 +75,8 @@ def from_arrays(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
     if problems:
         raise UsageError("these arrays do not fit: " + "; ".join(problems))
     for name, slot in slots.items():
-        slot.put(torch.tensor(np.asarray(arrays[name]), device=slot.get().device))
+        # in C order, as everything else: torch's fused Adam takes it for granted
+        slot.put(torch.tensor(np.asarray(arrays[name], order="C"), device=slot.get().device))
     return tree
 
 
