@@ -71,7 +71,8 @@ class Evaluator:
     def _seeds(self) -> tuple[list[int], np.random.SeedSequence]:
         """Those of the environments and of the policy's noise."""
         envs, noise = np.random.SeedSequence(self.seed).spawn(2)
-        return [int(seed) for seed in envs.generate_state(self._stepper.num_envs)], noise
+        # below 2**31 like those of training: some simulators take no more
+        return [int(seed) % 2**31 for seed in envs.generate_state(self._stepper.num_envs)], noise
 
     def __call__(self, learner: Learner, state: Any) -> Evaluation:
         """Plays the episodes; returns them ordered by environment, then time."""
