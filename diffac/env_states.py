@@ -67,11 +67,11 @@ def restore_env(env: gym.Env, state: dict[str, Any]) -> None:
 
 
 def _layers(env: gym.Env) -> list[gym.Env]:
-    """From the outermost wrapper to the base environment."""
+    """From the outermost wrapper to the base environment, but for those of diffac, which hold nothing."""
     layers = [env]
     while isinstance(layers[-1], gym.Wrapper):
         layers.append(layers[-1].env)
-    return layers
+    return [layer for layer in layers if not getattr(type(layer), "stateless", False)]
 
 
 def _save_layer(layer: gym.Env) -> dict[str, Any]:

@@ -5,19 +5,21 @@ from __future__ import annotations
 import contextlib
 import difflib
 import multiprocessing
+import operator
 import os
 import signal
-import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
-from diffac.env_states import restore_env, save_env
+from diffac.adapter import Adapter, adapt, said
 from diffac.errors import RunError, UsageError
 from diffac.protocols import Transition
+from diffac.spaces import check_spaces
 from diffac.terminal import make_tolerant
 
 
@@ -62,7 +64,7 @@ class Stepper:
         self.num_envs = envs.num_envs
         self.action_dim = dims(envs)[1]
         self.obs = np.zeros(0, np.float32)
-        self._action = self._sent = np.zeros(0, np.float32)
+        self._action = np.zeros(0, np.float32)
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, np.int64)
         self._steps = 0
@@ -90,8 +92,8 @@ class Stepper:
     def start(self, action: np.ndarray) -> None:
         """Begins a step with actions [num_envs action_dim].
 
-        The environments get them clipped to [-1, 1]; the transition holds them as they are given, because a policy that
-        does not clip (`AdditiveNoise(clip=False)`, as in the official SDAC code) learns from what it did.
+        The environments get them clipped to their bounds; the transition holds them as they are given, because a policy
+        that does not clip (`AdditiveNoise(clip=False)`, as in the official SDAC code) learns from what it did.
 
         Raises:
             RunError: an action is not finite.
@@ -104,10 +106,9 @@ class Stepper:
                 f"got {self._action.shape}"
             )
         self._check_finite_action()
-        self._sent = self._action.clip(-1, 1)
         if isinstance(self.envs, AsyncVectorEnv):
             with self._answers():
-                self.envs.step_async(self._sent)
+                self.envs.step_async(self._action)
 
     def finish(self) -> StepResult:
         """Ends the step that `start` began.
@@ -120,7 +121,7 @@ class Stepper:
             if isinstance(self.envs, AsyncVectorEnv):
                 obs, reward, terminated, truncated, info = self.envs.step_wait(self.timeout)
             else:
-                obs, reward, terminated, truncated, info = self.envs.step(self._sent)
+                obs, reward, terminated, truncated, info = self.envs.step(self._action)
         before, self.obs = self.obs, np.array(obs, np.float32)
         self._steps += 1
         self._returns += reward
@@ -197,8 +198,10 @@ class Stepper:
         when = f"at its step {self._steps + 1} (counted over all episodes)"
         try:
             yield
-        except (UsageError, RunError):
+        except UsageError:
             raise
+        except RunError as error:
+            raise RunError(f"{error}, {when}") from error.__cause__
         except multiprocessing.TimeoutError as error:
             raise RunError(
                 f"an environment did not answer within {self.timeout:g} s {when}; it hangs, or "
@@ -207,9 +210,7 @@ class Stepper:
         except (EOFError, ConnectionError) as error:
             raise RunError(f"{self._dead_process()} {when}; was it killed, for want of memory say?") from error
         except Exception as error:
-            raise RunError(
-                f"an environment raised {type(error).__name__} {when}: {str(error) or 'no message'}{_place(error)}"
-            ) from error
+            raise RunError(f"an environment raised {type(error).__name__} {when}: {said(error)}") from error
 
     def _dead_process(self) -> str:
         processes = self.envs.processes if isinstance(self.envs, AsyncVectorEnv) else []
@@ -239,53 +240,8 @@ class Stepper:
             )
 
 
-def _place(error: Exception) -> str:
-    """Where an error came from, as " (file.py, line 3)"; empty where a process boundary has hidden it."""
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames or "gymnasium/vector" in frames[-1].filename.replace(os.sep, "/"):
-        return ""
-    return f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})"
-
-
-class _FlatObservation(gym.ObservationWrapper):
-    """Flattens observations to fresh float32 vectors, so that no environment can change them afterwards.
-
-    Also gives and takes the state of the environment below, as an attribute, because that is what vector environments
-    can pass on to each of their environments.
-    """
-
-    restore_problem: str | None = None
-    """Why the last assignment to `checkpoint_state` failed."""
-
-    def __init__(self, env: gym.Env) -> None:
-        super().__init__(env)
-        flat = gym.spaces.flatten_space(env.observation_space)
-        if not isinstance(flat, gym.spaces.Box):
-            raise UsageError(f"observation space {env.observation_space} has no fixed size; diffac cannot flatten it")
-        self.observation_space = gym.spaces.Box(-np.inf, np.inf, flat.shape, np.float32)
-
-    def observation(self, observation: Any) -> np.ndarray:
-        return np.array(gym.spaces.flatten(self.env.observation_space, observation), np.float32)
-
-    @property
-    def checkpoint_state(self) -> dict[str, Any]:
-        """As `save_env` returns it, or {"problem": why it cannot be saved}."""
-        try:
-            return save_env(self.env)
-        except Exception as error:  # an error would end the environment's process
-            return {"problem": str(error)}
-
-    @checkpoint_state.setter
-    def checkpoint_state(self, state: dict[str, Any]) -> None:
-        try:
-            restore_env(self.env, state)
-            self.restore_problem = None
-        except Exception as error:
-            self.restore_problem = f"{type(error).__name__}: {error}"
-
-
-def _make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
-    """One environment with flat float32 observations and actions in [-1, 1]."""
+def _make_env(env_id: str, render_mode: str | None = None) -> Adapter:
+    """One environment as `Adapter` makes it."""
     try:
         # not every environment takes the argument
         drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
@@ -301,20 +257,12 @@ def _make_env(env_id: str, render_mode: str | None = None) -> gym.Env:
         raise UsageError(f"environment {env_id!r} cannot be imported: {error}{_extra(error)}") from error
     except gym.error.Error as error:
         raise UsageError(f"environment {env_id!r} cannot be made: {error}") from error
-    space = env.action_space
-    if not isinstance(space, gym.spaces.Box) or not np.issubdtype(space.dtype, np.floating) or len(space.shape) != 1:
+    try:
+        check_spaces(env_id, env.observation_space, env.action_space)
+    except UsageError:
         env.close()
-        raise UsageError(
-            f"environment {env_id!r} has action space {space}; diffac needs a Box action space with one axis of real "
-            f"numbers (continuous control)"
-        )
-    if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        env.close()
-        raise UsageError(
-            f"environment {env_id!r} has action space {space} without finite bounds; diffac maps actions "
-            f"from [-1, 1] to the bounds: wrap the environment so that they are finite"
-        )
-    return gym.wrappers.RescaleAction(_FlatObservation(env), np.float32(-1), np.float32(1))
+        raise
+    return adapt(env, env_id)
 
 
 def _extra(error: Exception) -> str:
@@ -339,6 +287,44 @@ class _Maker:
         return _make_env(self.env_id, self.render_mode)
 
 
+class _Processes(AsyncVectorEnv):
+    """Asynchronous environments. The error of one arrives as it was raised, and is not printed with its traceback."""
+
+    def __init__(self, makers: Sequence[Callable[[], gym.Env]], **options: Any) -> None:
+        self.processes, self.parent_pipes = [], []
+        try:
+            super().__init__(makers, worker=_work, **options)
+        except BaseException:
+            if self.processes:
+                close(self)
+            raise
+
+    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
+        failed = [self.error_queue.get() for good in successes if not good]
+        if failed:
+            self._state = AsyncState.DEFAULT
+            _, kind, error, _ = min(failed, key=operator.itemgetter(0))
+            raise error if isinstance(error, BaseException) else kind(error)
+
+
+def _work(index: int, make: Callable[[], gym.Env], pipe: Any, *rest: Any) -> None:
+    """The program of an environment's process. That an environment cannot be made is told like its other errors."""
+    try:
+        env = make()
+    except Exception as error:
+        text = str(error) if isinstance(error, UsageError | RunError) else f"{type(error).__name__}: {said(error)}"
+        if isinstance(error.__cause__, gym.error.UnregisteredEnv):
+            text = (
+                f"{text}; it is known to the program, but not to the processes of asynchronous environments: register "
+                f"it in a module and name it 'module:id', or at least outside of `if __name__ == \"__main__\":`"
+            )
+        _, _, errors, *_ = rest
+        errors.put((index, UsageError, UsageError(text), ""))
+        pipe.send((None, False))
+    else:
+        _async_worker(index, lambda: env, pipe, *rest)
+
+
 def make_envs(env_id: str, num_envs: int, *, asynchronous: bool = False, render_mode: str | None = None) -> VectorEnv:
     """Vector environments for continuous control.
 
@@ -360,10 +346,20 @@ def make_envs(env_id: str, num_envs: int, *, asynchronous: bool = False, render_
     if num_envs < 1:
         raise UsageError(f"num_envs must be at least 1, got {num_envs}")
     makers = [_Maker(env_id, render_mode)] * num_envs
-    if not asynchronous:
-        return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
     context = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
-    return AsyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP, context=context)
+    try:
+        if asynchronous:
+            return _Processes(makers, autoreset_mode=AutoresetMode.SAME_STEP, context=context)
+        return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+    except RunError:
+        raise
+    except RuntimeError as error:
+        if "space" not in str(error):
+            raise
+        raise UsageError(
+            f"environments made as {env_id!r} differ in the size of their observations or actions; they are stepped "
+            f"together, so each must be made alike"
+        ) from error
 
 
 def own_spaces(env_id: str) -> tuple[gym.Space, gym.spaces.Box]:
@@ -374,7 +370,7 @@ def own_spaces(env_id: str) -> tuple[gym.Space, gym.spaces.Box]:
     """
     env = _make_env(env_id)
     try:
-        own: Any = env.env.env  # pyright: ignore[reportAttributeAccessIssue]  (the two wrappers of `_make_env`)
+        own: Any = env.env
         return own.observation_space, own.action_space
     finally:
         env.close()

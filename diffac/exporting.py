@@ -61,6 +61,15 @@ class Signature:
         low, high = np.asarray(self.low, np.float64), np.asarray(self.high, np.float64)
         return ((high - low) / 2).astype(np.float32), ((high + low) / 2).astype(np.float32)
 
+    @property
+    def bounds(self) -> tuple[np.ndarray, np.ndarray]:
+        """The bounds of an action, float32, rounded inwards where they are no numbers of it."""
+        low, high = self.low.astype(np.float32), self.high.astype(np.float32)
+        inner_low = np.where(low < self.low, np.nextafter(low, np.float32(np.inf)), low)
+        inner_high = np.where(high > self.high, np.nextafter(high, np.float32(-np.inf)), high)
+        between = inner_low <= inner_high  # unless no number of float32 lies between them
+        return np.where(between, inner_low, low), np.where(between, inner_high, high)
+
     def draw(self, rng: np.random.Generator, batch: int) -> list[np.ndarray]:
         """The inputs' noise for a batch size."""
         laws = {entry.name: dataclasses.replace(entry.law, shape=entry.sizes(batch)) for entry in self.inputs}

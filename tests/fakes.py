@@ -106,8 +106,8 @@ class Strange(Counter):
 
     def __init__(self, action_space: gym.Space | None = None, observation_space: gym.Space | None = None) -> None:
         super().__init__()
-        self.action_space = action_space or self.action_space
-        self.observation_space = observation_space or self.observation_space
+        self.action_space = self.action_space if action_space is None else action_space
+        self.observation_space = self.observation_space if observation_space is None else observation_space
 
 
 class Opaque(Counter):
@@ -258,7 +258,7 @@ class FakeLearner:
 
     def act(self, state: FakeState, obs: np.ndarray, noise: Any) -> np.ndarray:
         self.explored.append(bool(np.any(noise["exploration"])))
-        action = np.tanh(state.weight * obs[:, 1:2] + noise["start"] + noise["exploration"])
+        action = np.tanh(state.weight * obs[:, :2][:, -1:] + noise["start"] + noise["exploration"])
         self.acted.append(action)
         return action
 

@@ -472,8 +472,16 @@ def test_environments_that_cannot_be_saved_restart() -> None:
 @pytest.mark.parametrize(
     ("env_id", "asynchronous", "message"),
     [
-        ("Failingraise", False, r"raised ValueError at its step 30 .*: the gears are stuck \(fakes\.py, line \d+\)"),
-        ("Failingraise", True, "raised ValueError at its step 30 .*: the gears are stuck$"),
+        (
+            "Failingraise",
+            False,
+            r"raised ValueError in step: the gears are stuck \(fakes\.py, line \d+\), at its step 30 ",
+        ),
+        (
+            "Failingraise",
+            True,
+            r"raised ValueError in step: the gears are stuck \(fakes\.py, line \d+\), at its step 30 ",
+        ),
         ("Failinghang", True, "did not answer within 0.5 s at its step 30 .* it hangs, or step_timeout is too short"),
         ("Failingdie", True, r"process of environment \d has died \(exit code -9\) at its step 30"),
         ("Brokenobs", True, "returned a non-finite observation at its step 3"),

@@ -33,7 +33,7 @@ def export_policy(learner: Learner, state: LearnerState, signature: Signature, t
     actor, critic = _float32((state.actor if state.ema_actor is None else state.ema_actor, state.critic))
     temperature = _float32(learner.temperature.value(state.temperature))
     half_range, centre = signature.scale
-    low, high = np.float32(signature.low), np.float32(signature.high)
+    low, high = signature.bounds
 
     def policy(obs: jax.Array, *noise: jax.Array) -> jax.Array:
         nested = signature.nest(noise, lambda shape: jnp.zeros(shape, obs.dtype), obs.shape[0])

@@ -30,7 +30,7 @@ class _Policy(nn.Module):
         self.sampler, self.signature = learner.sampler, signature
         self.temperature = float(learner.temperature.value(state.temperature))
         for name, array in zip(
-            ("half_range", "centre", "low", "high"), (*signature.scale, signature.low, signature.high), strict=True
+            ("half_range", "centre", "low", "high"), (*signature.scale, *signature.bounds), strict=True
         ):
             self.register_buffer(name, torch.tensor(array, dtype=torch.float32))
 
