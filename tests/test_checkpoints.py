@@ -475,12 +475,12 @@ def test_environments_that_cannot_be_saved_restart() -> None:
         (
             "Failingraise",
             False,
-            r"raised ValueError in step: the gears are stuck \(fakes\.py, line \d+\), at its step 30 ",
+            r"raised ValueError in step: the gears are stuck \(fakes\.py, line \d+\), at its step 30",
         ),
         (
             "Failingraise",
             True,
-            r"raised ValueError in step: the gears are stuck \(fakes\.py, line \d+\), at its step 30 ",
+            r"raised ValueError in step: the gears are stuck \(fakes\.py, line \d+\), at its step 30",
         ),
         ("Failinghang", True, "did not answer within 0.5 s at its step 30 .* it hangs, or step_timeout is too short"),
         ("Failingdie", True, r"process of environment \d has died \(exit code -9\) at its step 30"),
