@@ -10,7 +10,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from diffac.env_states import restore_env, save_env
+from diffac.env_states import restore_env, save_env, statistics_of
 from diffac.errors import RunError, UsageError
 from diffac.spaces import Misfit, action_scaler, brief, flat_observation
 
@@ -99,6 +99,11 @@ class Adapter(gym.Wrapper):
         if isinstance(error, TypeError) and method == "reset" and ("seed" in str(error) or "options" in str(error)):
             hint = "; gymnasium calls reset(seed=..., options=...)"
         return RunError(f"environment {self.name!r} raised {type(error).__name__} in {method}: {said(error)}{hint}")
+
+    @property
+    def statistics(self) -> list[str]:
+        """As `statistics_of` names them."""
+        return statistics_of(self.env)
 
     @property
     def checkpoint_state(self) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from diffac.environments import own_spaces
 from diffac.errors import RunError, UsageError
 from diffac.logging import Writer
 from diffac.messages import quoted
+from diffac.named import came_from, typed
 from diffac.noise import draw
 from diffac.recipes import load_recipe, preset_values, recipe_modules
 from diffac.replay import NumberedReplay
@@ -50,7 +51,7 @@ class Agent:
         self.recipe = recipe
         self.config = config
         """All arguments, as the recipe's `Config`."""
-        self.observation_space, self.action_space = own_spaces(config.env_id)
+        self.observation_space, self.action_space = own_spaces(config.env_id, **config.env_arguments)
         """Those of the environment itself."""
         self.checkpoint = checkpoint
         """What the agent was loaded from."""
@@ -93,7 +94,9 @@ class Agent:
         """
         module, name = _module(recipe)
         values = preset_values(module, name, preset, env_id) | overrides
-        return cls(module, name, make_config(module.Config, values, f"recipe {name}"))
+        config = make_config(module.Config, values, f"recipe {name}")
+        typed(config.names)
+        return cls(module, name, config)
 
     @classmethod
     def load(
@@ -143,8 +146,11 @@ class Agent:
         module = load_recipe(name) if recipe is None else recipe
         values = {key: value for key, value in checkpoint.manifest["config"].items() if key != RECIPE}
         config = make_config(module.Config, values, str(checkpoint.folder))
+        came_from(str(checkpoint.folder), config.names)
         changes = {"backend": backend, "device": device, "env_id": env_id}
         config = dataclasses.replace(config, **{key: value for key, value in changes.items() if value is not None})
+        if env_id is not None:
+            typed([env_id])
         return cls(module, name, config, checkpoint)
 
     @property

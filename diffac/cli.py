@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import ast
 import contextlib
 import signal
 import sys
+import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Annotated, Any
 
 import tyro
+import yaml
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from diffac.configs import make_config, read_config
 from diffac.errors import RunError, UsageError, unknown
 from diffac.messages import printable
+from diffac.named import came_from, typed
 from diffac.recipes import load_recipe, preset_values, recipe_modules
 from diffac.running import refuse_script, resume, run
 from diffac.seeds import run_seeds
@@ -79,10 +84,11 @@ def parse(module: ModuleType, argv: Sequence[str], name: str) -> tuple[TrainConf
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     for flags in (["--preset"], ["--env-id", "--env_id"], ["--config"]):
         early.add_argument(*flags)
+    early.add_argument("--wrappers", nargs="*", default=[])
     try:
         chosen, _ = early.parse_known_args(argv)
     except argparse.ArgumentError:  # a flag without its value: tyro says so below
-        chosen = argparse.Namespace(preset=None, env_id=None, config=None)
+        chosen = argparse.Namespace(preset=None, env_id=None, config=None, wrappers=[])
     if chosen.config is not None:
         if chosen.preset is not None:
             raise UsageError("--config holds all values, so --preset has no meaning beside it; leave one of them out")
@@ -90,6 +96,7 @@ def parse(module: ModuleType, argv: Sequence[str], name: str) -> tuple[TrainConf
     else:
         preset = chosen.preset or "default"
         default, source = module.Config(**preset_values(module, name, preset, chosen.env_id)), None
+    typed([*filter(None, [chosen.env_id]), *chosen.wrappers])
     return _parse_over(module, argv, name, default, chosen.preset or "default", source)
 
 
@@ -97,7 +104,43 @@ def _from_file(module: ModuleType, path: str, name: str) -> TrainConfig:
     recipe, values = read_config(path)
     if recipe != name:
         raise UsageError(f"{path} is a configuration of {recipe}, not of {name}")
-    return make_config(module.Config, values, path)
+    config = make_config(module.Config, values, path)
+    came_from(path, config.names)
+    return config
+
+
+KEYED = ConstructorRegistry()
+"""How tyro reads `--env-kwargs name=value ...`."""
+
+
+@KEYED.primitive_rule
+def _keyed(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
+    if typing.get_origin(info.type) is not dict:
+        return None
+    return PrimitiveConstructorSpec(
+        nargs="*",
+        metavar="[NAME=VALUE [NAME=VALUE ...]]",
+        instance_from_str=_read_keyed,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [f"{name}={entry!r}" for name, entry in value.items()],
+    )
+
+
+def _read_keyed(texts: Sequence[str]) -> dict[str, Any]:
+    """Values as Python writes them, or as YAML does; anything else is a text."""
+    found = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"must be given as name=value, got {text!r}")
+        try:
+            found[name] = ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            try:
+                found[name] = yaml.safe_load(value)
+            except yaml.YAMLError:
+                found[name] = value
+    return found
 
 
 def _parse_over(
@@ -119,7 +162,7 @@ def _parse_over(
     arguments.__defaults__ = (preset, source, 1, default)
     shown = f"those of {source}" if source else f"the defaults of preset {preset!r} on {default.env_id}"
     description = f"{_summary(module)}\n\nShown are {shown}."
-    return tyro.cli(arguments, args=list(argv), prog=f"diffac train {name}", description=description)
+    return tyro.cli(arguments, args=list(argv), prog=f"diffac train {name}", description=description, registry=KEYED)
 
 
 def run_recipe(module: ModuleType, argv: Sequence[str] | None = None, name: str | None = None) -> TrainResult | None:

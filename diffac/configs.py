@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import types
 import typing
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import yaml
 
 from diffac.errors import UsageError, unknown
@@ -30,6 +32,37 @@ def plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: plain(entry) for name, entry in value.items()}
     return [plain(entry) for entry in value] if isinstance(value, tuple | list) else value
+
+
+def natural(value: Any) -> Any:
+    """NumPy's numbers and arrays as Python's, paths as texts, in lists and dictionaries too; anything else as it is."""
+    if isinstance(value, np.generic | np.ndarray):  # of long doubles, which Python does not have, doubles
+        return (value.astype(np.float64) if value.dtype.char == "g" else value).tolist()
+    if isinstance(value, PurePath):
+        return str(value)
+    if type(value) in (list, tuple):
+        return type(value)(map(natural, value))
+    if isinstance(value, Mapping):
+        return {natural(name): natural(entry) for name, entry in value.items()}
+    return value
+
+
+def check_fields(config: Any) -> None:
+    """Gives every field of a frozen configuration the type that its annotation asks for.
+
+    NumPy's numbers become Python's, paths texts and lists tuples, so that whatever is accepted can be written down.
+
+    Raises:
+        UsageError: a value of another type.
+    """
+    hints = _hints(type(config))
+    for name, value in vars_of(config).items():
+        object.__setattr__(config, name, _checked(value, hints[name], name))
+
+
+@functools.cache
+def _hints(config_class: type) -> dict[str, Any]:
+    return typing.get_type_hints(config_class)
 
 
 def config_yaml(config: Any, recipe_name: str) -> bytes:
@@ -71,7 +104,7 @@ def make_config(config_class: type[Config], values: Mapping[str, Any], where: st
         UsageError: a name that is no field (says the nearest), a value of another type, or values that do not go
             together.
     """
-    hints = typing.get_type_hints(config_class)
+    hints = _hints(config_class)
     fields = {field.name: hints[field.name] for field in dataclasses.fields(config_class)}  # type: ignore[arg-type]
     for name in values:
         if name not in fields:
@@ -86,7 +119,7 @@ def make_config(config_class: type[Config], values: Mapping[str, Any], where: st
 def _checked(value: Any, hint: Any, name: str) -> Any:
     """The value as the type that a field's annotation asks for."""
     try:
-        return _convert(value, hint)
+        return _convert(natural(value), hint)
     except TypeError:
         given = "null" if value is None else repr(value)
         advice = ""
@@ -126,6 +159,27 @@ def _convert(value: Any, hint: Any) -> Any:
             raise TypeError
     elif origin is tuple:
         raise TypeError
+    elif origin is dict:
+        return _plain_data(value)
+    return value
+
+
+def _plain_data(value: Any) -> Any:
+    """Nested dictionaries, lists, numbers and texts; tuples become lists, which YAML would make of them anyway."""
+    if isinstance(value, dict):
+        if not all(type(name) is str for name in value):
+            raise TypeError
+        return {name: _entry(entry) for name, entry in value.items()}
+    raise TypeError
+
+
+def _entry(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [_entry(entry) for entry in value]
+    if isinstance(value, dict):
+        return _plain_data(value)
+    if value is not None and type(value) not in (bool, int, float, str):
+        raise TypeError
     return value
 
 
@@ -135,6 +189,8 @@ def _words(hint: Any) -> str:
         return " or ".join(_words(option) for option in arguments)
     if origin is Literal:
         return f"one of {', '.join(map(str, arguments))}"
+    if origin is dict:
+        return "names with plain data: numbers, texts, true, false, null, and lists and dictionaries of them"
     if origin is tuple:
         if len(arguments) == 2 and arguments[1] is Ellipsis:
             return f"a list, each entry {_words(arguments[0])}"

@@ -4,8 +4,8 @@ An environment under its wrappers is a chain of layers. The state of a layer is
 
 * what its method `get_checkpoint_state()` returns, where it has that and `set_checkpoint_state(state)`; otherwise
 * all attributes of the object, where each of them is data: numbers, texts, NumPy arrays, random generators, nests of
-  these in lists, tuples, dictionaries, sets and deques, and MuJoCo's `MjData`. Functions, classes, spaces, MuJoCo's
-  model and the like count as constants.
+  these in lists, tuples, dictionaries, sets and deques, running means and variances, and MuJoCo's `MjData`. Functions,
+  classes, spaces, MuJoCo's model and the like count as constants.
 
 A layer with any other attribute (a simulator's handle, say) is refused with its name: such environments restart.
 Random generators of the base environment and of spaces are saved in both cases. Nothing is pickled.
@@ -35,6 +35,8 @@ CONTAINERS: dict[type, str] = {
 }
 SKIPPED = {"env", "spec", "metadata"}
 """Attributes of a layer that are the next layer or constant."""
+STATISTICS = {"mean", "var", "count"}
+"""All attributes of what wrappers keep of observations or rewards: `RunningMeanStd` of gymnasium and of its likes."""
 POINTERS = {"plugin_data"}
 """Arrays of MjData that are addresses."""
 
@@ -64,6 +66,20 @@ def restore_env(env: gym.Env, state: dict[str, Any]) -> None:
             layer.set_checkpoint_state(_restore(entry["own"], None))  # type: ignore[attr-defined]
         for name, node in entry["attributes"].items():
             setattr(layer, name, _restore(node, getattr(layer, name, None)))
+
+
+def statistics_of(env: gym.Env) -> list[str]:
+    """What the layers of an environment keep running statistics in, as "NormalizeObservation.obs_rms"."""
+    return [
+        f"{type(layer).__qualname__}.{name}"
+        for layer in _layers(env)
+        for name, value in vars(layer).items()
+        if name not in SKIPPED and _is_statistics(value)
+    ]
+
+
+def _is_statistics(value: Any) -> bool:
+    return getattr(value, "__dict__", {}).keys() == STATISTICS
 
 
 def _layers(env: gym.Env) -> list[gym.Env]:
@@ -113,6 +129,8 @@ def _save(value: Any, where: str) -> Any:
         }
     if type(value).__name__ == "MjData":
         return _save_mujoco(value, where)
+    if _is_statistics(value):
+        return {"kind": "statistics"} | {name: _save(getattr(value, name), where) for name in sorted(STATISTICS)}
     if isinstance(value, CONSTANTS) or type(value).__name__ in FOREIGN_CONSTANTS:
         return {"kind": "constant"}
     raise RunError(f"{where} is a {type(value).__name__}, which is not data")
@@ -168,6 +186,10 @@ def _restore(node: Any, current: Any) -> Any:
                 setattr(current, name, _restore(generator, getattr(current, name)))
             for key, inner in node["spaces"]:
                 _restore(inner, current.spaces[key])
+            return current
+        case "statistics":
+            for name in STATISTICS:
+                setattr(current, name, _restore(node[name], None))
             return current
         case "mjdata":
             current.time = node["time"]

@@ -17,7 +17,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
 from diffac.adapter import Adapter, adapt, said
+from diffac.configs import natural
 from diffac.errors import RunError, UsageError
+from diffac.named import check_name, function_of, import_of
 from diffac.protocols import Transition
 from diffac.spaces import check_spaces
 from diffac.terminal import make_tolerant
@@ -188,6 +190,12 @@ class Stepper:
             self._lengths[:] = saved["lengths"]
         return problem
 
+    @property
+    def statistics(self) -> list[str]:
+        """Where wrappers of the environments keep running statistics: "NormalizeObservation.obs_rms"..."""
+        with self._answers():
+            return self._attribute("statistics")[0]
+
     def _attribute(self, name: str) -> tuple[Any, ...]:
         """An attribute of each environment."""
         return self.envs.get_attr(name)  # pyright: ignore[reportAttributeAccessIssue]
@@ -240,12 +248,70 @@ class Stepper:
             )
 
 
-def _make_env(env_id: str, render_mode: str | None = None) -> Adapter:
-    """One environment as `Adapter` makes it."""
+class _Maker:
+    """Makes an environment as `Adapter` has it, in this process or in one of its own; arguments as for `make_envs`."""
+
+    def __init__(
+        self,
+        env_id: str,
+        env_kwargs: Mapping[str, Any] | None = None,
+        wrappers: Sequence[str] = (),
+        render_mode: str | None = None,
+    ) -> None:
+        self.env_id, self.env_kwargs, self.wrappers = env_id, natural(env_kwargs or {}), tuple(wrappers)
+        check_env_arguments(self.env_kwargs, self.wrappers)
+        self.process = os.getpid()
+        if render_mode is not None:  # not every environment takes the argument
+            self.env_kwargs["render_mode"] = render_mode
+
+    def __call__(self) -> Adapter:
+        if os.getpid() != self.process:  # Ctrl-C reaches all processes, but it is the run's that saves and stops
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            make_tolerant()
+        env = _make_env(self.env_id, self.env_kwargs)
+        try:
+            for name in self.wrappers:
+                env = _wrap(env, name)
+            check_spaces(self.env_id, env.observation_space, env.action_space)
+        except UsageError:
+            env.close()
+            raise
+        return adapt(env, self.env_id)
+
+
+def _wrap(env: gym.Env, name: str) -> gym.Env:
+    """What the function of this name makes of an environment."""
+    wrap = function_of(name)
     try:
-        # not every environment takes the argument
-        drawing: dict[str, Any] = {} if render_mode is None else {"render_mode": render_mode}
-        env = gym.make(env_id, disable_env_checker=True, **drawing)
+        wrapped = wrap(env)
+    except Exception as error:
+        raise UsageError(f"wrapper {name!r} raised {type(error).__name__}: {said(error)}") from error
+    if not isinstance(wrapped, gym.Env):
+        raise UsageError(f"wrapper {name!r} must return an environment of gymnasium, got a {type(wrapped).__name__}")
+    return wrapped
+
+
+def check_env_arguments(env_kwargs: Mapping[str, Any], wrappers: Sequence[str]) -> None:
+    """Refuses arguments that cannot be those of an environment.
+
+    Raises:
+        UsageError: a name that is no name of an argument or of a wrapper.
+    """
+    for name in env_kwargs:
+        if not str(name).isidentifier() or name == "id":
+            raise UsageError(
+                f"env_kwargs are arguments of the environment by name, as in healthy_reward=0.5, got {name!r}"
+            )
+    for name in wrappers:
+        check_name(name)
+
+
+def _make_env(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env:
+    """One environment as it is."""
+    try:
+        import_of(env_id)
+        return gym.make(env_id, **{"disable_env_checker": True, **env_kwargs})
     except gym.error.UnregisteredEnv as error:
         near = difflib.get_close_matches(env_id, list(gym.registry), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -257,12 +323,11 @@ def _make_env(env_id: str, render_mode: str | None = None) -> Adapter:
         raise UsageError(f"environment {env_id!r} cannot be imported: {error}{_extra(error)}") from error
     except gym.error.Error as error:
         raise UsageError(f"environment {env_id!r} cannot be made: {error}") from error
-    try:
-        check_spaces(env_id, env.observation_space, env.action_space)
-    except UsageError:
-        env.close()
-        raise
-    return adapt(env, env_id)
+    except TypeError as error:
+        name = next((name for name in env_kwargs if f"argument {name!r}" in str(error)), None)
+        if name is None or name == "render_mode":
+            raise
+        raise UsageError(f"environment {env_id!r} takes no {name!r}, which env_kwargs give it") from error
 
 
 def _extra(error: Exception) -> str:
@@ -271,20 +336,6 @@ def _extra(error: Exception) -> str:
     if getattr(error, "name", None) == "mujoco" or "mujoco is not installed" in text or "gymnasium[mujoco]" in text:
         return "; run: python -m pip install 'diffac[mujoco]'"
     return ""
-
-
-class _Maker:
-    """Makes an environment, in this process or in one of its own."""
-
-    def __init__(self, env_id: str, render_mode: str | None) -> None:
-        self.env_id, self.render_mode, self.process = env_id, render_mode, os.getpid()
-
-    def __call__(self) -> gym.Env:
-        if os.getpid() != self.process:  # Ctrl-C reaches all processes, but it is the run's that saves and stops
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
-            make_tolerant()
-        return _make_env(self.env_id, self.render_mode)
 
 
 class _Processes(AsyncVectorEnv):
@@ -325,7 +376,15 @@ def _work(index: int, make: Callable[[], gym.Env], pipe: Any, *rest: Any) -> Non
         _async_worker(index, lambda: env, pipe, *rest)
 
 
-def make_envs(env_id: str, num_envs: int, *, asynchronous: bool = False, render_mode: str | None = None) -> VectorEnv:
+def make_envs(
+    env_id: str,
+    num_envs: int,
+    *,
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[str] = (),
+    asynchronous: bool = False,
+    render_mode: str | None = None,
+) -> VectorEnv:
     """Vector environments for continuous control.
 
     Actions [num_envs action_dim] in [-1, 1] are mapped linearly to the bounds of the environment. Observations are
@@ -333,8 +392,11 @@ def make_envs(env_id: str, num_envs: int, *, asynchronous: bool = False, render_
     `Stepper` keeps the two observations apart.
 
     Args:
-        env_id: a gymnasium id, or "module:id" to import the module that registers it first.
+        env_id: a gymnasium id, or "module:id" to import the module that registers it first; it may lie in the current
+            folder.
         num_envs: how many, at least 1.
+        env_kwargs: arguments of the environment and of `gymnasium.make`.
+        wrappers: "module:function" of what each environment is wrapped in, the innermost first; takes and returns one.
         asynchronous: a process for each environment. Pays off where a step costs more than about 0.1 ms. The
             processes are started afresh (a fork would break JAX and torch), so a script needs
             `if __name__ == "__main__":`.
@@ -345,7 +407,7 @@ def make_envs(env_id: str, num_envs: int, *, asynchronous: bool = False, render_
     """
     if num_envs < 1:
         raise UsageError(f"num_envs must be at least 1, got {num_envs}")
-    makers = [_Maker(env_id, render_mode)] * num_envs
+    makers = [_Maker(env_id, env_kwargs, wrappers, render_mode)] * int(num_envs)
     context = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     try:
         if asynchronous:
@@ -362,13 +424,15 @@ def make_envs(env_id: str, num_envs: int, *, asynchronous: bool = False, render_
         ) from error
 
 
-def own_spaces(env_id: str) -> tuple[gym.Space, gym.spaces.Box]:
-    """Observation and action space of an environment as it is, before `make_envs` flattens and rescales.
+def own_spaces(
+    env_id: str, *, env_kwargs: Mapping[str, Any] | None = None, wrappers: Sequence[str] = ()
+) -> tuple[gym.Space, gym.spaces.Box]:
+    """Observation and action space of an environment under its wrappers, before `make_envs` flattens and rescales.
 
     Raises:
         UsageError: as `make_envs`.
     """
-    env = _make_env(env_id)
+    env = _Maker(env_id, env_kwargs, wrappers)()
     try:
         own: Any = env.env
         return own.observation_space, own.action_space

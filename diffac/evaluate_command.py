@@ -52,7 +52,11 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Evaluation:
         f"{'best policy' if best else 'policy'} of step {checkpoint.env_step:,}, {checkpoint.folder}",
     )
     with Evaluator(
-        config.env_id, num_episodes=chosen.episodes, seed=chosen.seed, deterministic=chosen.deterministic
+        config.env_id,
+        num_episodes=chosen.episodes,
+        seed=chosen.seed,
+        deterministic=chosen.deterministic,
+        **config.env_arguments,
     ) as evaluator:
         evaluation = evaluator(agent.learner, agent.state)
         env_seeds, env_of_episode = evaluator.env_seeds, evaluator.env_of_episode
@@ -174,7 +178,7 @@ def _record(agent: Agent, path: Path, seed: int, deterministic: bool) -> None:
     try:
         with warnings.catch_warnings():  # JAX warns of the fork that starts ffmpeg, which is no fork that stays
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-            played = record_video(act, agent.config.env_id, path, seed=seed)
+            played = record_video(act, agent.config.env_id, path, seed=seed, **agent.config.env_arguments)
     except (UsageError, RunError, OSError) as error:
         note(f"no video: {error}")
     else:

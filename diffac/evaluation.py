@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffac.configs import natural
 from diffac.environments import Stepper, close, make_envs
 from diffac.errors import UsageError
 from diffac.noise import draw
@@ -37,6 +39,8 @@ class Evaluator:
         seed: of the environments and of the policy's noise; never shared with training.
         num_envs: environments stepped together; None: at most 10.
         deterministic: exploration noise is off (`Learner.act_noise_spec(..., deterministic=True)`).
+        env_kwargs: as in `make_envs`.
+        wrappers: as in `make_envs`.
     """
 
     def __init__(
@@ -47,14 +51,17 @@ class Evaluator:
         seed: int,
         num_envs: int | None = None,
         deterministic: bool = True,
+        env_kwargs: Mapping[str, Any] | None = None,
+        wrappers: Sequence[str] = (),
     ) -> None:
+        num_episodes, seed, num_envs = natural([num_episodes, seed, num_envs])
         if num_episodes < 1:
             raise UsageError(f"num_episodes must be at least 1, got {num_episodes}")
         num_envs = min(num_episodes, MAX_ENVS if num_envs is None else num_envs)
         self.num_episodes = num_episodes
         self.seed = seed
         self.deterministic = deterministic
-        self._stepper = Stepper(make_envs(env_id, num_envs))
+        self._stepper = Stepper(make_envs(env_id, num_envs, env_kwargs=env_kwargs, wrappers=wrappers))
         share, more = divmod(num_episodes, num_envs)
         self._quota = np.array([share + (i < more) for i in range(num_envs)])
 
@@ -105,8 +112,17 @@ class Evaluator:
 
 
 def evaluate(
-    learner: Learner, state: Any, env_id: str, *, num_episodes: int = 10, seed: int, num_envs: int | None = None
+    learner: Learner,
+    state: Any,
+    env_id: str,
+    *,
+    num_episodes: int = 10,
+    seed: int,
+    num_envs: int | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[str] = (),
 ) -> Evaluation:
     """One evaluation in environments made for it; arguments as for `Evaluator`, which is cheaper for several."""
-    with Evaluator(env_id, num_episodes=num_episodes, seed=seed, num_envs=num_envs) as evaluator:
+    options: Any = {"num_envs": num_envs, "env_kwargs": env_kwargs, "wrappers": wrappers}
+    with Evaluator(env_id, num_episodes=num_episodes, seed=seed, **options) as evaluator:
         return evaluator(learner, state)

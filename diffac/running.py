@@ -22,6 +22,7 @@ from diffac.errors import RunError, UsageError
 from diffac.logging import ConsoleWriter, CsvWriter, JsonlWriter, TensorBoardWriter, TrackerWriter, Writer, Writers
 from diffac.logging.trackers import load_tracker
 from diffac.messages import command, note, quoted, say
+from diffac.named import came_from
 from diffac.runs import (
     create_run,
     lock_run,
@@ -79,6 +80,7 @@ def resume(folder: Path, find_recipe: Callable[[str], ModuleType], *, backend: s
         name, values = read_config(folder / "config.yaml")
         module = find_recipe(name)
         config = make_config(module.Config, values, str(folder / "config.yaml"))
+        came_from(str(folder / "config.yaml"), config.names)
         if backend is not None:
             config = dataclasses.replace(config, backend=backend)
         store = Store(folder / "checkpoints")
@@ -117,7 +119,7 @@ def build(module: ModuleType, config: TrainConfig) -> tuple[Any, Any]:
     importlib.import_module("tensorboardX")  # imports torch, which must come before jax
     if config.track is not None:
         load_tracker(config.track)
-    probe = make_envs(config.env_id, 1)
+    probe = make_envs(config.env_id, 1, **config.env_arguments)
     try:
         obs_dim, action_dim = dims(probe)
     finally:

@@ -16,8 +16,9 @@ import numpy as np
 from diffac.backend import get_backend
 from diffac.callbacks import Callback, goes_on
 from diffac.checkpoints import Checkpointer, Snapshot, codec_of
+from diffac.configs import check_fields
 from diffac.divergence import DivergenceError, diverged
-from diffac.environments import Episode, Stepper, close, dims, make_envs
+from diffac.environments import Episode, Stepper, check_env_arguments, close, dims, make_envs
 from diffac.errors import UsageError
 from diffac.evaluation import Evaluator
 from diffac.interval import IntervalLog
@@ -33,6 +34,10 @@ class TrainConfig:
 
     env_id: str = "HalfCheetah-v5"
     """Gymnasium id of the environment, or module:id."""
+    env_kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """Arguments of the environment and of gymnasium.make: max_episode_steps=200 healthy_reward=0.5."""
+    wrappers: tuple[str, ...] = ()
+    """What each environment is wrapped in, the innermost first: module:function, which takes and returns one."""
     backend: str = "equinox"
     """Framework that runs the networks: equinox or torch (or a third party's)."""
     device: str = "auto"
@@ -77,6 +82,8 @@ class TrainConfig:
     """Experiment tracker that gets all metrics too; needs the extra of that name."""
 
     def __post_init__(self) -> None:
+        check_fields(self)
+        check_env_arguments(self.env_kwargs, self.wrappers)
         counts = ("total_timesteps", "num_envs", "buffer_size", "batch_size", "eval_interval", "eval_episodes")
         for name in (*counts, "log_interval", "checkpoint_interval"):
             self._require(name, getattr(self, name) >= 1, "must be at least 1")
@@ -107,6 +114,16 @@ class TrainConfig:
     def _require(self, name: str, fulfilled: bool, what: str) -> None:
         if not fulfilled:
             raise UsageError(f"{name} {what}, got {getattr(self, name)!r}")
+
+    @property
+    def env_arguments(self) -> dict[str, Any]:
+        """What `make_envs` takes beside the id."""
+        return {"env_kwargs": self.env_kwargs, "wrappers": self.wrappers}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Texts that name code."""
+        return (self.env_id, *self.wrappers)
 
     @property
     def first_update(self) -> int:
@@ -291,11 +308,11 @@ class Training:
         self._streams = Streams.from_seed(config.seed)
         self._log = IntervalLog(learner.fetch)
         with contextlib.ExitStack() as stack:
-            envs = make_envs(config.env_id, config.num_envs, asynchronous=config.asynchronous)
+            envs = make_envs(config.env_id, config.num_envs, asynchronous=config.asynchronous, **config.env_arguments)
             stack.callback(close, envs)
             seed = integer(self._streams.evaluation)
             self._evaluator = stack.enter_context(
-                Evaluator(config.env_id, num_episodes=config.eval_episodes, seed=seed)
+                Evaluator(config.env_id, num_episodes=config.eval_episodes, seed=seed, **config.env_arguments)
             )
             self._stepper = Stepper(envs, timeout=config.step_timeout)
             self.buffer = _on_device(replay, config)(config.buffer_size, *dims(envs))
@@ -306,6 +323,11 @@ class Training:
     def _begin(self, restore: Callable[..., tuple[Any, dict[str, Any] | None]] | None, say: Callable[..., Any]) -> None:
         """Starts at the first step, or goes on where the snapshot was taken."""
         saved = None
+        if found := self._stepper.statistics:
+            say(
+                f"environment {self.config.env_id!r} keeps running statistics ({', '.join(found)}): each its own, so "
+                "evaluations, videos and loaded policies begin with other statistics than those of training"
+            )
         if restore is not None:
             self.state, saved = restore(self.state, _numbered(self.buffer))
         if saved is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,14 @@ def choose_renderer() -> None:
 
 
 def record_video(
-    act: Callable[[np.ndarray], np.ndarray], env_id: str, path: Path | str, *, episodes: int = 1, seed: int = 0
+    act: Callable[[np.ndarray], np.ndarray],
+    env_id: str,
+    path: Path | str,
+    *,
+    episodes: int = 1,
+    seed: int = 0,
+    env_kwargs: Mapping[str, Any] | None = None,
+    wrappers: Sequence[str] = (),
 ) -> Evaluation:
     """Plays episodes in an environment made for it and writes them, one after the other, into one mp4 file.
 
@@ -47,6 +54,8 @@ def record_video(
         path: the file; its suffix is .mp4, and its folder is made where it is missing.
         episodes: how many, at least 1.
         seed: of the environment.
+        env_kwargs: as in `make_envs`.
+        wrappers: as in `make_envs`.
 
     Returns:
         What was seen: returns and lengths of the episodes.
@@ -61,7 +70,7 @@ def record_video(
     if path.suffix != ".mp4":
         raise UsageError(f"a video's name ends in .mp4, got {path.name!r}")
     choose_renderer()
-    envs = _make_drawable(env_id)
+    envs = _make_drawable(env_id, env_kwargs, wrappers)
     try:
         frames = _Frames(act, env_id, Stepper(envs), episodes, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -78,10 +87,10 @@ def record_video(
     )
 
 
-def _make_drawable(env_id: str) -> VectorEnv:
+def _make_drawable(env_id: str, env_kwargs: Mapping[str, Any] | None, wrappers: Sequence[str]) -> VectorEnv:
     """One environment that draws itself. MuJoCo may fail as early as in its import, with errors of any class."""
     try:
-        return make_envs(env_id, 1, render_mode="rgb_array")
+        return make_envs(env_id, 1, render_mode="rgb_array", env_kwargs=env_kwargs, wrappers=wrappers)
     except (UsageError, RunError):
         raise
     except Exception as error:
@@ -100,7 +109,7 @@ class _Frames:
         self.played: list[Episode] = []
 
     def __iter__(self) -> Iterator[np.ndarray]:
-        obs = self.stepper.reset([self.seed])
+        obs = self.stepper.reset([self.seed % 2**31])  # some simulators take no more
         while len(self.played) < self.episodes:
             yield self._draw()
             result = self.stepper.step(self.act(obs))

@@ -245,3 +245,11 @@ MISFITS: dict[str, tuple[gym.Space, Any, str]] = {
 }
 for name, (space, obs, _) in {**OBSERVED, **MISFITS}.items():
     fakes.register(f"Sees{name}", Observing, space=space, obs=obs)
+
+
+def doubled(env: gym.Env) -> gym.Env:
+    return gym.wrappers.TransformReward(env, lambda reward: 2 * reward)
+
+
+def plus_one(env: gym.Env) -> gym.Env:
+    return gym.wrappers.TransformReward(env, lambda reward: reward + 1)

@@ -152,7 +152,7 @@ def test_videos(problem: Exception | None, monkeypatch: pytest.MonkeyPatch, caps
     """The renderer is chosen before there are environments; what cannot be drawn costs a sentence."""
     run, calls = trained(), []
 
-    def record(act: Any, env_id: str, path: Path, *, seed: int) -> Evaluation:
+    def record(act: Any, env_id: str, path: Path, *, seed: int, **_: Any) -> Evaluation:
         calls.append((env_id, path, seed))
         assert act(np.zeros((1, 5), np.float32)).shape == (1, 1)
         if problem is not None:
