@@ -20,6 +20,7 @@ import fakes  # noqa: F401  (registers the environments)
 import numpy as np
 import pytest
 from conftest import INSTALLED, load_backend
+from odd import EVERYDAY
 
 import diffac.export_command
 import diffac.recipes
@@ -116,6 +117,30 @@ def test_the_file_computes_what_the_run_computes(recipe: str, backend: str, name
     assert (found.shape, found.dtype) == ((5, 1), np.float32)
     assert np.ptp(found) > 0.1, "the test would be empty"
     np.testing.assert_allclose(found, expected, atol=1e-5 * 3)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_actions_stay_in_the_box(name: str, tmp_path: Path) -> None:
+    """Of doubles with all everyday bounds, which are no numbers of the file's single precision."""
+    needs(name)
+    b = load_backend(FORMATS[name].backend)
+    sampler, dim = b.TanhGaussianSampler(), len(EVERYDAY)
+    learner = b.Learner(
+        sampler=sampler, actor_objective=b.EntropyRegularisedValue(sampler), critic_objective=b.MeanSquaredTD(),
+        temperature=b.FixedTemperature(), actor_optimiser=b.Adam(), critic_optimiser=b.Adam(),
+    )  # fmt: skip
+    actor = b.GaussianActor(3, dim, key=1, hidden_sizes=(8,))
+    state = learner.init(actor, b.TwinCritic(3, dim, key=2, hidden_sizes=(8,)))
+    low, high = np.array(EVERYDAY, np.float64).T
+    contract = signature(learner, 3, low, high)
+    path = tmp_path / f"policy{FORMATS[name].suffix}"
+    exporter = importlib.import_module(f"{b.__name__}.export")
+    path.write_bytes(exporter.export_policy(learner, state, contract, name, "{}"))
+    rng = np.random.default_rng(0)
+    obs = 1000 * rng.standard_normal((64, 3), np.float32)
+    action = reader(name)(path)(obs, *contract.draw(rng, 64)).astype(np.float64)
+    assert ((action >= low) & (action <= high)).all()
+    assert (abs(action - low) < 1e-6).sum() > 1_000  # they were at the bounds
 
 
 @pytest.mark.parametrize("name", FORMATS)
