@@ -17,7 +17,7 @@ from diffac.building import start_learner
 from diffac.callbacks import Callback, Callbacks
 from diffac.checkpoints import Checkpoint, Store, codec_of
 from diffac.configs import RECIPE, make_config, plain, vars_of
-from diffac.environments import own_spaces
+from diffac.environments import of_statistics, own_spaces
 from diffac.errors import RunError, UsageError
 from diffac.logging import Writer
 from diffac.messages import quoted
@@ -51,8 +51,10 @@ class Agent:
         self.recipe = recipe
         self.config = config
         """All arguments, as the recipe's `Config`."""
-        self.observation_space, self.action_space = own_spaces(config.env_id, **config.env_arguments)
+        self.observation_space, self.action_space, found = own_spaces(config.env_id, **config.env_arguments)
         """Those of the environment itself."""
+        if checkpoint is not None and found:
+            warn(of_statistics(config.env_id, found))
         self.checkpoint = checkpoint
         """What the agent was loaded from."""
         self._module = module

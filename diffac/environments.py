@@ -426,8 +426,10 @@ def make_envs(
 
 def own_spaces(
     env_id: str, *, env_kwargs: Mapping[str, Any] | None = None, wrappers: Sequence[str] = ()
-) -> tuple[gym.Space, gym.spaces.Box]:
+) -> tuple[gym.Space, gym.spaces.Box, list[str]]:
     """Observation and action space of an environment under its wrappers, before `make_envs` flattens and rescales.
+
+    Also where the wrappers keep running statistics, as `Stepper.statistics`.
 
     Raises:
         UsageError: as `make_envs`.
@@ -435,9 +437,17 @@ def own_spaces(
     env = _Maker(env_id, env_kwargs, wrappers)()
     try:
         own: Any = env.env
-        return own.observation_space, own.action_space
+        return own.observation_space, own.action_space, env.statistics
     finally:
         env.close()
+
+
+def of_statistics(env_id: str, found: Sequence[str]) -> str:
+    """The warning where wrappers of an environment keep running statistics."""
+    return (
+        f"environment {env_id!r} keeps running statistics ({', '.join(found)}): each its own, so evaluations, videos "
+        f"and loaded policies begin with other statistics than those of training"
+    )
 
 
 def dims(envs: VectorEnv) -> tuple[int, int]:

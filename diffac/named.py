@@ -22,6 +22,8 @@ NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")
 """Of a wrapper."""
 _origins: dict[str, str] = {}
 """Texts that came out of a file, and the file."""
+_told: set[str] = set()
+"""Wrappers that were named already."""
 _folders: set[str] = set()
 """Entries of `sys.path` that are there for what was typed."""
 
@@ -92,7 +94,8 @@ def function_of(text: str) -> Callable[..., Any]:
         UsageError: it names none, or none can be imported.
     """
     check_name(text)
-    if text in _origins:
+    if text in _origins and text not in _told:
+        _told.add(text)
         note(f"the environment is wrapped by {quoted(text)}, which {_origins[text]} names")
     try:
         found = getattr(import_of(text), text.partition(":")[2], None)

@@ -18,7 +18,7 @@ from diffac.callbacks import Callback, goes_on
 from diffac.checkpoints import Checkpointer, Snapshot, codec_of
 from diffac.configs import check_fields
 from diffac.divergence import DivergenceError, diverged
-from diffac.environments import Episode, Stepper, check_env_arguments, close, dims, make_envs
+from diffac.environments import Episode, Stepper, check_env_arguments, close, dims, make_envs, of_statistics
 from diffac.errors import UsageError
 from diffac.evaluation import Evaluator
 from diffac.interval import IntervalLog
@@ -324,10 +324,7 @@ class Training:
         """Starts at the first step, or goes on where the snapshot was taken."""
         saved = None
         if found := self._stepper.statistics:
-            say(
-                f"environment {self.config.env_id!r} keeps running statistics ({', '.join(found)}): each its own, so "
-                "evaluations, videos and loaded policies begin with other statistics than those of training"
-            )
+            say(of_statistics(self.config.env_id, found))
         if restore is not None:
             self.state, saved = restore(self.state, _numbered(self.buffer))
         if saved is not None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import warnings
+from pathlib import Path
 from typing import Any
 
 import fakes
@@ -12,6 +14,8 @@ import pytest
 from gymnasium import wrappers as w
 from numpy.testing import assert_array_equal
 
+import diffac.recipes
+from diffac.agent import Agent
 from diffac.env_states import restore_env, save_env
 from diffac.environments import Stepper, close, make_envs
 from diffac.training import Training, train
@@ -97,6 +101,15 @@ def test_a_run_with_statistics_is_saved_and_says_who_has_others() -> None:
     (text,) = said
     assert "environment 'fakes:Random-v0' keeps running statistics (NormalizeReward.return_rms, " in text
     assert "evaluations, videos and loaded policies begin with other statistics than those of training" in text
+
+
+def test_a_loaded_agent_says_it_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.recipes.GROUP)]
+    monkeypatch.setattr(diffac.recipes, "entry_points", lambda *, group: entries)
+    agent = Agent.from_recipe("fake", "fakes:Random-v0", wrappers=NORMALISERS)
+    agent.save(tmp_path / "agent")
+    with pytest.warns(UserWarning, match="loaded policies begin with other statistics"):
+        Agent.load(tmp_path / "agent")
 
 
 def test_a_run_without_statistics_says_nothing() -> None:
