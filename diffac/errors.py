@@ -53,3 +53,11 @@ class DamagedError(RunError, UsageError):
 
     The command line prints the message alone and exits with code 2.
     """
+
+
+def check_critic_steps(before_actor: int, critic_steps: int) -> None:
+    """Raises `UsageError` unless the critic's steps before the actor's loss are among all of its steps."""
+    if isinstance(before_actor, bool) or before_actor not in range(critic_steps + 1):
+        raise UsageError(
+            f"critic_steps_before_actor must be an integer in 0..critic_steps = {critic_steps}, got {before_actor!r}"
+        )

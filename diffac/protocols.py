@@ -54,6 +54,8 @@ class Loss(NamedTuple):
     """Scalars worth logging."""
     state: State
     """The objective's state after this batch; it replaces the one passed in."""
+    log_prob: Array | None = None
+    """[*batch], log-probabilities of the actions that an actor's loss looked at, where it knows them; no gradient."""
 
 
 class Rollout(NamedTuple):
@@ -65,6 +67,8 @@ class Rollout(NamedTuple):
     """[T *batch action_dim] for a diffusion sampler: entry t is where the denoiser was evaluated at time t."""
     log_prob: Array | None = None
     """[*batch], log-probability of `action` where the sampler knows it."""
+    noise_free: Array | None = None
+    """[*batch action_dim], the action before exploration noise; None where `action` has none."""
 
 
 @runtime_checkable
@@ -227,6 +231,21 @@ class RolloutObjective(ActorObjective, Protocol):
 
 
 @runtime_checkable
+class TrackingObjective(ActorObjective, Protocol):
+    """An actor objective whose state moves in every update, also in those in which the actor does not."""
+
+    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+        """The state after a batch for which the loss is not computed; called in place of `__call__`.
+
+        Args:
+            critic: the online critic.
+            batch: as for `__call__`.
+            state: as returned by the call before, or `init_state()` for the first one.
+        """
+        ...
+
+
+@runtime_checkable
 class CriticObjective(Protocol):
     """A loss of the critic."""
 
@@ -260,7 +279,7 @@ class Temperature(Protocol):
 
     @property
     def interval(self) -> int:
-        """Updates of the learner between two calls of `update`; 0: never."""
+        """`update` is called in the learner's updates 0, interval, 2 interval...; 0: never."""
         ...
 
     def init_state(self) -> State:
@@ -275,8 +294,20 @@ class Temperature(Protocol):
         """The noise that one `update` needs for a batch whose actions have shape (batch, action_dim)."""
         ...
 
-    def update(self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise) -> tuple[State, Metrics]:
-        """One step of the rule at the batch's observations obs [batch obs_dim]; nothing is differentiated outside."""
+    def update(
+        self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise, log_prob: Array | None = None
+    ) -> tuple[State, Metrics]:
+        """One step of the rule; nothing is differentiated outside.
+
+        Args:
+            state: as returned by the call before, or `init_state()` for the first one.
+            actor: from before its step in this update.
+            critic: the one that the actor's loss sees.
+            obs: the batch's observations, [batch obs_dim].
+            noise: as `noise_spec` says.
+            log_prob: [batch], `Loss.log_prob` of the actor's loss in this update; None where it knows none, or where
+                `interval` is no multiple of the learner's `actor_delay`, so that there may be no such loss.
+        """
         ...
 
 

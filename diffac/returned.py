@@ -16,7 +16,7 @@ _KINDS = {"bool": "True or False", "int": "a whole number", "float": "a number"}
 
 
 def checked_loss(objective: Any, loss: Any, before: State, convert: Callable[[Any, Any], Array]) -> Loss:
-    """What an objective returned, with metrics and state converted; the value stays as it is.
+    """What an objective returned, with metrics, state and log-probabilities converted; the value stays as it is.
 
     Args:
         objective: names the culprit.
@@ -32,7 +32,8 @@ def checked_loss(objective: Any, loss: Any, before: State, convert: Callable[[An
         raise UsageError(f"{name} must return a diffac.Loss(value, metrics, state), got {type(loss).__name__}")
     _check_one(f"the loss of {name}", loss.value)
     metrics = checked_metrics(objective, loss.metrics, loss.value, convert)
-    return Loss(loss.value, metrics, checked_state(objective, loss.state, before, convert))
+    log_prob = None if loss.log_prob is None else convert(loss.log_prob, loss.value)
+    return Loss(loss.value, metrics, checked_state(objective, loss.state, before, convert), log_prob)
 
 
 def checked_metrics(part: Any, metrics: Any, like: Array, convert: Callable[[Any, Any], Array]) -> dict[str, Array]:

@@ -26,6 +26,7 @@ from diffac.logging import Writer, Writers
 from diffac.noise import draw
 from diffac.protocols import Activation, Learner
 from diffac.replay import NumberedReplay, Replay, ReplayBuffer
+from diffac.schedules import LinearSchedule
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -169,6 +170,12 @@ class ActorCriticConfig(TrainConfig):
     def network_arguments(self) -> dict[str, Any]:
         """What actor and critic take beside their dimensions and keys."""
         return {"hidden_sizes": self.hidden_sizes, "activation": self.activation}
+
+    def actor_learning_rate(self, final: float) -> LinearSchedule:
+        """The schedule of the official SDAC code: learning_rate up to a quarter of the actor's steps, `final` from
+        three quarters on, linear between."""
+        steps = -(-self.total_updates // self.actor_delay)
+        return LinearSchedule(self.learning_rate, final, steps // 4, max(steps // 4 + 1, steps * 3 // 4))
 
     @property
     def network_keys(self) -> tuple[int, int]:

@@ -137,11 +137,11 @@ def test_log_probability_must_be_known(backend: ModuleType) -> None:
     critic = CRITICS["twin"](backend, DIMS, 2)
     batch = to_backend(make_batch(rng)._replace(next_log_prob=None))
     refuses(lambda: objective(critic, critic, batch, {}, to_backend(TEMPERATURE), {}), "log", "soft")
-    temperature = backend.TargetEntropyTemperature(DIMS.action, chain(backend))
+    temperature = backend.TargetEntropyTemperature(DIMS.action)
     noise = to_backend(make_noise(rng, temperature))
     state = to_backend(dict(temperature.init_state()))
     actor = ACTORS["denoiser"](backend, DIMS, 1)
-    refuses(lambda: temperature.update(state, actor, critic, batch.obs, noise), "log", "TanhGaussianSampler")
+    refuses(lambda: temperature.update(state, actor, critic, batch.obs, noise), "log", "actor_delay")
 
 
 def test_chain_states_must_belong_to_the_schedule(backend: ModuleType) -> None:

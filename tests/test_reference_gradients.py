@@ -144,7 +144,7 @@ def test_samplers(name: str) -> None:
     log_prob = rollout.log_prob is not None
 
     def scalar(parameters: Parameters) -> float:
-        action, _, log_probs = run(dataclasses.replace(c.actor, parameters=parameters))[0]
+        action, _, log_probs, _ = run(dataclasses.replace(c.actor, parameters=parameters))[0]
         return float((weight * action).sum() + ((log_weight * log_probs).sum() if log_prob else 0.0))
 
     check_gradient(scalar, c.actor.parameters, pull(weight, log_weight) if log_prob else pull(weight), rng)
@@ -295,7 +295,7 @@ def test_mixture_entropy_is_scikit_learns() -> None:
 def test_temperatures_go_down_where_there_is_too_much_entropy(name: str) -> None:
     c = Case(TEMPERATURES[name], 11)
     state = c.part.init_state()
-    new, metrics = c.part.update(state, c.actor, c.critic, c.batch.obs, c.noise)
+    new, metrics = c.part.update(state, c.actor, c.critic, c.batch.obs, c.noise, c.batch.next_log_prob)
     if name == "fixed":
         assert (new, metrics) == (state, {})
         return
@@ -337,7 +337,7 @@ def test_learners(name: str) -> None:
         moved = {n.split(".")[0] for n in after if not np.array_equal(after[n], before[n])}
         due = i % learner.actor_delay == 0
         assert (("actor" in moved), ("target_critic" in moved), ("actor_loss" in metrics)) == (due, due, due)
-        assert ("temperature" in moved) == ((i + 1) % learner.temperature.interval == 0)
+        assert ("temperature" in moved) == (i % learner.temperature.interval == 0)
         assert {"critic", "critic_optimiser", "updates"} <= moved
         assert all(np.isfinite(number) for number in metrics.values())
         state = new

@@ -164,7 +164,8 @@ def run(
     for _ in range(steps):
         obs = backend.testing.to_backend(rng.standard_normal((DIMS.batch, DIMS.obs)))
         noise = backend.testing.to_backend(make_noise(rng, temperature))
-        state, metrics = update(state, actor, critic, obs, noise)
+        log_prob = backend.testing.to_backend(rng.standard_normal(DIMS.batch))
+        state, metrics = update(state, actor, critic, obs, noise, log_prob)
         values.append(float(backend.testing.to_numpy(temperature.value(state))))
         entropies += [float(backend.testing.to_numpy(metrics[name]))] if name in metrics else []
     return state, values, entropies
@@ -195,9 +196,7 @@ def directed(backend: ModuleType, kind: str, target: float) -> tuple[Any, str]:
         return backend.MixtureEntropyTemperature(
             sampler, initial=1.0, target_entropy_per_dim=target, num_samples=20
         ), "denoiser"
-    return backend.TargetEntropyTemperature(
-        d, backend.TanhGaussianSampler(), initial=1.0, target_entropy_per_dim=target
-    ), "gaussian"
+    return backend.TargetEntropyTemperature(d, initial=1.0, target_entropy_per_dim=target), "gaussian"
 
 
 @pytest.mark.parametrize("kind", ["noise_entropy", "mixture", "target_entropy"])
@@ -299,7 +298,7 @@ def test_learner_respects_the_interval(backend: ModuleType, name: str) -> None:
         last = now
         state, _ = learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
     # Entry u is the change made by update u - 1, counted from 0: due when u is a multiple of the interval.
-    assert changes == [u > 0 and u % interval == 0 for u in range(11)]
+    assert changes == [u > 0 and (u - 1) % interval == 0 for u in range(11)]
 
 
 def test_bad_values(backend: ModuleType) -> None:
@@ -308,7 +307,7 @@ def test_bad_values(backend: ModuleType) -> None:
         for make in (
             lambda **kw: noise_rule(backend, d, **kw),
             lambda **kw: backend.MixtureEntropyTemperature(sampler, **kw),
-            lambda **kw: backend.TargetEntropyTemperature(d, sampler, **kw),
+            lambda **kw: backend.TargetEntropyTemperature(d, **kw),
         ):
             with pytest.raises(UsageError, match=str(bad)):
                 make(initial=bad)

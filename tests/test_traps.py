@@ -384,10 +384,11 @@ def outcome_of_temperature(backend: ModuleType, temperature: Any, actor: str = "
     rng = np.random.default_rng(0)
     network, critic = networks(backend, actor)
     state = to_backend(dict(temperature.init_state()))
-    obs = to_backend(make_batch(rng).obs)
+    batch = to_backend(make_batch(rng))
     metrics = {}
     for _ in range(2):
-        state, metrics = temperature.update(state, network, critic, obs, to_backend(make_noise(rng, temperature)))
+        noise = to_backend(make_noise(rng, temperature))
+        state, metrics = temperature.update(state, network, critic, batch.obs, noise, batch.next_log_prob)
     return [
         temperature.interval,
         *[float(to_numpy(value)) for _, value in sorted(state.items())],
@@ -482,7 +483,12 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
             {"sampler": B.TanhGaussianSampler()},
             {"sampler": B.BestOf(B.TanhGaussianSampler(), num_candidates=6)},
         ),
-        "MeanSquaredTD": (outcome_of_critic_objective, B.MeanSquaredTD, {}, {"gamma": 0.5, "soft": True}),
+        "MeanSquaredTD": (
+            outcome_of_critic_objective,
+            B.MeanSquaredTD,
+            {},
+            {"gamma": 0.5, "soft": True, "factor": 0.5},
+        ),
         "GaussianTD": (outcome_of_critic_objective, B.GaussianTD, {}, {"gamma": 0.5, "tau": 0.5, "clip": 0.3}),
         "FixedTemperature": (outcome_of_temperature, B.FixedTemperature, {}, {"temperature": 0.5}),
         "NoiseEntropyTemperature": (
@@ -507,8 +513,8 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
         "TargetEntropyTemperature": (
             lambda backend, temperature: outcome_of_temperature(backend, temperature, "gaussian"),
             B.TargetEntropyTemperature,
-            {"action_dim": d, "sampler": B.TanhGaussianSampler()},
-            {"action_dim": 5, "sampler": B.BestOf(B.TanhGaussianSampler(), num_candidates=2), **temperature},
+            {"action_dim": d},
+            {"action_dim": 5, **temperature},
         ),
         "Adam": (
             lambda backend, optimiser: outcome_of_learner(backend, small_learner(backend, actor_optimiser=optimiser)),
@@ -538,6 +544,7 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
                 "reward_scale": 0.2,
                 "ema_actor": True,
                 "critic_steps": 2,
+                "critic_steps_before_actor": 1,
             },
         ),
     }

@@ -54,15 +54,15 @@ class UserObjective(Wrapped):
     def __call__(self, module: Any, other: Any, batch: Any, noise: Any, temperature: Any, state: Any) -> Loss:
         loss = self.part(module, other, batch, noise, temperature, self.own(state))
         metrics = {**loss.metrics, "undetached": 2 * loss.value, **self.metrics}
-        return Loss(loss.value, metrics, {**loss.state, **self.after(state, loss.value)})
+        return loss._replace(metrics=metrics, state={**loss.state, **self.after(state, loss.value)})
 
 
 class UserTemperature(Wrapped):
     def value(self, state: Any) -> Any:
         return 0.2
 
-    def update(self, state: Any, actor: Any, critic: Any, obs: Any, noise: Any) -> Any:
-        new, metrics = self.part.update(self.own(state), actor, critic, obs, noise)
+    def update(self, state: Any, actor: Any, critic: Any, obs: Any, noise: Any, log_prob: Any = None) -> Any:
+        new, metrics = self.part.update(self.own(state), actor, critic, obs, noise, log_prob)
         graph = critic(obs, actor(obs)[0]).mean()  # depends on the parameters of both networks
         return {**new, **self.after(state, graph)}, {**metrics, "undetached": graph, **self.metrics}
 
@@ -74,7 +74,7 @@ def a_learner(B: ModuleType, **change: Any) -> tuple[Any, Any]:
         "sampler": sampler,
         "actor_objective": UserObjective(B.EntropyRegularisedValue(sampler)),
         "critic_objective": UserObjective(B.MeanSquaredTD(soft=True)),
-        "temperature": UserTemperature(B.TargetEntropyTemperature(DIMS.action, sampler, interval=2)),
+        "temperature": UserTemperature(B.TargetEntropyTemperature(DIMS.action, interval=2)),
         "actor_optimiser": B.Adam(1e-3),
         "critic_optimiser": B.Adam(1e-3),
         "actor_delay": 2,

@@ -37,7 +37,7 @@ def _value_metrics(q: Array) -> dict[str, Array]:
 
 
 class MeanSquaredTD(eqx.Module):
-    """sum_i mean_B (Q_i - y)^2 with y = r + gamma (1 - terminated) min_j Q'_j(s', a').
+    """factor sum_i mean_B (Q_i - y)^2 with y = r + gamma (1 - terminated) min_j Q'_j(s', a').
 
     Clipped double Q-learning (Fujimoto et al. 2018, arXiv 1802.09477); soft: the target has -temperature log pi(a'|s')
     beside the minimum (SAC, arXiv 1812.05905, equation 3).
@@ -48,16 +48,19 @@ class MeanSquaredTD(eqx.Module):
     Args:
         gamma: discount, in [0, 1].
         soft: whether the entropy belongs to the value.
+        factor: of the loss; Stable-Baselines3's SAC has 0.5. It changes nothing but what Adam's eps is added to.
 
     Raises:
-        UsageError: gamma is out of range; on a call with soft: the batch has no next_log_prob.
+        UsageError: gamma or factor is out of range; on a call with soft: the batch has no next_log_prob.
     """
 
     gamma: float = 0.99
     soft: bool = False
+    factor: float = 1.0
 
     def __check_init__(self) -> None:
         _check_gamma(self.gamma)
+        check_positive("factor", self.factor)
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """No noise."""
@@ -78,9 +81,8 @@ class MeanSquaredTD(eqx.Module):
             next_value = next_value - temperature * batch.next_log_prob
         y = _discounted(batch, self.gamma, next_value)
         q = critic(batch.obs, batch.action)
-        return Loss(
-            ((q - y) ** 2).mean(-1).sum(), {**_value_metrics(jax.lax.stop_gradient(q)), "target_mean": y.mean()}, state
-        )
+        value = self.factor * ((q - y) ** 2).mean(-1).sum()
+        return Loss(value, {**_value_metrics(jax.lax.stop_gradient(q)), "target_mean": y.mean()}, state)
 
 
 class GaussianTD(eqx.Module):

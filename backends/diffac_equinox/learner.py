@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffac.errors import UsageError, check_positive
+from diffac.errors import UsageError, check_critic_steps, check_positive
 from diffac.metrics import scatter
 from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
 from diffac.noise import draw as draw_on_host
@@ -27,6 +27,7 @@ from diffac.protocols import (
     SeedGroup,
     State,
     Temperature,
+    TrackingObjective,
     Transition,
 )
 from diffac.returned import checked_metrics, checked_state, initial_state
@@ -98,11 +99,12 @@ class Learner(eqx.Module):
     Update number u, counted from 0 over the whole training:
 
     1. The reward is scaled; `sampler` draws the next actions with the online actor.
-    2. Critic loss and gradient.
-    3. If u is a multiple of actor_delay: actor loss and gradient, with the critic from before its step. They are not
-       computed otherwise.
-    4. Optimiser steps.
-    5. If u + 1 is a multiple of the temperature's interval: its step, with the new actor and critic.
+    2. Critic loss and gradient; `critic_steps_before_actor` optimiser steps of the critic.
+    3. If u is a multiple of actor_delay: actor loss and gradient, with the critic as it is now. They are not computed
+       otherwise; a `TrackingObjective` still sees the batch.
+    4. If u is a multiple of the temperature's interval: its step, with the actor as it is now and the log-probabilities
+       of the actor's loss.
+    5. Optimiser step of the actor, and those of the critic that are left.
     6. If the actor was updated: target critic and slow actor move by tau towards their originals.
 
     Metrics: critic_loss, actor_loss, temperature, critic_grad_norm, actor_grad_norm, critic_nonfinite and
@@ -123,6 +125,9 @@ class Learner(eqx.Module):
         reward_scale: factor of the reward, applied here and nowhere else.
         ema_actor: whether a slow copy of the actor acts.
         critic_steps: optimiser steps with one critic gradient; 1, except to reproduce the official DPMD code (2).
+        critic_steps_before_actor: how many of them come before the actor's loss, in 0..critic_steps. 0: the actor sees
+            the critic of the update before, as in the codes of DACER and SDAC; 1: the new one, as in SAC (arXiv
+            1812.05905, algorithm 1) and DPMD.
 
     Raises:
         UsageError: a number is out of range.
@@ -140,12 +145,14 @@ class Learner(eqx.Module):
     reward_scale: float = 1.0
     ema_actor: bool = False
     critic_steps: int = 1
+    critic_steps_before_actor: int = 0
 
     def __check_init__(self) -> None:
         for name in ("actor_delay", "reward_scale", "critic_steps"):
             check_positive(name, getattr(self, name))
         if not 0 < self.tau <= 1:
             raise UsageError(f"tau must be in (0, 1], got {self.tau!r}")
+        check_critic_steps(self.critic_steps_before_actor, self.critic_steps)
 
     def init(self, actor: Any, critic: Any) -> LearnerState:
         """The state before the first update. It holds copies: the networks given stay valid.
@@ -296,7 +303,6 @@ class Learner(eqx.Module):
         batch = batch._replace(
             reward=self.reward_scale * batch.reward, next_action=rollout.action, next_log_prob=rollout.log_prob
         )
-        old_critic = state.critic
         loss, gradient = loss_and_gradient(
             self.critic_objective,
             state.critic,
@@ -306,25 +312,27 @@ class Learner(eqx.Module):
             temperature,
             state.critic_objective,
         )
-        critic, critic_optimiser = state.critic, state.critic_optimiser
+        critics, critic_optimiser = [state.critic], state.critic_optimiser
         for _ in range(self.critic_steps):
-            critic, critic_optimiser, step_metrics = self.critic_optimiser.step(critic_optimiser, critic, gradient)
+            critic, critic_optimiser, step_metrics = self.critic_optimiser.step(critic_optimiser, critics[-1], gradient)
+            critics.append(critic)
+        seen = critics[self.critic_steps_before_actor]
         metrics = {"critic_loss": loss.value, "temperature": temperature}
         metrics |= _prefixed("critic", {**_checked(loss.value, step_metrics), **loss.metrics})
-        actor_is_due = _is_multiple(state.updates, self.actor_delay)
+        update, actor_before = state.updates, state.actor
         state = dataclasses.replace(
             state,
-            critic=critic,
+            critic=critics[-1],
             critic_optimiser=critic_optimiser,
             critic_objective=loss.state,
-            updates=state.updates + 1,
+            updates=update + 1,
         )
 
-        def update_actor(state: LearnerState) -> tuple[LearnerState, Metrics]:
+        def update_actor(state: LearnerState) -> tuple[LearnerState, tuple[Metrics, Array | None]]:
             loss, gradient = loss_and_gradient(
                 self.actor_objective,
                 state.actor,
-                old_critic,
+                seen,
                 batch,
                 _cast(noise("actor"), dtype),
                 temperature,
@@ -342,21 +350,32 @@ class Learner(eqx.Module):
                 ema_actor=_towards(state.ema_actor, actor, self.tau) if self.ema_actor else None,
             )
             step_metrics = _checked(loss.value, step_metrics)
-            return state, {"actor_loss": loss.value} | _prefixed("actor", {**step_metrics, **loss.metrics})
+            metrics = {"actor_loss": loss.value} | _prefixed("actor", {**step_metrics, **loss.metrics})
+            return state, (metrics, loss.log_prob)
+
+        def leave_actor(state: LearnerState) -> LearnerState:
+            if not isinstance(self.actor_objective, TrackingObjective):
+                return state
+            new = self.actor_objective.track(seen, batch, state.actor_objective)
+            new = checked_state(self.actor_objective, new, state.actor_objective, without_gradient)
+            return dataclasses.replace(state, actor_objective=new)
 
         def update_temperature(state: LearnerState) -> tuple[LearnerState, Metrics]:
             new, metrics = self.temperature.update(
-                state.temperature, state.actor, state.critic, batch.obs, _cast(noise("temperature"), dtype)
+                state.temperature, actor_before, seen, batch.obs, _cast(noise("temperature"), dtype), log_prob
             )
             new = checked_state(self.temperature, new, state.temperature, without_gradient)
             metrics = checked_metrics(self.temperature, metrics, temperature, without_gradient)
             return dataclasses.replace(state, temperature=new), _prefixed("temperature", metrics)
 
-        state, actor_metrics = _run_if(actor_is_due, update_actor, state)
+        actor_is_due = _is_multiple(update, self.actor_delay)
+        state, (actor_metrics, log_prob) = _run_if(actor_is_due, update_actor, leave_actor, state)
         metrics |= actor_metrics
         if self.temperature.interval:
-            is_due = _is_multiple(state.updates, self.temperature.interval)
-            state, temperature_metrics = _run_if(is_due, update_temperature, state)
+            if self.temperature.interval % self.actor_delay != 0:
+                log_prob = None  # not in every step of this rule, so in none
+            is_due = _is_multiple(update, self.temperature.interval)
+            state, temperature_metrics = _run_if(is_due, update_temperature, lambda state: state, state)
             metrics |= temperature_metrics
         return state, metrics
 
@@ -457,23 +476,27 @@ def _is_multiple(number: Array, of: int) -> Array | bool:
 
 
 def _run_if(
-    due: Array | bool, part: Callable[[LearnerState], tuple[LearnerState, Metrics]], state: LearnerState
-) -> tuple[LearnerState, Metrics]:
-    """part(state) where it is due; else the state as it is and NaN for every metric, without computing the part."""
+    due: Array | bool,
+    part: Callable[[LearnerState], tuple[LearnerState, Tree]],
+    otherwise: Callable[[LearnerState], LearnerState],
+    state: LearnerState,
+) -> tuple[LearnerState, Tree]:
+    """part(state) where it is due; else otherwise(state) and NaN for what the part returns beside the state."""
     if due is True:
         return part(state)
     dynamic, static = eqx.partition(state, eqx.is_array)
 
-    def run(dynamic: Any) -> tuple[Any, Metrics]:
-        new, metrics = part(eqx.combine(dynamic, static))
-        return eqx.filter(new, eqx.is_array), metrics
+    def run(dynamic: Any) -> tuple[Any, Tree]:
+        new, results = part(eqx.combine(dynamic, static))
+        return eqx.filter(new, eqx.is_array), results
 
-    def skip(dynamic: Any) -> tuple[Any, Metrics]:
-        _, metrics = jax.eval_shape(run, dynamic)
-        return dynamic, jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), metrics)
+    def skip(dynamic: Any) -> tuple[Any, Tree]:
+        _, results = jax.eval_shape(run, dynamic)
+        new = otherwise(eqx.combine(dynamic, static))
+        return eqx.filter(new, eqx.is_array), jax.tree.map(lambda x: jnp.full(x.shape, jnp.nan, x.dtype), results)
 
-    dynamic, metrics = jax.lax.cond(due, run, skip, dynamic)
-    return eqx.combine(dynamic, static), metrics
+    dynamic, results = jax.lax.cond(due, run, skip, dynamic)
+    return eqx.combine(dynamic, static), results
 
 
 def _towards(slow: Tree, fast: Tree, tau: float) -> Tree:

@@ -25,6 +25,7 @@ from diffac.protocols import (
     Rollout,
     Sampler,
     State,
+    TrackingObjective,
     Transition,
 )
 from diffac_equinox.networks import _smallest
@@ -172,7 +173,8 @@ class TimeWeightedQGradient(eqx.Module):
         if rollout is None:
             return self.schedule.add_noise(replay, noise["eps"], t)
         if self.source == "forward":
-            return self.schedule.add_noise(rollout.action, noise["eps"], t)
+            clean = rollout.action if rollout.noise_free is None else rollout.noise_free
+            return self.schedule.add_noise(clean, noise["eps"], t)
         length = None if rollout.noisy is None else len(rollout.noisy)
         if length != self.schedule.num_steps:
             raise UsageError(
@@ -229,6 +231,15 @@ class Proposal(Protocol):
         ...
 
 
+@runtime_checkable
+class TrackingProposal(Proposal, Protocol):
+    """A proposal whose state moves in every update of the learner, as with a `TrackingObjective`."""
+
+    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+        """The state after a batch on which the actor does not step."""
+        ...
+
+
 class ReweightedScoreMatching(eqx.Module):
     """Denoising score matching with any weights (SDAC and DPMD, arXiv 2502.00361, section 4).
 
@@ -261,6 +272,10 @@ class ReweightedScoreMatching(eqx.Module):
         eps = actor(condition, regression.noisy, regression.t)
         error = ((eps - regression.target) ** 2).sum(-1)
         return Loss((regression.weight * error + regression.spread).mean(), regression.metrics, regression.state)
+
+    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+        """The proposal's state after a batch on which the actor does not step."""
+        return self.proposal.track(critic, batch, state) if isinstance(self.proposal, TrackingProposal) else state
 
 
 class ReverseProposal(eqx.Module):
@@ -401,11 +416,7 @@ class PolicyProposal(eqx.Module):
     ) -> Regression:
         """The regression problem of a batch."""
         q = critic(batch.next_obs, batch.next_action).min(0)
-        new = {
-            "q_mean_ema": (1 - self.rate) * state["q_mean_ema"] + self.rate * q.mean(),
-            "q_std_ema": (1 - self.rate) * state["q_std_ema"] + self.rate * q.std(),
-            "count": state["count"] + 1,
-        }
+        new = self._moved(state, q)
         if self.faithful_normalisation:
             advantage = q - state["q_mean_ema"] / state["q_std_ema"]
         else:
@@ -415,6 +426,17 @@ class PolicyProposal(eqx.Module):
         noisy = schedule.add_noise(batch.next_action, noise["eps"], noise["t"])
         metrics = {"effective_samples": weight.sum() ** 2 / (weight**2).sum(), "q_mean": q.mean()}
         return Regression(batch.next_obs, noisy, noise["t"], noise["eps"], weight, jnp.zeros_like(weight), metrics, new)
+
+    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+        """The moments after a batch on which the actor does not step."""
+        return self._moved(state, critic(batch.next_obs, batch.next_action).min(0))
+
+    def _moved(self, state: State, q: Array) -> State:
+        return {
+            "q_mean_ema": (1 - self.rate) * state["q_mean_ema"] + self.rate * q.mean(),
+            "q_std_ema": (1 - self.rate) * state["q_std_ema"] + self.rate * q.std(),
+            "count": state["count"] + 1,
+        }
 
 
 class EntropyRegularisedValue(eqx.Module):
@@ -460,7 +482,8 @@ class EntropyRegularisedValue(eqx.Module):
         if rollout.log_prob is None:
             raise UsageError("EntropyRegularisedValue needs a sampler that knows log_prob, such as TanhGaussianSampler")
         q_mean, entropy = _smallest(critic(batch.obs, rollout.action)).mean(), -rollout.log_prob.mean()
-        return Loss(-temperature * entropy - q_mean, {"q_mean": q_mean, "entropy": entropy}, state)
+        value = -temperature * entropy - q_mean
+        return Loss(value, {"q_mean": q_mean, "entropy": entropy}, state, jax.lax.stop_gradient(rollout.log_prob))
 
 
 class Sum(eqx.Module):
@@ -533,7 +556,17 @@ class Sum(eqx.Module):
         for i, loss in enumerate(losses):
             metrics |= {name if occurrences[name] == 1 else f"term{i}_{name}": x for name, x in loss.metrics.items()}
             new_state |= {f"term{i}.{name}": x for name, x in loss.state.items()}
-        return Loss(value, metrics, new_state)
+        log_prob = next((loss.log_prob for loss in losses if loss.log_prob is not None), None)
+        return Loss(value, metrics, new_state, log_prob)
+
+    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+        """The states of all terms after a batch on which the actor does not step."""
+        new_state = dict(state)
+        for i, (_, objective) in enumerate(self.terms):
+            if isinstance(objective, TrackingObjective):
+                tracked = objective.track(critic, batch, _part(state, f"term{i}."))
+                new_state |= {f"term{i}.{name}": x for name, x in tracked.items()}
+        return new_state
 
 
 def _part(state: Mapping[str, Array], prefix: str) -> State:

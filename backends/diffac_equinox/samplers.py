@@ -159,7 +159,18 @@ class TanhGaussianSampler(eqx.Module):
 
     The actor returns (mean, log_std). log(1 - tanh(u)^2) is computed as 2 (log 2 - u - softplus(-2u)), which is
     accurate for every u. All noise is exploration: without it the action is tanh(mean).
+
+    Args:
+        epsilon: added to 1 - tanh(u)^2 inside the logarithm: 0 is exact, Stable-Baselines3 has 1e-6.
+
+    Raises:
+        UsageError: epsilon is negative.
     """
+
+    epsilon: float = 0.0
+
+    def __check_init__(self) -> None:
+        check_positive("epsilon", self.epsilon, zero_allowed=True)
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Entry "exploration" [*shape]."""
@@ -174,6 +185,8 @@ class TanhGaussianSampler(eqx.Module):
         u = mean + jnp.exp(log_std) * eps
         log_density = -0.5 * eps**2 - log_std - 0.5 * math.log(2 * math.pi)
         log_slope = 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
+        if self.epsilon > 0:
+            log_slope = jnp.log(1 - jnp.tanh(u) ** 2 + self.epsilon)
         return Rollout(jnp.tanh(u), log_prob=(log_density - log_slope).sum(-1))
 
     def __call__(
@@ -212,7 +225,7 @@ class BestOf(eqx.Module):
         """The rollout of the best candidate of each state."""
         if critic is None:
             raise UsageError("BestOf ranks its candidates with a critic: pass critic=")
-        action, noisy, log_prob = self.sampler.rollout(
+        action, noisy, log_prob, noise_free = self.sampler.rollout(
             actor, obs, noise["candidates"], critic=critic, temperature=temperature
         )
         best = critic(obs, jax.lax.stop_gradient(action)).min(0).argmax(0)
@@ -224,7 +237,7 @@ class BestOf(eqx.Module):
             index = jnp.expand_dims(index, tuple(range(axis + 1)))
             return jnp.take_along_axis(candidates, index, axis).squeeze(axis)
 
-        return Rollout(choose(action, 0), choose(noisy, 1), choose(log_prob, 0))
+        return Rollout(choose(action, 0), choose(noisy, 1), choose(log_prob, 0), choose(noise_free, 0))
 
     def __call__(
         self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
@@ -236,7 +249,7 @@ class BestOf(eqx.Module):
 class AdditiveNoise(eqx.Module):
     """Adds noise_scale * temperature * N(0, I) to another sampler's action (DACER, arXiv 2405.15177).
 
-    `noisy` is the inner sampler's; the log-probability is not known.
+    `noisy` is the inner sampler's, `noise_free` its action; the log-probability is not known.
 
     Args:
         sampler: the inner sampler.
@@ -263,7 +276,8 @@ class AdditiveNoise(eqx.Module):
     ) -> Rollout:
         """The inner rollout with the noise on its action."""
         inner = self.sampler.rollout(actor, obs, noise["inner"], critic=critic, temperature=temperature)
-        return Rollout(self.explore(inner.action, noise, temperature), inner.noisy)
+        noise_free = inner.action if inner.noise_free is None else inner.noise_free
+        return Rollout(self.explore(inner.action, noise, temperature), inner.noisy, noise_free=noise_free)
 
     def explore(self, action: Array, noise: Noise, temperature: Array | None) -> Array:
         """Actions of the inner sampler with the noise."""

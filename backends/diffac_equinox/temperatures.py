@@ -102,7 +102,9 @@ class FixedTemperature(eqx.Module):
         """No noise."""
         return {}
 
-    def update(self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise, log_prob: Array | None = None
+    ) -> tuple[State, Metrics]:
         """Nothing happens."""
         return state, {}
 
@@ -123,7 +125,7 @@ class NoiseEntropyTemperature(eqx.Module):
         sampler: the acting policy, with its exploration noise.
         initial: temperature at the start.
         target_entropy_per_dim: the target divided by d.
-        interval: updates of the learner between two steps; 0: never.
+        interval: updates of the learner between two steps, of which the first is in update 0; 0: never.
         learning_rate: of Adam, on the logarithm of the temperature.
         num_states: of the batch, at most, on which the policy's entropy is estimated.
         num_samples: actions for each of them.
@@ -159,7 +161,9 @@ class NoiseEntropyTemperature(eqx.Module):
         """Entry "samples": the sampler's, for actions [num_samples states act]."""
         return _samples_spec(self.sampler, self.num_samples, self.num_states, shape)
 
-    def update(self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise, log_prob: Array | None = None
+    ) -> tuple[State, Metrics]:
         """One step; only the metric policy_entropy looks at the policy."""
         temperature = self.value(state)
         samples = _samples(self.sampler, actor, critic, obs[: self.num_states], noise["samples"], temperature)
@@ -180,7 +184,8 @@ class MixtureEntropyTemperature(eqx.Module):
         sampler: draws the actions, with its exploration noise.
         initial: first temperature.
         target_entropy_per_dim: the target divided by the dimension of an action.
-        interval: updates of the learner between two steps; 0: never. 10,000 suits the paper's 1.5 million updates.
+        interval: updates of the learner between two steps, of which the first is in update 0; 0: never.
+            10,000 suits the paper's 1.5 million updates.
         learning_rate: of Adam.
         num_states: of the batch, at most, over which H is averaged; the paper takes all 256, at four times the cost.
         num_samples: actions for each of them.
@@ -218,7 +223,9 @@ class MixtureEntropyTemperature(eqx.Module):
         """Entry "samples": the sampler's, for actions [num_samples states act]."""
         return _samples_spec(self.sampler, self.num_samples, self.num_states, shape)
 
-    def update(self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise, log_prob: Array | None = None
+    ) -> tuple[State, Metrics]:
         """One step."""
         temperature = self.value(state)
         samples = _samples(self.sampler, actor, critic, obs[: self.num_states], noise["samples"], temperature)
@@ -232,23 +239,22 @@ class TargetEntropyTemperature(eqx.Module):
     """Adapts the temperature to the entropy of a policy with known log-probabilities (SAC, arXiv 1812.05905, section
     5).
 
-    H = -mean log pi of one action for each state. One Adam step on log temperature with gradient H - target: the
-    paper's gradient, divided by the temperature, as most implementations have it. Metrics: policy_entropy, H.
+    H = -mean log pi, with the log-probabilities of the actor's loss in the same update (algorithm 1). One Adam step on
+    log temperature with gradient H - target: the paper's gradient, divided by the temperature, as most implementations
+    have it. Metrics: policy_entropy, H.
 
     Args:
         action_dim: d.
-        sampler: one that knows log-probabilities.
         initial: first temperature.
         target_entropy_per_dim: the target divided by d.
-        interval: updates of the learner between two steps; 0: never.
+        interval: updates of the learner between two steps, of which the first is in update 0; 0: never.
         learning_rate: of Adam.
 
     Raises:
-        UsageError: a number is out of range; on an update: the sampler knows no log-probability.
+        UsageError: a number is out of range; on an update: the actor's loss has no log-probabilities.
     """
 
     action_dim: int
-    sampler: Sampler
     initial: float = 1.0
     target_entropy_per_dim: float = -1.0
     interval: int = 1
@@ -267,19 +273,22 @@ class TargetEntropyTemperature(eqx.Module):
         return jnp.exp(state["log_temperature"])
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Entry "samples": the sampler's."""
-        return {"samples": self.sampler.noise_spec(shape)}
+        """No noise."""
+        return {}
 
-    def update(self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise) -> tuple[State, Metrics]:
-        """One step."""
-        rollout = self.sampler.rollout(actor, obs, noise["samples"], critic=critic, temperature=self.value(state))
-        if rollout.log_prob is None:
+    def update(
+        self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise, log_prob: Array | None = None
+    ) -> tuple[State, Metrics]:
+        """One Adam step on the entropy of the policy."""
+        if log_prob is None:
             raise UsageError(
-                "TargetEntropyTemperature needs a sampler that knows log_prob, such as TanhGaussianSampler"
+                "TargetEntropyTemperature steps on the log-probabilities of the actor's loss, and there are none; use "
+                "an actor objective that knows them, such as EntropyRegularisedValue, and an interval that is a "
+                "multiple of the learner's actor_delay"
             )
-        entropy = -rollout.log_prob.mean()
-        gradient = entropy - self.target_entropy_per_dim * self.action_dim
-        return _adam_step(state, gradient, self.learning_rate), {"policy_entropy": entropy}
+        entropy = -log_prob.mean()
+        target = self.target_entropy_per_dim * self.action_dim
+        return _adam_step(state, entropy - target, self.learning_rate), {"policy_entropy": entropy}
 
 
 _LLOYD_ITERATIONS = 10

@@ -14,7 +14,7 @@ from diffac_torch.samplers import Scalar
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MeanSquaredTD:
-    """sum_i mean (Q_i(s, a) - y)^2 with y = r + gamma (1 - terminated) min_i Q'_i(s', a').
+    """factor sum_i mean (Q_i(s, a) - y)^2 with y = r + gamma (1 - terminated) min_i Q'_i(s', a').
 
     Fujimoto et al. 2018 (arXiv 1802.09477); with `soft`, temperature * log pi(a'|s') is subtracted from the minimum, as
     in SAC (arXiv 1812.05905, equation 6).
@@ -26,16 +26,20 @@ class MeanSquaredTD:
     Args:
         gamma: discount factor, in [0, 1].
         soft: whether the target contains the entropy of the policy.
+        factor: of the loss; Stable-Baselines3's SAC has 0.5. It changes nothing but what Adam's eps is added to.
 
     Raises:
-        UsageError: gamma outside [0, 1]; on a call, a soft target without batch.next_log_prob.
+        UsageError: gamma outside [0, 1], or factor is not positive; on a call, a soft target without
+            batch.next_log_prob.
     """
 
     gamma: float = 0.99
     soft: bool = False
+    factor: float = 1.0
 
     def __post_init__(self) -> None:
         _check_discount(self.gamma)
+        check_positive("factor", self.factor)
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """No noise."""
@@ -66,7 +70,7 @@ class MeanSquaredTD:
                 next_value = next_value - temperature * batch.next_log_prob
             target = _bootstrap(batch, self.gamma, next_value)
         q = critic(batch.obs, batch.action)
-        value = (q - target).square().mean(-1).sum()
+        value = self.factor * (q - target).square().mean(-1).sum()
         return Loss(value, {**_value_metrics(q.detach()), "target_mean": target.mean()}, state)
 
 

@@ -11,10 +11,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffac.errors import UsageError, check_positive
+from diffac.errors import UsageError, check_critic_steps, check_positive
 from diffac.metrics import scatter
 from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
-from diffac.protocols import ActorObjective, CriticObjective, Loss, Metrics, Sampler, State, Temperature, Transition
+from diffac.protocols import (
+    ActorObjective,
+    CriticObjective,
+    Loss,
+    Metrics,
+    Sampler,
+    State,
+    Temperature,
+    TrackingObjective,
+    Transition,
+)
 from diffac.returned import checked_metrics, checked_state, initial_state
 from diffac_torch.convert import _slots, _to_device
 from diffac_torch.optimisers import Adam, AdamState, loss_and_gradient, without_gradient
@@ -77,11 +87,12 @@ class Learner:
     Update number u, counted from 0 over the whole training:
 
     1. The reward is scaled; `sampler` draws the next actions with the online actor.
-    2. Critic loss and gradient.
-    3. If u is a multiple of actor_delay: actor loss and gradient, with the critic from before its step. They are not
-       computed otherwise.
-    4. Optimiser steps.
-    5. If u + 1 is a multiple of the temperature's interval: its step, with the new actor and critic.
+    2. Critic loss and gradient; `critic_steps_before_actor` optimiser steps of the critic.
+    3. If u is a multiple of actor_delay: actor loss and gradient, with the critic as it is now. They are not computed
+       otherwise; a `TrackingObjective` still sees the batch.
+    4. If u is a multiple of the temperature's interval: its step, with the actor as it is now and the log-probabilities
+       of the actor's loss.
+    5. Optimiser step of the actor, and those of the critic that are left.
     6. If the actor was updated: target critic and slow actor move by tau towards their originals.
 
     Metrics: critic_loss, actor_loss, temperature, critic_grad_norm, actor_grad_norm, critic_nonfinite and
@@ -102,6 +113,9 @@ class Learner:
         reward_scale: factor of the reward, applied here and nowhere else.
         ema_actor: whether a slow copy of the actor acts.
         critic_steps: optimiser steps with one critic gradient; 1, except to reproduce the official DPMD code (2).
+        critic_steps_before_actor: how many of them come before the actor's loss, in 0..critic_steps. 0: the actor sees
+            the critic of the update before, as in the codes of DACER and SDAC; 1: the new one, as in SAC (arXiv
+            1812.05905, algorithm 1) and DPMD.
 
     Raises:
         UsageError: a number is out of range.
@@ -118,6 +132,7 @@ class Learner:
     reward_scale: float = 1.0
     ema_actor: bool = False
     critic_steps: int = 1
+    critic_steps_before_actor: int = 0
     # Where `update` draws: `draw_noise` has no state to ask, and torch's random numbers differ between devices.
     _device: torch.device | None = dataclasses.field(default=None, init=False, repr=False)
     _critic_program: Program = dataclasses.field(init=False, repr=False)
@@ -129,6 +144,7 @@ class Learner:
             check_positive(name, getattr(self, name))
         if not 0 < self.tau <= 1:
             raise UsageError(f"tau must be in (0, 1], got {self.tau!r}")
+        check_critic_steps(self.critic_steps_before_actor, self.critic_steps)
         self._critic_program, self._actor_program = Program(_critic_gradient), Program(loss_and_gradient)
 
     def init(self, actor: Any, critic: Any) -> LearnerState:
@@ -329,8 +345,16 @@ class Learner:
         critic_loss = loss.value
         metrics = {"critic_loss": critic_loss, "temperature": temperature, **_prefixed("critic", loss.metrics)}
 
+        def step_critic(times: int) -> None:
+            for _ in range(times):
+                _, _, step_metrics = self.critic_optimiser.step(state.critic_optimiser, state.critic, critic_grads)
+                checked = {**step_metrics, "nonfinite": _nonfinite(critic_loss, step_metrics["grad_norm"])}
+                metrics.update(_prefixed("critic", checked))
+
+        step_critic(self.critic_steps_before_actor)
+        actor_grads, log_prob = None, None
         if actor_is_due:
-            loss, grads = self._actor_program(
+            loss, actor_grads = self._actor_program(
                 rows,
                 self.actor_objective,
                 state.actor,
@@ -341,22 +365,26 @@ class Learner:
                 state.actor_objective,
             )
             state.actor_objective = loss.state
-            _, _, step_metrics = self.actor_optimiser.step(state.actor_optimiser, state.actor, grads)
-            step_metrics = {**step_metrics, "nonfinite": _nonfinite(loss.value, step_metrics["grad_norm"])}
-            metrics |= {"actor_loss": loss.value} | _prefixed("actor", {**step_metrics, **loss.metrics})
-        for _ in range(self.critic_steps):
-            _, _, step_metrics = self.critic_optimiser.step(state.critic_optimiser, state.critic, critic_grads)
-        step_metrics = {**step_metrics, "nonfinite": _nonfinite(critic_loss, step_metrics["grad_norm"])}
-        metrics |= _prefixed("critic", step_metrics)
-
-        state.updates += 1
+            metrics |= {"actor_loss": loss.value, **_prefixed("actor", loss.metrics)}
+            if self.temperature.interval % self.actor_delay == 0:
+                log_prob = loss.log_prob
+        elif isinstance(self.actor_objective, TrackingObjective):
+            with torch.no_grad():
+                new = self.actor_objective.track(state.critic, batch, state.actor_objective)
+            state.actor_objective = checked_state(self.actor_objective, new, state.actor_objective, without_gradient)
         if self.temperature.interval and state.updates % self.temperature.interval == 0:
             new, temperature_metrics = self.temperature.update(
-                state.temperature, state.actor, state.critic, batch.obs, noise("temperature")
+                state.temperature, state.actor, state.critic, batch.obs, noise("temperature"), log_prob
             )
             state.temperature = checked_state(self.temperature, new, state.temperature, without_gradient)
             temperature_metrics = checked_metrics(self.temperature, temperature_metrics, temperature, without_gradient)
             metrics |= _prefixed("temperature", temperature_metrics)
+        if actor_grads is not None:
+            _, _, step_metrics = self.actor_optimiser.step(state.actor_optimiser, state.actor, actor_grads)
+            checked = {**step_metrics, "nonfinite": _nonfinite(metrics["actor_loss"], step_metrics["grad_norm"])}
+            metrics |= _prefixed("actor", checked)
+        step_critic(self.critic_steps - self.critic_steps_before_actor)
+        state.updates += 1
         if actor_is_due:
             _towards(state.target_critic, state.critic, self.tau)
             if state.ema_actor is not None:

@@ -15,7 +15,17 @@ from torch import Tensor
 
 from diffac.errors import UsageError, check_positive, unknown
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
-from diffac.protocols import ActorObjective, Critic, Loss, NoiseSchedule, Rollout, Sampler, State, Transition
+from diffac.protocols import (
+    ActorObjective,
+    Critic,
+    Loss,
+    NoiseSchedule,
+    Rollout,
+    Sampler,
+    State,
+    TrackingObjective,
+    Transition,
+)
 from diffac_torch.networks import _condition, _smallest
 from diffac_torch.samplers import Scalar
 
@@ -159,7 +169,8 @@ class TimeWeightedQGradient:
         if rollout is None:
             return self.schedule.add_noise(batch.action, noise["eps"], t)
         if self.source == "forward":
-            return self.schedule.add_noise(rollout.action, noise["eps"], t)
+            clean = rollout.action if rollout.noise_free is None else rollout.noise_free
+            return self.schedule.add_noise(clean, noise["eps"], t)
         if rollout.noisy is None or len(rollout.noisy) != len(t):
             given = "no states" if rollout.noisy is None else f"{len(rollout.noisy)} states"
             raise UsageError(
@@ -212,6 +223,15 @@ class Proposal(Protocol):
         ...
 
 
+@runtime_checkable
+class TrackingProposal(Proposal, Protocol):
+    """A proposal whose state moves in every update of the learner, as with a `TrackingObjective`."""
+
+    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+        """The state after a batch on which the actor does not step; called without gradient."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReweightedScoreMatching:
     """Noise regression on the data of a proposal: mean(weight ||eps_theta(s, a_t, t) - target||^2 + spread).
@@ -248,6 +268,10 @@ class ReweightedScoreMatching:
         eps = actor(_condition(actor, data.obs, self.schedule.num_steps), data.noisy, data.t)
         error = (eps - data.target).square().sum(-1)
         return Loss((data.weight * error + data.spread).mean(), data.metrics, data.state)
+
+    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+        """The proposal's state after a batch on which the actor does not step."""
+        return self.proposal.track(critic, batch, state) if isinstance(self.proposal, TrackingProposal) else state
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -413,11 +437,7 @@ class PolicyProposal:
         if batch.next_action is None:
             raise UsageError("PolicyProposal needs batch.next_action, the policy's action at next_obs, and got None")
         q = critic(batch.next_obs, batch.next_action).amin(0)
-        new_state = {
-            "q_mean_ema": (1 - self.rate) * state["q_mean_ema"] + self.rate * q.mean(),
-            "q_std_ema": (1 - self.rate) * state["q_std_ema"] + self.rate * q.std(correction=0),
-            "count": state["count"] + 1,
-        }
+        new_state = self._moved(state, q)
         if self.faithful_normalisation:
             advantage = q - state["q_mean_ema"] / state["q_std_ema"]
         else:
@@ -435,6 +455,17 @@ class PolicyProposal:
             metrics={"effective_samples": weight.sum().square() / weight.square().sum(), "q_mean": q.mean()},
             state=new_state,
         )
+
+    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+        """The moments after a batch on which the actor does not step."""
+        return self._moved(state, critic(batch.next_obs, batch.next_action).amin(0))
+
+    def _moved(self, state: State, q: Tensor) -> State:
+        return {
+            "q_mean_ema": (1 - self.rate) * state["q_mean_ema"] + self.rate * q.mean(),
+            "q_std_ema": (1 - self.rate) * state["q_std_ema"] + self.rate * q.std(correction=0),
+            "count": state["count"] + 1,
+        }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -482,7 +513,8 @@ class EntropyRegularisedValue:
             )
         q = _smallest(critic(batch.obs, rollout.action))
         metrics = {"q_mean": q.detach().mean(), "entropy": -rollout.log_prob.detach().mean()}
-        return Loss((temperature * rollout.log_prob - q).mean(), metrics, state)
+        value = (temperature * rollout.log_prob - q).mean()
+        return Loss(value, metrics, state, rollout.log_prob.detach())
 
 
 class Sum:
@@ -539,9 +571,7 @@ class Sum:
             )
         losses = []
         for i, ((_, objective), shares) in enumerate(zip(self.terms, self._shares, strict=True)):
-            prefix = f"term{i}."
-            own = {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
-            extra = shared if shares else {}
+            own, extra = _part(state, f"term{i}."), shared if shares else {}
             losses.append(objective(actor, critic, batch, noise[f"term{i}"], temperature, own, **extra))
 
         names = [name for loss in losses for name in loss.metrics]
@@ -551,4 +581,18 @@ class Sum:
                 metrics[name if names.count(name) == 1 else f"term{i}_{name}"] = value
             new_state |= {f"term{i}.{name}": array for name, array in loss.state.items()}
         value = sum(weight * loss.value for (weight, _), loss in zip(self.terms, losses, strict=True))
-        return Loss(value, metrics, new_state)
+        log_prob = next((loss.log_prob for loss in losses if loss.log_prob is not None), None)
+        return Loss(value, metrics, new_state, log_prob)
+
+    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+        """The states of all terms after a batch on which the actor does not step."""
+        new_state = dict(state)
+        for i, (_, objective) in enumerate(self.terms):
+            if isinstance(objective, TrackingObjective):
+                tracked = objective.track(critic, batch, _part(state, f"term{i}."))
+                new_state |= {f"term{i}.{name}": array for name, array in tracked.items()}
+        return new_state
+
+
+def _part(state: State, prefix: str) -> State:
+    return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}

@@ -170,7 +170,18 @@ class TanhGaussianSampler:
     exact where tanh saturates.
 
     Noise: "exploration" [*batch act], standard normal; without it the action is tanh(mean).
+
+    Args:
+        epsilon: added to 1 - tanh(u)^2 inside the logarithm: 0 is exact, Stable-Baselines3 has 1e-6.
+
+    Raises:
+        UsageError: epsilon is negative.
     """
+
+    epsilon: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_positive("epsilon", self.epsilon, zero_allowed=True)
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for actions of shape (*batch, action_dim)."""
@@ -191,6 +202,8 @@ class TanhGaussianSampler:
         u = mean + log_std.exp() * eps
         log_normal = -0.5 * eps.square() - log_std - 0.5 * math.log(2 * math.pi)
         log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u, threshold=40))  # as exact as float64
+        if self.epsilon > 0:
+            log_slope = torch.log(1 - u.tanh().square() + self.epsilon)
         return Rollout(u.tanh(), log_prob=(log_normal - log_slope).sum(-1))
 
     def __call__(
@@ -245,11 +258,12 @@ class BestOf:
         """Action, states and log-probability of the chosen candidate."""
         candidates = self.sampler.rollout(actor, obs, noise["candidates"], critic=critic, temperature=temperature)
         best = self._best(critic, obs, candidates.action)
-        noisy, log_prob = candidates.noisy, candidates.log_prob
+        _, noisy, log_prob, noise_free = candidates
         return Rollout(
             torch.take_along_dim(candidates.action, best.unsqueeze(-1), 0).squeeze(0),
             None if noisy is None else torch.take_along_dim(noisy, best[None, ..., None], 1).squeeze(1),
             None if log_prob is None else torch.take_along_dim(log_prob, best, 0).squeeze(0),
+            None if noise_free is None else torch.take_along_dim(noise_free, best.unsqueeze(-1), 0).squeeze(0),
         )
 
     def __call__(
@@ -312,9 +326,10 @@ class AdditiveNoise:
         critic: Critic | None = None,
         temperature: Scalar | None = None,
     ) -> Rollout:
-        """Noisy action, with the states of the noise-free chain."""
+        """Noisy action, with the states and the action of the noise-free chain."""
         inner = self.sampler.rollout(actor, obs, noise["inner"], critic=critic, temperature=temperature)
-        return Rollout(self.explore(inner.action, noise, temperature), noisy=inner.noisy)
+        noise_free = inner.action if inner.noise_free is None else inner.noise_free
+        return Rollout(self.explore(inner.action, noise, temperature), inner.noisy, noise_free=noise_free)
 
     def noise_entropy(self, temperature: Tensor, action_dim: int) -> Tensor:
         """Entropy in nats of the added noise alone, before any clip: d/2 log(2 pi e (noise_scale temperature)^2)."""

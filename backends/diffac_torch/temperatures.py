@@ -47,7 +47,9 @@ class FixedTemperature:
         """No noise."""
         return {}
 
-    def update(self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise, log_prob: Tensor | None = None
+    ) -> tuple[State, Metrics]:
         """The same state, no metrics."""
         return state, {}
 
@@ -69,7 +71,7 @@ class NoiseEntropyTemperature:
         sampler: the acting policy, with its exploration noise.
         initial: temperature at the start.
         target_entropy_per_dim: the target divided by d.
-        interval: updates of the learner between two steps; 0: never.
+        interval: updates of the learner between two steps, of which the first is in update 0; 0: never.
         learning_rate: of Adam, on the logarithm of the temperature.
         num_states: of the batch, at most, on which the policy's entropy is estimated.
         num_samples: actions for each of them.
@@ -106,7 +108,9 @@ class NoiseEntropyTemperature:
         return _samples_spec(self.sampler, self.num_samples, self.num_states, shape)
 
     @torch.no_grad()
-    def update(self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise, log_prob: Tensor | None = None
+    ) -> tuple[State, Metrics]:
         """One step; only the metric policy_entropy looks at the policy."""
         temperature = self.value(state)
         samples = _samples(self.sampler, actor, critic, obs[: self.num_states], noise["samples"], temperature)
@@ -131,7 +135,7 @@ class MixtureEntropyTemperature:
         sampler: the acting policy, with its exploration noise.
         initial: temperature at the start.
         target_entropy_per_dim: entropy aimed at, divided by the number of action entries.
-        interval: updates of the learner between two steps of this rule; 0: never.
+        interval: updates of the learner between two steps of this rule, of which the first is in update 0; 0: never.
         learning_rate: of Adam, on the logarithm of the temperature.
         num_states: of the batch, at most, over which H is averaged; the paper takes all 256, at four times the cost.
         num_samples: actions for each of them.
@@ -172,7 +176,9 @@ class MixtureEntropyTemperature:
         return _samples_spec(self.sampler, self.num_samples, self.num_states, shape)
 
     @torch.no_grad()
-    def update(self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise, log_prob: Tensor | None = None
+    ) -> tuple[State, Metrics]:
         """One step."""
         temperature = self.value(state)
         samples = _samples(self.sampler, actor, critic, obs[: self.num_states], noise["samples"], temperature)
@@ -189,23 +195,22 @@ class TargetEntropyTemperature:
     The paper descends the temperature itself; like the common codes we descend its logarithm, with the gradient
     H - target.
 
-    Noise: "samples", that of the sampler. State: "log_temperature" and its Adam moments "m", "v", "count", each 0-d.
-    Metrics: policy_entropy, the mean of -log pi.
+    The log-probabilities are those of the actor's loss in the same update (algorithm 1). State: "log_temperature" and
+    its Adam moments "m", "v", "count", each 0-d. Metrics: policy_entropy, the mean of -log pi.
 
     Args:
         action_dim: number of action entries.
-        sampler: the policy.
         initial: temperature at the start.
         target_entropy_per_dim: entropy aimed at, divided by action_dim.
-        interval: updates of the learner between two steps of this rule; 0: never.
+        interval: updates of the learner between two steps of this rule, of which the first is in update 0; 0: never.
         learning_rate: of Adam, on the logarithm of the temperature.
 
     Raises:
-        UsageError: a number that must be positive is not, or (on an update) the sampler knows no log-probability.
+        UsageError: a number that must be positive is not, or (on an update) the actor's loss
+            has no log-probabilities.
     """
 
     action_dim: int
-    sampler: Sampler
     initial: float = 1.0
     target_entropy_per_dim: float = -1.0
     interval: int = 1
@@ -224,19 +229,21 @@ class TargetEntropyTemperature:
         return state["log_temperature"].exp()
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Noise for a batch of actions of that shape."""
-        return {"samples": self.sampler.noise_spec(shape)}
+        """No noise."""
+        return {}
 
     @torch.no_grad()
-    def update(self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise) -> tuple[State, Metrics]:
-        """One Adam step on the entropy of the policy at obs [batch obs]."""
-        rollout = self.sampler.rollout(actor, obs, noise["samples"], critic=critic, temperature=self.value(state))
-        if rollout.log_prob is None:
+    def update(
+        self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise, log_prob: Tensor | None = None
+    ) -> tuple[State, Metrics]:
+        """One Adam step on the entropy of the policy."""
+        if log_prob is None:
             raise UsageError(
-                "TargetEntropyTemperature needs a sampler that knows the log-probability of its actions, such as "
-                f"TanhGaussianSampler, and {type(self.sampler).__name__} does not; use MixtureEntropyTemperature"
+                "TargetEntropyTemperature steps on the log-probabilities of the actor's loss, and there are none; use "
+                "an actor objective that knows them, such as EntropyRegularisedValue, and an interval that is a "
+                "multiple of the learner's actor_delay"
             )
-        entropy = -rollout.log_prob.mean()
+        entropy = -log_prob.mean()
         target = self.target_entropy_per_dim * self.action_dim
         return _adam_step(state, entropy - target, self.learning_rate), {"policy_entropy": entropy}
 

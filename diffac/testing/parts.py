@@ -155,6 +155,7 @@ SAMPLERS: dict[str, Part] = {
     "ddim_two": Part(lambda B, d: B.DDIMSampler(schedule(B, d, "linear"), start_scale=0.5, num_steps=2)),
     "ddim_one": Part(lambda B, d: B.DDIMSampler(schedule(B, d), num_steps=1)),
     "tanh_gaussian": Part(lambda B, d: B.TanhGaussianSampler(), actor="gaussian"),
+    "tanh_gaussian_epsilon": Part(lambda B, d: B.TanhGaussianSampler(epsilon=0.01), actor="gaussian"),
     "best_of": Part(lambda B, d: B.BestOf(chain(B, d), num_candidates=3)),
     "best_of_one": Part(lambda B, d: B.BestOf(chain(B, d), num_candidates=1)),
     "best_of_gaussian": Part(
@@ -211,6 +212,11 @@ OBJECTIVES: dict[str, Part] = {
         lambda B, d: B.PolicyProposal(rate=0.1, faithful_normalisation=True),
         shift_invariant=False,  # q - mean / std, as the official code computes it
     ),
+    "time_weighted_forward_noisy": Part(
+        lambda B, d: B.TimeWeightedQGradient(
+            B.AdditiveNoise(B.BestOf(chain(B, d), num_candidates=2), 0.3), schedule(B, d), source="forward"
+        )
+    ),
     "entropy_value": Part(lambda B, d: B.EntropyRegularisedValue(B.TanhGaussianSampler()), actor="gaussian"),
     "sum_shared": Part(_shared_sum, critic="gaussian"),
     "sum_separate": Part(
@@ -229,6 +235,7 @@ CRITIC_OBJECTIVES: dict[str, Part] = {
     "mean_squared": Part(lambda B, d: B.MeanSquaredTD(gamma=0.97)),
     "mean_squared_three": Part(lambda B, d: B.MeanSquaredTD(), critic="three"),
     "mean_squared_soft": Part(lambda B, d: B.MeanSquaredTD(soft=True)),
+    "mean_squared_half": Part(lambda B, d: B.MeanSquaredTD(factor=0.5)),
     "gaussian": Part(lambda B, d: B.GaussianTD(tau=0.3), critic="gaussian"),
     "gaussian_loose": Part(lambda B, d: B.GaussianTD(clip=30.0), critic="gaussian"),
     "gaussian_tight": Part(lambda B, d: B.GaussianTD(gamma=0.9, clip=0.5), critic="gaussian"),
@@ -256,9 +263,7 @@ TEMPERATURES: dict[str, Part] = {
             num_components=2,
         )
     ),
-    "target_entropy": Part(
-        lambda B, d: B.TargetEntropyTemperature(d.action, B.TanhGaussianSampler(), learning_rate=0.01), actor="gaussian"
-    ),
+    "target_entropy": Part(lambda B, d: B.TargetEntropyTemperature(d.action, learning_rate=0.01), actor="gaussian"),
 }
 
 # learners
@@ -316,18 +321,22 @@ def _sac(B: Any, d: Dims) -> Any:
         sampler=sampler,
         actor_objective=B.EntropyRegularisedValue(sampler),
         critic_objective=B.MeanSquaredTD(soft=True),
-        temperature=B.TargetEntropyTemperature(d.action, sampler),
+        temperature=B.TargetEntropyTemperature(d.action),
         actor_optimiser=B.Adam(1e-3),
         critic_optimiser=B.Adam(1e-3),
         actor_delay=1,
+        critic_steps_before_actor=1,
     )
 
+
+BETWEEN = {"critic_steps": 2, "critic_steps_before_actor": 1}
+"""The actor sees the critic between its two steps, as in the official DPMD code."""
 
 LEARNERS: dict[str, Part] = {
     "dacer2": Part(_dacer2, critic="gaussian"),
     "dacer": Part(_dacer, critic="gaussian"),
     "sdac": Part(lambda B, d: _reweighted(B, d, lambda s: B.ReverseProposal(s, num_particles=4))),
-    "dpmd": Part(lambda B, d: _reweighted(B, d, lambda s: B.PolicyProposal(rate=0.01), critic_steps=2)),
+    "dpmd": Part(lambda B, d: _reweighted(B, d, lambda s: B.PolicyProposal(rate=0.01), **BETWEEN)),
     "sac": Part(_sac, actor="gaussian"),
 }
 

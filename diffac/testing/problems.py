@@ -401,6 +401,8 @@ def _run_objective(problem: Problem, value_and_grad: Callable[..., Any], state: 
         loss, gradient = value_and_grad(batch, noise, problem.temperature, state)
         state = loss.state
         values[str(i)] = {"value": loss.value, "metrics": dict(loss.metrics), "state": dict(state)}
+        if loss.log_prob is not None:
+            values[str(i)]["log_prob"] = loss.log_prob
         gradients[str(i)] = dict(gradient)
     return Answer(flatten(values), flatten(gradients))
 
@@ -410,7 +412,8 @@ def _solve_temperature(B: Any, problem: Problem) -> Answer:
     state = t.to_backend(_map(lambda x: np.asarray(x, problem.temperature.dtype), dict(rule.init_state())))
     update, answers = t.compiled(rule.update), {}
     for i, (batch, noise) in enumerate(zip(problem.batches, problem.noises, strict=True)):
-        state, metrics = update(state, actor, critic, t.to_backend(batch.obs), t.to_backend(noise))
+        batch, noise = t.to_backend(batch), t.to_backend(noise)
+        state, metrics = update(state, actor, critic, batch.obs, noise, batch.next_log_prob)
         answers[str(i)] = t.to_numpy({"state": dict(state), "metrics": dict(metrics), "value": rule.value(state)})
     return Answer(flatten(answers), {})
 
@@ -419,7 +422,7 @@ def _refer_temperature(problem: Problem) -> Answer:
     rule, (actor, critic, _) = problem.part.make(reference, problem.dims), bind_networks(problem)
     state, answers = rule.init_state(), {}
     for i, (batch, noise) in enumerate(zip(problem.batches, problem.noises, strict=True)):
-        state, metrics = rule.update(state, actor, critic, batch.obs, noise)
+        state, metrics = rule.update(state, actor, critic, batch.obs, noise, batch.next_log_prob)
         answers[str(i)] = {"state": dict(state), "metrics": dict(metrics), "value": rule.value(state)}
     return Answer(flatten(answers), {})
 

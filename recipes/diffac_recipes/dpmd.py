@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from diffac.backend import get_backend
 from diffac.protocols import Critic, Learner
-from diffac.schedules import LinearSchedule, cosine_table, linear_table
+from diffac.schedules import cosine_table, linear_table
 from diffac.training import ActorCriticConfig
 
 
@@ -26,7 +26,11 @@ class Config(ActorCriticConfig):
     faithful_normalisation: bool = False
     """Normalise as the official code does (an operator-precedence bug that makes nearly all weights equal)."""
     critic_steps: int = 1
-    """Optimiser steps with each critic gradient (2 in the official code, a bug)."""
+    """Optimiser steps with each critic gradient, of which one comes before the actor's loss (2 in the official code, a
+    bug)."""
+    mean_loss: bool = False
+    """Mean over action entries, as in the official code, in place of the sum: weakens no gradient, but Adam's eps
+    counts action_dim times as much."""
     start_scale: float = 1.0
     """Standard deviation of the chain's start (0.5 in the official code)."""
     clip_action: bool = True
@@ -53,6 +57,9 @@ OFFICIAL: dict[str, Any] = {
     "clip_action": False,
     "faithful_normalisation": True,
     "critic_steps": 2,
+    "mean_loss": True,
+    "total_timesteps": 1_030_000,  # the official 1,000,000 do not count the random ones: 200,000 updates
+    "eval_episodes": 20,
 }
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
@@ -91,25 +98,23 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     best = b.BestOf(b.DDPMSampler(schedule, config.start_scale), config.num_candidates)
     policy = b.AdditiveNoise(best, config.noise_scale, config.clip_action)
     proposal = b.PolicyProposal(config.statistics_rate, config.faithful_normalisation)
-    actor_updates = config.total_updates // config.actor_delay
-    decay = LinearSchedule(
-        config.learning_rate, config.final_actor_learning_rate, actor_updates // 4, actor_updates * 3 // 4 + 1
-    )
+    loss = b.ReweightedScoreMatching(schedule, proposal)
     learner = b.Learner(
         sampler=policy,
-        actor_objective=b.ReweightedScoreMatching(schedule, proposal),
+        actor_objective=b.Sum((1 / action_dim, loss)) if config.mean_loss else loss,
         critic_objective=b.MeanSquaredTD(config.gamma),
         temperature=b.NoiseEntropyTemperature(
             action_dim, policy, config.initial_temperature, config.target_entropy_per_dim,
             config.temperature_interval, config.temperature_learning_rate,
         ),
-        actor_optimiser=b.Adam(decay),
+        actor_optimiser=b.Adam(config.actor_learning_rate(config.final_actor_learning_rate)),
         critic_optimiser=b.Adam(config.learning_rate),
         tau=config.tau,
         actor_delay=config.actor_delay,
         reward_scale=config.reward_scale,
         ema_actor=True,
         critic_steps=config.critic_steps,
+        critic_steps_before_actor=1,
     )  # fmt: skip
     return learner, actor, critic
 

@@ -28,6 +28,12 @@ class Config(ActorCriticConfig):
     """Temperature before the first adaptation."""
     target_entropy_per_dim: float = -1.0
     """Entropy that the temperature steers to, per action dimension, in nats."""
+    log_std_max: float = 2.0
+    """Upper bound of the policy's log standard deviation before the tanh."""
+    log_det_epsilon: float = 0.0
+    """Added to 1 - tanh^2 inside the logarithm of the density; 0 is exact."""
+    critic_loss_factor: float = 1.0
+    """Factor of the critics' mean squared errors: changes nothing but how much Adam's eps counts."""
 
 
 ENV_CONSTANTS: dict[str, dict[str, Any]] = {}
@@ -35,6 +41,7 @@ ENV_CONSTANTS: dict[str, dict[str, Any]] = {}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "stable_baselines3": {"learning_starts": 100, "log_det_epsilon": 1e-6, "critic_loss_factor": 0.5},
     "sdac_protocol": {
         "num_envs": 5,
         "learning_starts": 30_000,
@@ -60,23 +67,26 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     """The learner and its initial actor and critics."""
     b = get_backend(config.backend)
     actor_key, critic_key = config.network_keys
-    actor = b.GaussianActor(obs_dim, action_dim, key=actor_key, **config.network_arguments)
+    actor = b.GaussianActor(
+        obs_dim, action_dim, key=actor_key, log_std_max=config.log_std_max, **config.network_arguments
+    )
     critic = b.TwinCritic(obs_dim, action_dim, key=critic_key, **config.network_arguments)
 
-    policy = b.TanhGaussianSampler()
+    policy = b.TanhGaussianSampler(config.log_det_epsilon)
     learner = b.Learner(
         sampler=policy,
         actor_objective=b.EntropyRegularisedValue(policy),
-        critic_objective=b.MeanSquaredTD(config.gamma, soft=True),
+        critic_objective=b.MeanSquaredTD(config.gamma, soft=True, factor=config.critic_loss_factor),
         temperature=b.TargetEntropyTemperature(
-            action_dim, policy, config.initial_temperature, config.target_entropy_per_dim,
-            learning_rate=config.learning_rate,
+            action_dim, config.initial_temperature, config.target_entropy_per_dim, config.actor_delay,
+            config.learning_rate,
         ),
         actor_optimiser=b.Adam(config.learning_rate),
         critic_optimiser=b.Adam(config.learning_rate),
         tau=config.tau,
         actor_delay=config.actor_delay,
         reward_scale=config.reward_scale,
+        critic_steps_before_actor=1,
     )  # fmt: skip
     return learner, actor, critic
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from diffac.backend import get_backend
 from diffac.protocols import Critic, Learner
-from diffac.schedules import LinearSchedule, cosine_table, linear_table
+from diffac.schedules import cosine_table, linear_table
 from diffac.training import ActorCriticConfig
 
 
@@ -18,7 +18,7 @@ class Config(ActorCriticConfig):
     num_diffusion_steps: int = 20
     """T, the number of denoising steps."""
     schedule: Literal["linear", "cosine"] = "linear"
-    """Noise schedule: linear with scale 0.8 (camera-ready code) or cosine (code of the submission)."""
+    """Noise schedule: linear with scale 0.8 (official code) or cosine."""
     num_candidates: int = 32
     """N, actions sampled wherever one is needed; the critic picks the best."""
     num_particles: int = 64
@@ -28,7 +28,10 @@ class Config(ActorCriticConfig):
     start_scale: float = 1.0
     """Standard deviation of the chain's start (0.5 in the official code)."""
     clip_action: bool = True
-    """Clip actions to [-1, 1] after exploration noise, before they reach environment, replay and targets."""
+    """Clip actions to [-1, 1] after exploration noise, before they reach environment, replay, targets and proposals."""
+    mean_loss: bool = False
+    """Mean over reverse samples and action entries, as in the official code, in place of the sum: weakens no gradient,
+    but Adam's eps counts num_particles * action_dim times as much."""
     final_actor_learning_rate: float = 3e-5
     """The actor's learning rate from three quarters of training on; learning_rate up to a quarter, linear between."""
     noise_scale: float = 0.1
@@ -46,11 +49,16 @@ class Config(ActorCriticConfig):
 ENV_CONSTANTS: dict[str, dict[str, Any]] = {}
 """SDAC uses one set of numbers for all environments."""
 
-OFFICIAL: dict[str, Any] = {"start_scale": 0.5, "clip_action": False, "truncated": False}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "camera_ready": OFFICIAL,
-    "submission": OFFICIAL | {"schedule": "cosine", "target_entropy_per_dim": -1.5},
+    "camera_ready": {
+        "start_scale": 0.5,
+        "clip_action": False,
+        "truncated": False,
+        "mean_loss": True,
+        "total_timesteps": 1_030_000,  # the official 1,000,000 do not count the random ones: 200,000 updates
+        "eval_episodes": 20,
+    },
     "quick": {
         "total_timesteps": 28_000,
         "learning_starts": 1_000,
@@ -85,20 +93,17 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     schedule = b.TabularSchedule(table)
     best = b.BestOf(b.DDPMSampler(schedule, config.start_scale), config.num_candidates)
     policy = b.AdditiveNoise(best, config.noise_scale, config.clip_action)
-    proposal = b.ReverseProposal(best, config.num_particles, 1 / config.reward_scale, config.truncated)
-    actor_updates = config.total_updates // config.actor_delay
-    decay = LinearSchedule(
-        config.learning_rate, config.final_actor_learning_rate, actor_updates // 4, actor_updates * 3 // 4 + 1
-    )
+    proposal = b.ReverseProposal(policy, config.num_particles, 1 / config.reward_scale, config.truncated)
+    loss = b.ReweightedScoreMatching(schedule, proposal)
     learner = b.Learner(
         sampler=policy,
-        actor_objective=b.ReweightedScoreMatching(schedule, proposal),
+        actor_objective=b.Sum((1 / (config.num_particles * action_dim), loss)) if config.mean_loss else loss,
         critic_objective=b.MeanSquaredTD(config.gamma),
         temperature=b.NoiseEntropyTemperature(
             action_dim, policy, config.initial_temperature, config.target_entropy_per_dim,
             config.temperature_interval, config.temperature_learning_rate,
         ),
-        actor_optimiser=b.Adam(decay),
+        actor_optimiser=b.Adam(config.actor_learning_rate(config.final_actor_learning_rate)),
         critic_optimiser=b.Adam(config.learning_rate),
         tau=config.tau,
         actor_delay=config.actor_delay,

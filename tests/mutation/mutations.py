@@ -96,8 +96,15 @@ OBJECTIVES = [
         "q-gradient: action of the buffer for the policy's",
         "objective-time_weighted_score_forward",
         "objectives.py",
-        "add_noise(rollout.action, noise",
+        "add_noise(clean, noise",
         "add_noise(batch.action, noise",
+    ),
+    both(
+        "q-gradient: exploration noise in the action that is noised",
+        "objective-time_weighted_forward_noisy",
+        "objectives.py",
+        ("clean = rollout.action if rollout.noise_free is None else rollout.noise_free", "clean = rollout.action"),
+        ("clean = rollout.action if rollout.noise_free is None else rollout.noise_free", "clean = rollout.action"),
     ),
     torch(
         "q-gradient: max of the critics",
@@ -194,8 +201,28 @@ OBJECTIVES = [
         "policy: values of the present observations",
         "objective-policy",
         "objectives.py",
-        "critic(batch.next_obs, batch.next_action)",
-        "critic(batch.obs, batch.next_action)",
+        "q = critic(batch.next_obs, batch.next_action)",
+        "q = critic(batch.obs, batch.next_action)",
+    ),
+    torch(
+        "policy: moments rest where the actor does",
+        "learner-dpmd",
+        "learner.py",
+        "new = self.actor_objective.track(state.critic, batch, state.actor_objective)",
+        "new = state.actor_objective",
+    ),
+    both(
+        "policy: moments rest where the actor does, in both",
+        "learner-dpmd",
+        "objectives.py",
+        (
+            "self.proposal.track(critic, batch, state) if isinstance(self.proposal, TrackingProposal) else state",
+            "state",
+        ),
+        (
+            "self.proposal.track(critic, batch, state) if isinstance(self.proposal, TrackingProposal) else state",
+            "state",
+        ),
     ),
     torch(
         "policy: advantage not clipped",
@@ -602,8 +629,8 @@ TEMPERATURES = [
         "temperature: sign of the policy's entropy",
         "temperature-target",
         "temperatures.py",
-        "entropy = -rollout.log_prob.mean()",
-        "entropy = rollout.log_prob.mean()",
+        "entropy = -log_prob.mean()",
+        "entropy = log_prob.mean()",
     ),
     torch(
         "mixture: fit settled too early",
@@ -756,12 +783,37 @@ LEARNER = [
         "learner: one optimiser step only",
         "learner-dpmd",
         "learner.py",
-        "for _ in range(self.critic_steps):",
-        "for _ in range(1):",
+        "step_critic(self.critic_steps - self.critic_steps_before_actor)",
+        "step_critic(0)",
+    ),
+    torch(
+        "learner: actor sees the critic after all of its steps",
+        "learner-dpmd or learner-sdac",
+        "learner.py",
+        """step_critic(self.critic_steps_before_actor)
+        actor_grads""",
+        """step_critic(self.critic_steps)
+        actor_grads""",
+    ),
+    both(
+        "learner: actor sees the critic from before its steps",
+        "learner-dpmd or learner-sac",
+        "learner.py",
+        ("step_critic(self.critic_steps_before_actor)\n", "step_critic(0)\n"),
+        ("seen = critics[self.critic_steps_before_actor]", "seen = critics[0]"),
+    ),
+    Mutation(
+        "learner: temperature adapted to the new actor",
+        "learner-dacer2",
+        {
+            "equinox": Edit(
+                "learner.py", "state.temperature, actor_before, seen,", "state.temperature, state.actor, seen,"
+            )
+        },
     ),
     torch(
         "learner: temperature adapted at the next states",
-        "learner-sac",
+        "learner-dacer2",
         "learner.py",
         "state.temperature, state.actor, state.critic, batch.obs,",
         "state.temperature, state.actor, state.critic, batch.next_obs,",
@@ -952,7 +1004,7 @@ IN_BOTH = [
         "learner-dpmd",
         "learner.py",
         ("state.updates % self.actor_delay == 0", "(state.updates + 1) % self.actor_delay == 0"),
-        ("_is_multiple(state.updates, self.actor_delay)", "_is_multiple(state.updates + 1, self.actor_delay)"),
+        ("_is_multiple(update, self.actor_delay)", "_is_multiple(update + 1, self.actor_delay)"),
     ),
     both(
         "both: reward scaled twice",

@@ -38,6 +38,7 @@ class MeanSquaredTD:
 
     gamma: float = 0.99
     soft: bool = False
+    factor: float = 1.0
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """None."""
@@ -56,8 +57,8 @@ class MeanSquaredTD:
             next_value = next_value - temperature * batch.next_log_prob
         y = td_target(batch, next_value, self.gamma)
         q, pull = critic(batch.obs, batch.action)
-        gradient, _ = pull(2 * (q - y) / len(y))
-        value = sum(np.mean((member - y) ** 2) for member in q)
+        gradient, _ = pull(self.factor * 2 * (q - y) / len(y))
+        value = self.factor * sum(np.mean((member - y) ** 2) for member in q)
         return Loss(value, {**value_metrics(q), "target_mean": y.mean()}, state), gradient
 
 

@@ -80,7 +80,7 @@ class LearnerState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Learner:
-    """One update: losses with everything from before, optimiser steps, temperature, slow copies."""
+    """One update: critic, actor, temperature, slow copies; which critic the actor sees is a number of steps."""
 
     sampler: Any
     actor_objective: Any
@@ -93,6 +93,7 @@ class Learner:
     reward_scale: float = 1.0
     ema_actor: bool = False
     critic_steps: int = 1
+    critic_steps_before_actor: int = 0
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Of one step."""
@@ -133,19 +134,21 @@ class Learner:
         loss, gradient = self.critic_objective(
             *(old.critic, old.target_critic, batch, noise.get("critic", {}), temperature, old.critic_objective)
         )
-        state = state._replace(critic_objective=loss.state)
+        state, critics = state._replace(critic_objective=loss.state), [old.critic]
         for _ in range(self.critic_steps):
             parameters, moments, optimiser_metrics = self.critic_optimiser.step(
                 state.critic_optimiser, state.critic.parameters, gradient
             )
             state = state._replace(critic=bound(old.critic, parameters), critic_optimiser=moments)
+            critics.append(state.critic)
+        seen = critics[self.critic_steps_before_actor]
         checked = {**optimiser_metrics, "nonfinite": nonfinite(loss.value, *gradient.values())}
         metrics |= {"critic_loss": loss.value, **prefixed("critic", {**checked, **loss.metrics})}
 
-        actor_is_due = old.updates % self.actor_delay == 0
+        actor_is_due, log_prob = old.updates % self.actor_delay == 0, None
         if actor_is_due:
             loss, gradient = self.actor_objective(
-                *(old.actor, old.critic, batch, noise["actor"], temperature, old.actor_objective)
+                *(old.actor, seen, batch, noise["actor"], temperature, old.actor_objective)
             )
             parameters, moments, optimiser_metrics = self.actor_optimiser.step(
                 old.actor_optimiser, old.actor.parameters, gradient
@@ -155,11 +158,16 @@ class Learner:
             )
             checked = {**optimiser_metrics, "nonfinite": nonfinite(loss.value, *gradient.values())}
             metrics |= {"actor_loss": loss.value, **prefixed("actor", {**checked, **loss.metrics})}
+            log_prob = loss.log_prob
+        elif hasattr(self.actor_objective, "track"):
+            state = state._replace(actor_objective=self.actor_objective.track(seen, batch, old.actor_objective))
 
         state = state._replace(updates=np.int32(old.updates + 1))
-        if self.temperature.interval and state.updates % self.temperature.interval == 0:
+        if self.temperature.interval and old.updates % self.temperature.interval == 0:
+            if self.temperature.interval % self.actor_delay != 0:
+                log_prob = None  # not in every step of this rule, so in none
             adapted, rule_metrics = self.temperature.update(
-                old.temperature, state.actor, state.critic, batch.obs, noise.get("temperature", {})
+                old.temperature, old.actor, seen, batch.obs, noise.get("temperature", {}), log_prob
             )
             state = state._replace(temperature=adapted)
             metrics |= prefixed("temperature", rule_metrics)

@@ -112,7 +112,8 @@ class TimeWeightedQGradient:
             policy, _ = rollout or self.sampler.rollout(
                 actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature
             )
-            states = policy.noisy if self.source == "chain" else s.add_noise(policy.action, noise["eps"], t)
+            clean = policy.action if policy.noise_free is None else policy.noise_free
+            states = policy.noisy if self.source == "chain" else s.add_noise(clean, noise["eps"], t)
 
         values, pull_critic = critic(batch.obs, states)
         q, pull_min = smallest(values)
@@ -177,6 +178,10 @@ class ReweightedScoreMatching:
         data = self.proposal(actor, critic, batch, noise, temperature, state, self.schedule)
         value, gradient = noise_regression(actor, data)
         return Loss(value, data.metrics, data.state), gradient
+
+    def track(self, critic: Any, batch: Transition, state: State) -> State:
+        """The proposal's."""
+        return self.proposal.track(critic, batch, state) if hasattr(self.proposal, "track") else state
 
 
 def normal_mass(a: float, b: float) -> float:
@@ -286,13 +291,7 @@ class PolicyProposal:
         schedule: TabularSchedule,
     ) -> Regression:
         """At the next state and action, as in the official code."""
-        q = critic(batch.next_obs, batch.next_action)[0].min(0)
-        std = np.sqrt(((q - q.mean()) ** 2).mean())
-        new = {
-            "q_mean_ema": (1 - self.rate) * state["q_mean_ema"] + self.rate * q.mean(),
-            "q_std_ema": (1 - self.rate) * state["q_std_ema"] + self.rate * std,
-            "count": state["count"] + 1,
-        }
+        q, new = self.values(critic, batch), self.track(critic, batch, state)
         if self.faithful_normalisation:
             advantage = q - state["q_mean_ema"] / state["q_std_ema"]
         else:
@@ -302,6 +301,20 @@ class PolicyProposal:
         metrics = {"effective_samples": weight.sum() ** 2 / (weight**2).sum(), "q_mean": q.mean()}
         noisy = schedule.add_noise(np.asarray(batch.next_action), noise["eps"], noise["t"])
         return Regression(batch.next_obs, noisy, noise["t"], noise["eps"][None], weight[None], metrics, new)
+
+    def values(self, critic: Any, batch: Transition) -> Array:
+        """min Q at the next state and action, [batch]."""
+        return critic(batch.next_obs, batch.next_action)[0].min(0)
+
+    def track(self, critic: Any, batch: Transition, state: State) -> State:
+        """The running moments after this batch; the standard deviation is the population's."""
+        q = self.values(critic, batch)
+        std = np.sqrt(((q - q.mean()) ** 2).mean())
+        return {
+            "q_mean_ema": (1 - self.rate) * state["q_mean_ema"] + self.rate * q.mean(),
+            "q_std_ema": (1 - self.rate) * state["q_std_ema"] + self.rate * std,
+            "count": state["count"] + 1,
+        }
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -319,7 +332,7 @@ class EntropyRegularisedValue(ThroughSampler):
         rollout: RolloutAndPull | None = None,
     ) -> tuple[Loss, Gradient]:
         """The gradient comes by two ways, through the action and through its log-probability."""
-        (action, _, log_prob), pull_sampler = rollout or self.sampler.rollout(
+        (action, _, log_prob, _), pull_sampler = rollout or self.sampler.rollout(
             actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature
         )
         values, pull_critic = critic(batch.obs, action)
@@ -328,7 +341,8 @@ class EntropyRegularisedValue(ThroughSampler):
         _, daction = pull_critic(pull_min(-share))
         log_prob = np.asarray(log_prob)
         metrics = {"q_mean": q.mean(), "entropy": -log_prob.mean()}
-        return Loss((temperature * log_prob - q).mean(), metrics, state), pull_sampler(daction, temperature * share)
+        value = (temperature * log_prob - q).mean()
+        return Loss(value, metrics, state, log_prob), pull_sampler(daction, temperature * share)
 
 
 class Sum:
@@ -383,4 +397,16 @@ class Sum:
             for name, number in loss.metrics.items()
         }
         new = {f"term{i}.{name}": array for i, loss in enumerate(results) for name, array in loss.state.items()}
-        return Loss(value, metrics, new), gradient
+        log_prob = next((loss.log_prob for loss in results if loss.log_prob is not None), None)
+        return Loss(value, metrics, new, log_prob), gradient
+
+    def track(self, critic: Any, batch: Transition, state: State) -> State:
+        """Of every term that does so."""
+        new = dict(state)
+        for i, (_, objective) in enumerate(self.terms):
+            if hasattr(objective, "track"):
+                prefix = f"term{i}."
+                own = {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+                tracked = objective.track(critic, batch, own)
+                new |= {prefix + name: array for name, array in tracked.items()}
+        return new

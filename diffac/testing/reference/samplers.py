@@ -109,7 +109,9 @@ class DDIMSampler:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class TanhGaussianSampler:
-    """SAC's bounded actions (appendix C): a = tanh(u), log pi(a) = log N(u) - sum log(1 - tanh^2 u)."""
+    """SAC's bounded actions (appendix C): a = tanh(u), log pi(a) = log N(u) - sum log(1 - tanh^2 u + epsilon)."""
+
+    epsilon: float = 0.0
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """One number for each action entry."""
@@ -118,22 +120,24 @@ class TanhGaussianSampler:
     def rollout(
         self, actor: Any, obs: Array, noise: Noise, *, critic: Any = None, temperature: Any = None
     ) -> tuple[Rollout, Pull]:
-        """The action and its log-probability; 1 - tanh^2 = 1 / cosh^2."""
+        """The action and its log-probability; 1 - tanh^2 = 1 / cosh^2 = s, and d log(s + epsilon) / du = -2 tanh w."""
         eps = noise[EXPLORATION]
         (mean, log_std), pull_actor = actor(obs)
         u = mean + np.exp(log_std) * eps
         log_density = -0.5 * eps**2 - log_std - 0.5 * math.log(2 * math.pi)
         log_cosh = np.logaddexp(u, -u) - math.log(2)
+        w = 1 / (1 + self.epsilon * np.exp(2 * log_cosh))  # s / (s + epsilon)
 
         def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
             du, dlog_density = daction * np.exp(-2 * log_cosh), np.zeros(u.shape)
             if dlog_prob is not None:
                 dlog_density = np.broadcast_to(dlog_prob[..., None], u.shape)
-                du = du + 2 * np.tanh(u) * dlog_density
+                du = du + 2 * np.tanh(u) * w * dlog_density
             dlog_std = du * np.exp(log_std) * eps - dlog_density
             return pull_actor(unbroadcast(du, mean.shape), unbroadcast(dlog_std, log_std.shape))
 
-        return Rollout(np.tanh(u), log_prob=(log_density + 2 * log_cosh).sum(-1)), pull
+        log_slope = -2 * log_cosh - np.log(w)
+        return Rollout(np.tanh(u), log_prob=(log_density - log_slope).sum(-1)), pull
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -154,7 +158,7 @@ class BestOf:
         all_of_them, pull_all = self.sampler.rollout(
             actor, obs, noise["candidates"], critic=critic, temperature=temperature
         )
-        action, noisy, log_prob = all_of_them
+        action, noisy, log_prob, noise_free = all_of_them
         best = critic(obs, action)[0].min(0).argmax(0)[None]
 
         def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
@@ -170,6 +174,7 @@ class BestOf:
             np.take_along_axis(action, best[..., None], axis=0)[0],
             None if noisy is None else np.take_along_axis(noisy, best[None, ..., None], axis=1)[:, 0],
             None if log_prob is None else np.take_along_axis(log_prob, best, axis=0)[0],
+            None if noise_free is None else np.take_along_axis(noise_free, best[..., None], axis=0)[0],
         )
         return chosen, pull
 
@@ -193,7 +198,9 @@ class AdditiveNoise:
         inner, pull_inner = self.sampler.rollout(actor, obs, noise["inner"], critic=critic, temperature=temperature)
         action = inner.action + self.noise_scale * temperature * noise[EXPLORATION]
         action, slope = clip(action) if self.clip else (action, np.ones(action.shape))
-        return Rollout(action, inner.noisy), lambda daction, dlog_prob=None: pull_inner(daction * slope)
+        noise_free = inner.action if inner.noise_free is None else inner.noise_free
+        rollout = Rollout(action, inner.noisy, noise_free=noise_free)
+        return rollout, lambda daction, dlog_prob=None: pull_inner(daction * slope)
 
     def noise_entropy(self, temperature: Any, action_dim: int) -> Any:
         """Entropy of N(0, std^2 I), std = noise_scale * temperature."""

@@ -136,7 +136,9 @@ class FixedTemperature:
         """None."""
         return {}
 
-    def update(self, state: State, actor: Any, critic: Any, obs: Array, noise: Noise) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, actor: Any, critic: Any, obs: Array, noise: Noise, log_prob: Array | None = None
+    ) -> tuple[State, Metrics]:
         """Nothing happens."""
         return state, {}
 
@@ -193,7 +195,9 @@ class NoiseEntropyTemperature(AdaptiveTemperature):
         """Of samples [num_samples states act] at the batch's first states."""
         return samples_spec(self.sampler, self.num_samples, self.num_states, shape)
 
-    def update(self, state: State, actor: Any, critic: Any, obs: Array, noise: Noise) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, actor: Any, critic: Any, obs: Array, noise: Noise, log_prob: Array | None = None
+    ) -> tuple[State, Metrics]:
         """One step."""
         temperature = self.value(state)
         metrics, _ = entropies(self.sampler, actor, critic, obs[: self.num_states], noise["samples"], temperature)
@@ -220,7 +224,9 @@ class MixtureEntropyTemperature(AdaptiveTemperature):
         """Of samples [num_samples states act] at the batch's first states."""
         return samples_spec(self.sampler, self.num_samples, self.num_states, shape)
 
-    def update(self, state: State, actor: Any, critic: Any, obs: Array, noise: Noise) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, actor: Any, critic: Any, obs: Array, noise: Noise, log_prob: Array | None = None
+    ) -> tuple[State, Metrics]:
         """One step."""
         temperature, fit = self.value(state), (self.num_components, self.num_iterations)
         metrics, dim = entropies(
@@ -235,19 +241,19 @@ class TargetEntropyTemperature(AdaptiveTemperature):
     """Steers the policy's entropy -E[log pi] (SAC, section 5), on the logarithm, as most codes do."""
 
     action_dim: int
-    sampler: Any
     initial: float = 1.0
     target_entropy_per_dim: float = -1.0
     interval: int = 1
     learning_rate: float = 3e-4
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """The sampler's."""
-        return {"samples": self.sampler.noise_spec(shape)}
+        """None: the log-probabilities are the actor loss's own."""
+        return {}
 
-    def update(self, state: State, actor: Any, critic: Any, obs: Array, noise: Noise) -> tuple[State, Metrics]:
+    def update(
+        self, state: State, actor: Any, critic: Any, obs: Array, noise: Noise, log_prob: Array | None = None
+    ) -> tuple[State, Metrics]:
         """One step."""
-        rollout, _ = self.sampler.rollout(actor, obs, noise["samples"], critic=critic, temperature=self.value(state))
-        entropy = -rollout.log_prob.mean()
+        entropy = -np.mean(log_prob)
         target = self.target_entropy_per_dim * self.action_dim
         return temperature_step(state, entropy, target, self.learning_rate), {"policy_entropy": entropy}

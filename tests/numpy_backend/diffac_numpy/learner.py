@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from diffac.errors import UsageError, check_positive
+from diffac.errors import UsageError, check_critic_steps, check_positive
 from diffac.noise import draw, without_exploration
 from diffac.protocols import Transition
 from diffac.schedules import LinearSchedule
@@ -34,13 +34,23 @@ def Adam(
 class Learner:
     """The reference's learner, which also acts and draws its own noise. Arguments as in every backend."""
 
-    def __init__(self, *, tau: float = 0.005, actor_delay: int = 2, critic_steps: int = 1, **parts: Any) -> None:
+    def __init__(
+        self,
+        *,
+        tau: float = 0.005,
+        actor_delay: int = 2,
+        critic_steps: int = 1,
+        critic_steps_before_actor: int = 0,
+        **parts: Any,
+    ) -> None:
         check_positive("actor_delay", actor_delay)
         check_positive("critic_steps", critic_steps)
         if not 0 < tau <= 1:
             raise UsageError(f"tau must be in (0, 1], got {tau!r}")
+        check_critic_steps(critic_steps_before_actor, critic_steps)
         parts = {name: bare(part) for name, part in parts.items()}
-        self.bare = reference.Learner(tau=tau, actor_delay=actor_delay, critic_steps=critic_steps, **parts)
+        steps = {"critic_steps": critic_steps, "critic_steps_before_actor": critic_steps_before_actor}
+        self.bare = reference.Learner(tau=tau, actor_delay=actor_delay, **steps, **parts)
         self.sampler, self.noise_spec = self.bare.sampler, self.bare.noise_spec
         self.measure, self.fetch = self.bare.measure, self.bare.fetch
 

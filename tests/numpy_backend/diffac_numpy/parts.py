@@ -63,8 +63,9 @@ def DDIMSampler(schedule: Any, start_scale: float = 1.0, num_steps: int | None =
     return Sampler(reference.DDIMSampler(schedule, start_scale=start_scale, num_steps=num_steps))
 
 
-def TanhGaussianSampler() -> Sampler:
-    return Sampler(reference.TanhGaussianSampler())
+def TanhGaussianSampler(epsilon: float = 0.0) -> Sampler:
+    check_positive("epsilon", epsilon, zero_allowed=True)
+    return Sampler(reference.TanhGaussianSampler(epsilon))
 
 
 def BestOf(sampler: Any, num_candidates: int = 32) -> Sampler:
@@ -136,9 +137,10 @@ def _check_gamma(gamma: float) -> None:
         raise UsageError(f"gamma must be in [0, 1], got {gamma!r}")
 
 
-def MeanSquaredTD(gamma: float = 0.99, soft: bool = False) -> CriticObjective:
+def MeanSquaredTD(gamma: float = 0.99, soft: bool = False, factor: float = 1.0) -> CriticObjective:
     _check_gamma(gamma)
-    return CriticObjective(reference.MeanSquaredTD(gamma, soft))
+    check_positive("factor", factor)
+    return CriticObjective(reference.MeanSquaredTD(gamma, soft, factor))
 
 
 def GaussianTD(gamma: float = 0.99, tau: float = 0.005, clip: float = 3.0) -> CriticObjective:
@@ -152,8 +154,8 @@ def GaussianTD(gamma: float = 0.99, tau: float = 0.005, clip: float = 3.0) -> Cr
 class Temperature(Part):
     """Takes this backend's networks."""
 
-    def update(self, state: Any, actor: Any, critic: Any, obs: Any, noise: Any) -> Any:
-        return self.bare.update(state, lifted(actor), lifted(critic), obs, noise)
+    def update(self, state: Any, actor: Any, critic: Any, obs: Any, noise: Any, log_prob: Any = None) -> Any:
+        return self.bare.update(state, lifted(actor), lifted(critic), obs, noise, log_prob)
 
 
 def FixedTemperature(temperature: float = 1.0) -> Temperature:
@@ -170,6 +172,6 @@ def MixtureEntropyTemperature(sampler: Any, **options: Any) -> Temperature:
     return Temperature(reference.MixtureEntropyTemperature(bare(sampler), **options))
 
 
-def TargetEntropyTemperature(action_dim: int, sampler: Any, **options: Any) -> Temperature:
+def TargetEntropyTemperature(action_dim: int, *numbers: Any, **options: Any) -> Temperature:
     check_positive("action_dim", action_dim)
-    return Temperature(reference.TargetEntropyTemperature(action_dim, bare(sampler), **options))
+    return Temperature(reference.TargetEntropyTemperature(action_dim, *numbers, **options))
