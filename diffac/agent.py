@@ -14,7 +14,7 @@ import gymnasium as gym
 import numpy as np
 
 from diffac.building import start_learner
-from diffac.callbacks import Callback, Callbacks
+from diffac.callbacks import Callback
 from diffac.checkpoints import Checkpoint, Store, codec_of
 from diffac.configs import RECIPE, make_config, plain, vars_of
 from diffac.environments import of_statistics, own_spaces
@@ -202,16 +202,15 @@ class Agent:
         if total_timesteps is not None and total_timesteps < 1:
             raise UsageError(f"total_timesteps must be at least 1, got {total_timesteps}")
         end = self.config.total_timesteps if total_timesteps is None else self.num_timesteps + total_timesteps
-        if self.num_timesteps >= end:
+        if self.num_timesteps >= end and not self._evaluation_is_due:
             raise UsageError(
                 f"all {self.config.total_timesteps:,} steps of the configuration are done; say how many more, as in "
                 f"learn(10_000)"
             )
         training = self._begin()
         with StopRequest() as stop:
-            watch = _Stop(stop)
             try:
-                training.advance(end, writer=writer, callback=watch if callback is None else Callbacks(callback, watch))
+                training.advance(end, writer=writer, callback=callback, stop=stop)
             except BaseException:
                 self.close()
                 raise
@@ -312,6 +311,13 @@ class Agent:
         saved = self.checkpoint.manifest
         return "replay" in saved and saved["config"]["env_id"] == self.config.env_id
 
+    @property
+    def _evaluation_is_due(self) -> bool:
+        """Whether a stop has cut the last evaluation short."""
+        if self._training is not None:
+            return self._training.evaluation_due
+        return self.checkpoint is not None and self._goes_on and self.checkpoint.host()["evaluation_due"]
+
     def _begin(self) -> Training:
         """The training, which starts here, or goes on from the checkpoint."""
         if self._closed:
@@ -335,16 +341,6 @@ class Agent:
     def __repr__(self) -> str:
         config = self.config
         return f"Agent({self.recipe} on {config.env_id}, backend {config.backend}, {self.num_timesteps:,} steps)"
-
-
-class _Stop(Callback):
-    """Stops training where a signal has come."""
-
-    def __init__(self, stop: StopRequest) -> None:
-        self.stop = stop
-
-    def on_step(self, training: Training) -> bool:
-        return not self.stop.requested
 
 
 def _module(recipe: str | ModuleType) -> tuple[ModuleType, str]:

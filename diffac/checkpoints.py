@@ -42,6 +42,7 @@ from diffac.errors import RunError, UsageError
 from diffac.messages import note
 from diffac.protocols import Transition
 from diffac.replay import NumberedReplay
+from diffac.signals import Stop, undisturbed
 
 FORMAT = "diffac checkpoint"
 VERSION = 1
@@ -80,17 +81,6 @@ class Snapshot(NamedTuple):
     buffer: NumberedReplay
     host: dict[str, Any]
     """The rest: a nest of dictionaries, lists, numbers, texts and NumPy arrays."""
-
-
-class Stop(Protocol):
-    """Whether somebody wants the run to end."""
-
-    def raise_if_requested(self) -> None:
-        """Raises the exception that ends the run, where somebody has asked for it."""
-        ...
-
-    @property
-    def requested(self) -> bool: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -240,7 +230,8 @@ class Store:
             info: entries of the manifest, "env_step" among them.
             learner: arrays of the learner's state.
             snapshot: what a run needs besides; None: nothing, the checkpoint holds a policy only.
-            previous: the checkpoint of this run before, whose transitions are shared.
+            previous: the checkpoint of this run before, whose transitions are shared. One of the same step, which
+                lacks its evaluation, is replaced.
 
         Raises:
             RunError: it could not be written. Those there were are as they were.
@@ -272,7 +263,9 @@ class Store:
                 f"{error.strerror or error}"
             ) from error
         del manifest["sha256"]
-        for path in [path for path in self.paths() if path != final][self.keep - 1 :]:
+        others = [path for path in self.paths() if path != final]
+        replaced = [previous.folder] if previous is not None and previous.env_step == info["env_step"] else []
+        for path in [*replaced, *[path for path in others if path not in replaced][self.keep - 1 :]]:
             _remove(path)
         return Checkpoint(final, manifest)
 
@@ -286,7 +279,7 @@ class Checkpointer:
         interval: environment steps between two checkpoints; there is one at the end too.
         info: entries of every manifest, "run_id" among them.
         checkpoint: what the run goes on from; None: it begins.
-        stop: asked after every step.
+        stop: whether somebody wants the run to end; looked at after every save.
         say: told what a person should know.
     """
 
@@ -306,6 +299,8 @@ class Checkpointer:
         self.store, self.best_store = Store(self.folder / "checkpoints"), Store(self.folder / "best", keep=1)
         best = self.best_store.best()
         self._best = -math.inf if best is None else best.manifest["mean_reward"]
+        self.env_step = 0 if checkpoint is None else checkpoint.env_step
+        """Environment steps done when it was last asked whether a checkpoint is due."""
 
     def restore(self, state: Any, buffer: NumberedReplay) -> tuple[Any, dict[str, Any] | None]:
         """The learner's state and `Snapshot.host` to go on from, and fills the buffer; (state, None) at the beginning.
@@ -324,10 +319,14 @@ class Checkpointer:
         Args:
             before: environment steps before the last step.
             env_step: environment steps after it.
-            last: whether the run is complete.
+            last: whether the run ends here.
         """
-        stopping = self.stop is not None and self.stop.requested
-        return last or stopping or env_step // self.interval > before // self.interval
+        self.env_step = env_step
+        return last or env_step // self.interval > before // self.interval
+
+    def is_at(self, env_step: int) -> bool:
+        """Whether the last checkpoint is of that step."""
+        return self.checkpoint is not None and self.checkpoint.env_step == env_step
 
     def save(self, snapshot: Snapshot) -> None:
         """Writes a checkpoint.
@@ -349,7 +348,8 @@ class Checkpointer:
         }
         arrays = self._arrays(snapshot.state, env_step)
         try:
-            self.checkpoint = self.store.write(info, arrays, snapshot, self.checkpoint)
+            with undisturbed():
+                self.checkpoint = self.store.write(info, arrays, snapshot, self.checkpoint)
         except RunError as error:
             before = self.checkpoint
             rest = "there is none before it" if before is None else f"that of step {before.env_step:,} is whole"
@@ -361,7 +361,9 @@ class Checkpointer:
         """Keeps the policy where it is the best so far."""
         if mean_reward > self._best:
             info = self.info | {"env_step": env_step, "updates": updates, "mean_reward": mean_reward}
-            self.best_store.write(info, self._arrays(state, env_step))
+            arrays = self._arrays(state, env_step)
+            with undisturbed():
+                self.best_store.write(info, arrays)
             self._best = mean_reward
 
     def _arrays(self, state: Any, env_step: int) -> Mapping[str, np.ndarray]:

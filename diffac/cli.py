@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import ast
 import contextlib
+import os
 import signal
 import sys
 import typing
@@ -24,7 +25,8 @@ from diffac.named import came_from, typed
 from diffac.recipes import load_recipe, preset_values, recipe_modules
 from diffac.running import refuse_script, resume, run
 from diffac.seeds import run_seeds
-from diffac.terminal import tolerant_terminal
+from diffac.signals import StopRequest
+from diffac.terminal import tolerant, tolerant_terminal
 from diffac.training import TrainConfig, TrainResult
 
 USAGE = """\
@@ -198,7 +200,7 @@ def recipe_main(name: str) -> None:
 
     Trains the module that is `__main__`, not the built-in recipe of that name. Call it where `__name__ == "__main__"`.
     """
-    sys.exit(exit_code(lambda: run_recipe(sys.modules["__main__"], name=name)))
+    sys.exit(_end(exit_code(lambda: run_recipe(sys.modules["__main__"], name=name))))
 
 
 def _train(argv: Sequence[str]) -> None:
@@ -292,14 +294,14 @@ def _dispatch(argv: Sequence[str]) -> None:
 def exit_code(action: Callable[[], Any]) -> int:
     """Runs an action; what a user can do wrong becomes one line on standard error and an exit code.
 
-    0: done, 1: the run broke off, 2: impossible arguments, 130: Ctrl-C, 143: SIGTERM. A terminal, pipe or file that
-    takes no more output changes nothing about it.
+    0: done, 1: the run broke off, 2: impossible arguments, 130: Ctrl-C, 143: SIGTERM, 129: SIGHUP. A terminal, pipe or
+    file that takes no more output changes nothing about it.
     """
-    with tolerant_terminal():
-        return _exit_code(action)
+    with tolerant_terminal(), StopRequest(patient=False, owns_process=True) as stop:
+        return _exit_code(action, stop)
 
 
-def _exit_code(action: Callable[[], Any]) -> int:
+def _exit_code(action: Callable[[], Any], stop: StopRequest) -> int:
     try:
         action()
     except UsageError as error:
@@ -307,6 +309,7 @@ def _exit_code(action: Callable[[], Any]) -> int:
     except RunError as error:
         return _fail(error, 1)
     except KeyboardInterrupt as error:
+        stop.is_over = True
         print("", *map(printable, str(error).split("\n") if str(error) else ["interrupted"]), sep="\n", file=sys.stderr)
         return 128 + getattr(error, "signum", signal.SIGINT)
     except SystemExit as error:
@@ -320,5 +323,19 @@ def _fail(error: Exception, code: int) -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The program `diffac`; returns its exit code."""
-    return exit_code(lambda: _dispatch(sys.argv[1:] if argv is None else argv))
+    """The program `diffac`; returns its exit code.
+
+    Args:
+        argv: arguments; None: those of this process, which is then ours to end.
+    """
+    code = exit_code(lambda: _dispatch(sys.argv[1:] if argv is None else argv))
+    return code if argv is not None else _end(code)
+
+
+def _end(code: int) -> int:
+    """The exit code; after a signal the process ends with it here, and waits for no thread, compiler or library."""
+    if code <= 128:
+        return code
+    for stream in (sys.stdout, sys.stderr):
+        tolerant(stream).flush()
+    os._exit(code)

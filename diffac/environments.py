@@ -21,6 +21,7 @@ from diffac.configs import natural
 from diffac.errors import RunError, UsageError
 from diffac.named import check_name, function_of, import_of
 from diffac.protocols import Transition
+from diffac.signals import SIGNALS, children_undisturbed
 from diffac.spaces import check_spaces
 from diffac.terminal import make_tolerant
 
@@ -158,7 +159,7 @@ class Stepper:
     def save(self) -> dict[str, Any]:
         """The state between two steps as plain data; entry "restart" says why, where the environments' is not part."""
         with self._answers():
-            envs = list(self._attribute("checkpoint_state"))
+            envs = list(self.attribute("checkpoint_state"))
         problem = next((env["problem"] for env in envs if "problem" in env), None)
         return {
             "restart": problem,
@@ -180,7 +181,7 @@ class Stepper:
         if problem is None:
             with self._answers():
                 self.envs.set_attr("checkpoint_state", list(saved["envs"]))  # pyright: ignore[reportAttributeAccessIssue]
-                problem = next(filter(None, self._attribute("restore_problem")), None)
+                problem = next(filter(None, self.attribute("restore_problem")), None)
             if problem is not None:
                 self.reset(seeds)
         self._steps = saved["steps"]
@@ -194,9 +195,9 @@ class Stepper:
     def statistics(self) -> list[str]:
         """Where wrappers of the environments keep running statistics: "NormalizeObservation.obs_rms"..."""
         with self._answers():
-            return self._attribute("statistics")[0]
+            return self.attribute("statistics")[0]
 
-    def _attribute(self, name: str) -> tuple[Any, ...]:
+    def attribute(self, name: str) -> tuple[Any, ...]:
         """An attribute of each environment."""
         return self.envs.get_attr(name)  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -266,8 +267,8 @@ class _Maker:
 
     def __call__(self) -> Adapter:
         if os.getpid() != self.process:  # Ctrl-C reaches all processes, but it is the run's that saves and stops
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+            for signum in SIGNALS:
+                signal.signal(signum, signal.SIG_IGN)
             make_tolerant()
         env = _make_env(self.env_id, self.env_kwargs)
         try:
@@ -384,6 +385,7 @@ def make_envs(
     wrappers: Sequence[str] = (),
     asynchronous: bool = False,
     render_mode: str | None = None,
+    wrap: Callable[[gym.Env], gym.Env] = lambda env: env,
 ) -> VectorEnv:
     """Vector environments for continuous control.
 
@@ -401,17 +403,20 @@ def make_envs(
             processes are started afresh (a fork would break JAX and torch), so a script needs
             `if __name__ == "__main__":`.
         render_mode: of gymnasium; None: nothing is drawn.
+        wrap: what each environment is wrapped in, last of all.
 
     Raises:
         UsageError: unknown id, missing package, or spaces that diffac cannot use.
     """
     if num_envs < 1:
         raise UsageError(f"num_envs must be at least 1, got {num_envs}")
-    makers = [_Maker(env_id, env_kwargs, wrappers, render_mode)] * int(num_envs)
+    make = _Maker(env_id, env_kwargs, wrappers, render_mode)
+    makers = [lambda: wrap(make())] * int(num_envs)
     context = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     try:
         if asynchronous:
-            return _Processes(makers, autoreset_mode=AutoresetMode.SAME_STEP, context=context)
+            with children_undisturbed():
+                return _Processes(makers, autoreset_mode=AutoresetMode.SAME_STEP, context=context)
         return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
     except RunError:
         raise

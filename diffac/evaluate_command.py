@@ -51,12 +51,14 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Evaluation:
         f"{agent.recipe} on {config.env_id}, backend {config.backend}",
         f"{'best policy' if best else 'policy'} of step {checkpoint.env_step:,}, {checkpoint.folder}",
     )
+    max_steps = chosen.max_steps or config.eval_max_steps
     with Evaluator(
         config.env_id,
         num_episodes=chosen.episodes,
         seed=chosen.seed,
         deterministic=chosen.deterministic,
         **config.env_arguments,
+        max_steps=max_steps,
     ) as evaluator:
         evaluation = evaluator(agent.learner, agent.state)
         env_seeds, env_of_episode = evaluator.env_seeds, evaluator.env_of_episode
@@ -72,6 +74,7 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Evaluation:
         "deterministic": chosen.deterministic,
         "seed": chosen.seed,
         "env_seeds": env_seeds,
+        "cut": evaluation.cut,
         **_statistics(evaluation),
         "returns": evaluation.returns.tolist(),
         "lengths": evaluation.lengths.tolist(),
@@ -79,15 +82,19 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Evaluation:
         "versions": manifest()["versions"],
     }
     say(*_summary(evaluation, about))
+    if evaluation.cut_note:
+        note(f"{evaluation.cut_note} (--max-steps sets how many)")
     rows = [
         (i, env, env_seeds[env], ret, length)
-        for i, (env, ret, length) in enumerate(zip(env_of_episode.tolist(), *evaluation, strict=True))
+        for i, (env, ret, length) in enumerate(
+            zip(env_of_episode.tolist(), evaluation.returns, evaluation.lengths, strict=True)
+        )
     ]
     name = f"{'best_' if best else ''}step{checkpoint.env_step}_{config.backend}_seed{chosen.seed}"
     path = _write(chosen.run, name, about, rows)
     say(path)
     if chosen.video:
-        _record(agent, chosen.run / "videos" / f"{path.stem}.mp4", chosen.seed, chosen.deterministic)
+        _record(agent, chosen.run / "videos" / f"{path.stem}.mp4", chosen.seed, chosen.deterministic, max_steps)
     return evaluation
 
 
@@ -108,6 +115,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--env-id", help="evaluate in another environment with the same sizes")
     parser.add_argument("--seed", type=int, default=SEED, help=f"of environments and policy (default: {SEED})")
     parser.add_argument(
+        "--max-steps", type=int, help="of an episode, which is then cut (default: the run's eval_max_steps)"
+    )
+    parser.add_argument(
         "--deterministic",
         action=argparse.BooleanOptionalAction,
         default=True,
@@ -117,6 +127,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     chosen = parser.parse_args(argv)
     if chosen.seed < 0:
         raise UsageError(f"--seed must be at least 0, got {chosen.seed}")
+    if chosen.max_steps is not None and chosen.max_steps < 1:
+        raise UsageError(f"--max-steps must be at least 1, got {chosen.max_steps}")
     return chosen
 
 
@@ -165,7 +177,7 @@ def _write(folder: Path, name: str, about: dict[str, Any], rows: list[tuple[Any,
     return path
 
 
-def _record(agent: Agent, path: Path, seed: int, deterministic: bool) -> None:
+def _record(agent: Agent, path: Path, seed: int, deterministic: bool, max_steps: int | None) -> None:
     """Records an episode; a machine that cannot draw costs a sentence."""
     rng = np.random.default_rng(seed)
 
@@ -178,8 +190,11 @@ def _record(agent: Agent, path: Path, seed: int, deterministic: bool) -> None:
     try:
         with warnings.catch_warnings():  # JAX warns of the fork that starts ffmpeg, which is no fork that stays
             warnings.filterwarnings("ignore", r"os\.fork\(\) was called", RuntimeWarning)
-            played = record_video(act, agent.config.env_id, path, seed=seed, **agent.config.env_arguments)
+            options = {"max_steps": max_steps, **agent.config.env_arguments}
+            played = record_video(act, agent.config.env_id, path, seed=seed, **options)
     except (UsageError, RunError, OSError) as error:
         note(f"no video: {error}")
     else:
         say(f"{path}, an episode with return {played.returns[0]:.1f}")
+        if played.cut_note:
+            note(played.cut_note)

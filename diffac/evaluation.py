@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
 
 from diffac.configs import natural
@@ -13,9 +15,46 @@ from diffac.environments import Stepper, close, make_envs
 from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.protocols import Learner
+from diffac.signals import Stop
 
 MAX_ENVS = 10
 """Environments that an evaluation steps together unless it is told otherwise."""
+MAX_STEPS = 10_000
+"""Steps at which an episode is cut where neither its environment nor anybody else sets a limit."""
+
+
+class Bounded(gym.Wrapper):
+    """An environment whose episodes end: one that lasts too long is cut (truncated).
+
+    Args:
+        max_steps: steps of an episode, at least 1; None: the limit that the environment was registered with, or
+            `MAX_STEPS` where it has none.
+        env: the environment.
+
+    Raises:
+        UsageError: max_steps is below 1.
+    """
+
+    cut = False
+    """Whether the episode of the last step was cut in it."""
+
+    def __init__(self, max_steps: int | None, env: gym.Env) -> None:
+        if max_steps is not None and max_steps < 1:
+            raise UsageError(f"max_steps must be at least 1, or None, got {max_steps}")
+        super().__init__(env)
+        spec = env.spec
+        self.max_steps = max_steps or (spec.max_episode_steps if spec else None) or MAX_STEPS
+        self._steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        self._steps = 0
+        return self.env.reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        self._steps += 1
+        self.cut = self._steps >= self.max_steps and not (terminated or truncated)
+        return obs, reward, terminated, truncated or self.cut, info
 
 
 class Evaluation(NamedTuple):
@@ -25,6 +64,18 @@ class Evaluation(NamedTuple):
     """[num_episodes], undiscounted sums of the rewards as the environment gave them."""
     lengths: np.ndarray
     """[num_episodes], numbers of steps."""
+    cut: int = 0
+    """How many of them had no end, and were cut after the last step that `Bounded` allows."""
+
+    @property
+    def cut_note(self) -> str | None:
+        """The sentence that tells of episodes that were cut, where there are any."""
+        if not self.cut:
+            return None
+        return (
+            f"{self.cut} of {len(self.lengths)} episodes had no end after {self.lengths.max():,} steps and were cut "
+            f"there; their returns are those until then"
+        )
 
 
 class Evaluator:
@@ -41,6 +92,7 @@ class Evaluator:
         deterministic: exploration noise is off (`Learner.act_noise_spec(..., deterministic=True)`).
         env_kwargs: as in `make_envs`.
         wrappers: as in `make_envs`.
+        max_steps: steps after which an episode is cut; None: as `Bounded`.
     """
 
     def __init__(
@@ -53,6 +105,7 @@ class Evaluator:
         deterministic: bool = True,
         env_kwargs: Mapping[str, Any] | None = None,
         wrappers: Sequence[str] = (),
+        max_steps: int | None = None,
     ) -> None:
         num_episodes, seed, num_envs = natural([num_episodes, seed, num_envs])
         if num_episodes < 1:
@@ -61,7 +114,8 @@ class Evaluator:
         self.num_episodes = num_episodes
         self.seed = seed
         self.deterministic = deterministic
-        self._stepper = Stepper(make_envs(env_id, num_envs, env_kwargs=env_kwargs, wrappers=wrappers))
+        bound = partial(Bounded, max_steps)
+        self._stepper = Stepper(make_envs(env_id, num_envs, env_kwargs=env_kwargs, wrappers=wrappers, wrap=bound))
         share, more = divmod(num_episodes, num_envs)
         self._quota = np.array([share + (i < more) for i in range(num_envs)])
 
@@ -81,22 +135,34 @@ class Evaluator:
         # below 2**31 like those of training: some simulators take no more
         return [int(seed) % 2**31 for seed in envs.generate_state(self._stepper.num_envs)], noise
 
-    def __call__(self, learner: Learner, state: Any) -> Evaluation:
-        """Plays the episodes; returns them ordered by environment, then time."""
+    def __call__(self, learner: Learner, state: Any, stop: Stop | None = None) -> Evaluation:
+        """Plays the episodes; returns them ordered by environment, then time.
+
+        Args:
+            learner: whose policy acts.
+            state: the learner's.
+            stop: looked at in every step; None: nobody asks for a stop.
+
+        Raises:
+            Interrupted: a stop was asked for; the evaluation has left no trace.
+        """
         stepper = self._stepper
         env_seeds, noise_seed = self._seeds()
         rng = np.random.default_rng(noise_seed)
         spec = learner.act_noise_spec((stepper.num_envs, stepper.action_dim), deterministic=self.deterministic)
         played: list[list[tuple[float, int]]] = [[] for _ in range(stepper.num_envs)]
-        obs = stepper.reset(env_seeds)
+        obs, cut = stepper.reset(env_seeds), 0
         while any(len(episodes) < quota for episodes, quota in zip(played, self._quota, strict=True)):
+            if stop is not None:
+                stop.raise_if_requested()
             result = stepper.step(learner.act(state, obs, draw(rng, spec)))
             for episode in result.episodes:
                 if len(played[episode.env]) < self._quota[episode.env]:
                     played[episode.env].append((episode.ret, episode.length))
+                    cut += stepper.attribute("cut")[episode.env]
             obs = result.obs
         returns, lengths = zip(*(episode for episodes in played for episode in episodes), strict=True)
-        return Evaluation(np.array(returns), np.array(lengths))
+        return Evaluation(np.array(returns), np.array(lengths), cut)
 
     def close(self) -> None:
         """Closes the environments."""
@@ -121,8 +187,9 @@ def evaluate(
     num_envs: int | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[str] = (),
+    max_steps: int | None = None,
 ) -> Evaluation:
     """One evaluation in environments made for it; arguments as for `Evaluator`, which is cheaper for several."""
-    options: Any = {"num_envs": num_envs, "env_kwargs": env_kwargs, "wrappers": wrappers}
+    options: Any = {"num_envs": num_envs, "max_steps": max_steps, "env_kwargs": env_kwargs, "wrappers": wrappers}
     with Evaluator(env_id, num_episodes=num_episodes, seed=seed, **options) as evaluator:
         return evaluator(learner, state)

@@ -233,7 +233,7 @@ class EvaluatedLane:
         return self._lane.alone(state, self._learner.act, obs, noise)
 
 
-def in_lanes(lanes: Lanes, work: Sequence[Callable[[], None]], patience: float = 5.0) -> None:
+def in_lanes(lanes: Lanes, work: Sequence[Callable[[], None]], patience: float = 2.0) -> None:
     """Runs each function in a thread, its lane, and serves them until all have ended.
 
     Args:

@@ -14,7 +14,7 @@ from typing import Any
 
 from diffac.building import start_learner
 from diffac.callbacks import Callback
-from diffac.checkpoints import Checkpoint, Checkpointer, Stop, Store, codec_of
+from diffac.checkpoints import Checkpoint, Checkpointer, Store, codec_of
 from diffac.configs import RECIPE, config_yaml, make_config, plain, read_config, vars_of
 from diffac.divergence import DivergenceError
 from diffac.environments import close, dims, make_envs
@@ -32,7 +32,7 @@ from diffac.runs import (
     rewind,
     save_evaluations,
 )
-from diffac.signals import Interrupted, StopRequest
+from diffac.signals import Interrupted, Stop, StopRequest
 from diffac.training import EvaluationRecord, TrainConfig, Training, TrainResult, train
 from diffac.untrusted import write_atomically
 
@@ -49,7 +49,7 @@ def run(module: ModuleType, config: TrainConfig, name: str) -> TrainResult:
     Nothing is written before environment, backend and networks stand.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM, after a checkpoint was written.
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint was written if the step under way came to its end.
     """
     learner, state = build(module, config)
     folder = create_run(config, name, recipe_file=script_of(module))
@@ -91,7 +91,7 @@ def resume(folder: Path, find_recipe: Callable[[str], ModuleType], *, backend: s
             raise UsageError(f"none of the {len(refused)} checkpoints of {folder} is whole; the reasons are above")
         if checkpoint is not None:
             _check_same(module, config, checkpoint, folder)
-            if checkpoint.env_step >= config.total_timesteps:
+            if checkpoint.env_step >= config.total_timesteps and not checkpoint.host()["evaluation_due"]:
                 say(f"the run is complete: {checkpoint.env_step:,} environment steps", folder)
                 return None
         learner, state = build(module, config)
@@ -183,6 +183,8 @@ def train_in(
         folder, codec_of(learner, config.backend),
         interval=config.checkpoint_interval, info=info, checkpoint=checkpoint, stop=stop, say=say,
     )  # fmt: skip
+    if isinstance(stop, StopRequest):
+        stop.last_words = lambda: _interrupted(folder, checkpointer)
     try:
         first = 0 if checkpoint is None else checkpoint.env_step
         writer = Writers(*_writers(folder, config, first, info, say), console)
@@ -193,8 +195,7 @@ def train_in(
         )  # fmt: skip
     except KeyboardInterrupt as error:
         signum = getattr(error, "signum", signal.SIGINT)
-        text = f"interrupted; what was written until then is in {folder}{_last(checkpointer)}"
-        raise Interrupted(signum, text) from None
+        raise Interrupted(signum, _interrupted(folder, checkpointer)) from None
     except DivergenceError as error:
         raise DivergenceError(f"{error}{_last_good(checkpointer)}") from error
     except RunError as error:
@@ -233,6 +234,14 @@ def _writers(
             TrackerWriter(config.track, run_name=name, run_id=run_id, config=info["config"], folder=folder, say=say)
         )
     return writers
+
+
+def _interrupted(folder: Path, checkpointer: Checkpointer) -> str:
+    """What a run that a signal has ended leaves behind."""
+    saved = 0 if checkpointer.checkpoint is None else checkpointer.checkpoint.env_step
+    lost = checkpointer.env_step - saved
+    unsaved = f"; the {lost:,} steps after {f'step {saved:,}' if saved else 'its start'} were not saved" if lost else ""
+    return f"interrupted; what was written until then is in {folder}{_last(checkpointer)}{unsaved}"
 
 
 def _last(checkpointer: Checkpointer) -> str:

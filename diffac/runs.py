@@ -14,7 +14,7 @@ import re
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,9 @@ from diffac.configs import config_yaml
 from diffac.errors import RunError, UsageError
 from diffac.training import EvaluationRecord, TrainConfig
 from diffac.untrusted import write_atomically
+
+EVALUATED = "eval/mean_reward"
+"""What every line of an evaluation has."""
 
 try:
     import fcntl
@@ -131,21 +134,26 @@ def lock_run(folder: Path) -> Iterator[None]:
 def rewind(folder: Path, env_step: int, evaluations: Sequence[EvaluationRecord]) -> None:
     """Takes out of a run what was logged after a step, because it is about to happen again.
 
-    Lines of `metrics.csv` and `metrics.jsonl` with a greater step go, and a line that was not finished;
-    `evaluations.npz` is written anew.
+    Lines of `metrics.csv` and `metrics.jsonl` with a greater step go, a line that was not finished, and that of an
+    evaluation which the step is still to get; `evaluations.npz` is written anew.
 
     Raises:
         RunError: one of the first two cannot be read.
     """
-    _rewind_jsonl(folder / "metrics.jsonl", env_step)
+    evaluated = bool(evaluations) and evaluations[-1].env_step == env_step
+
+    def stays(line: Mapping[str, Any]) -> bool:
+        step = float(line["step"])
+        return step < env_step or (step == env_step and (evaluated or not line.get(EVALUATED)))
+
+    _rewind_jsonl(folder / "metrics.jsonl", stays)
     path = folder / "metrics.csv"
     if path.exists():
         text = path.read_text()
         rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
         try:
-            column = rows[0].index("step") if rows else 0
-            kept = rows[:1] + [row for row in rows[1:] if float(row[column]) <= env_step]
-        except (ValueError, IndexError) as error:
+            kept = rows[:1] + [row for row in rows[1:] if stays(dict(zip(rows[0], row, strict=False)))]
+        except (ValueError, KeyError) as error:
             raise RunError(f"{path} was altered: {error}; rename it, and it begins anew") from error
         out = io.StringIO(newline="")
         csv.writer(out, lineterminator="\n").writerows(kept)
@@ -156,12 +164,12 @@ def rewind(folder: Path, env_step: int, evaluations: Sequence[EvaluationRecord])
         (folder / "evaluations.npz").unlink(missing_ok=True)
 
 
-def _rewind_jsonl(path: Path, env_step: int) -> None:
+def _rewind_jsonl(path: Path, stays: Callable[[Mapping[str, Any]], bool]) -> None:
     if path.exists():
         lines = path.read_bytes().splitlines(keepends=True)
         try:
-            kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] <= env_step]
-        except (ValueError, KeyError, TypeError) as error:
+            kept = [line for line in lines if line.endswith(b"\n") and stays(json.loads(line))]
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise RunError(f"{path} was altered: {error}; rename it, and it begins anew") from error
         write_atomically(path, b"".join(kept))
 

@@ -63,6 +63,8 @@ def run_seeds(module: ModuleType, config: TrainConfig, name: str, num_seeds: int
         lanes = Lanes(group, num_seeds)
         begin = time.perf_counter()
         with StopRequest() as request:
+            resumes = [command("diffac", "resume", folder) for folder in folders.values()]
+            request.last_words = lambda: "\n".join([AT_ONCE, *resumes])
             outcomes = _train_all(lanes, learners, name, configs, folders, _Stop(request))
     failed = {seed: error for seed, error in outcomes.items() if isinstance(error, BaseException)}
     done = {
@@ -84,6 +86,7 @@ def run_seeds(module: ModuleType, config: TrainConfig, name: str, num_seeds: int
     return list(done.values())
 
 
+AT_ONCE = "interrupted at once; go on from the last checkpoints with:"
 _EXPECTED = (RunError, UsageError, Interrupted, Closed)
 """How the run of one seed may end early; anything else is a mistake in a program and ends all of them."""
 
@@ -141,9 +144,8 @@ def _train_all(
     try:
         in_lanes(lanes, [lambda lane=lane, seed=seed: train(lane, seed) for lane, seed in enumerate(configs)])
     except KeyboardInterrupt as error:
-        text = "\n".join(command("diffac", "resume", folder) for folder in folders.values())
-        signum = getattr(error, "signum", signal.SIGINT)
-        raise Interrupted(signum, f"interrupted at once; go on from the last checkpoints with:\n{text}") from None
+        text = "\n".join([AT_ONCE, *(command("diffac", "resume", folder) for folder in folders.values())])
+        raise Interrupted(getattr(error, "signum", signal.SIGINT), text) from None
     finally:
         console.close()
     return {seed: outcomes[seed] for seed in configs}

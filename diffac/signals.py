@@ -1,13 +1,44 @@
-"""Ctrl-C and SIGTERM: the run finishes its step, writes a checkpoint and ends."""
+"""Ctrl-C, SIGTERM and SIGHUP: whatever a process is doing, it ends within ten seconds, and what it has saved is whole.
+
+Python runs signal handlers in the main thread and between two of its own instructions only: not while that thread is in
+a call of C++ that compiles for minutes. So a thread of its own, the `_Listener`, learns of a signal at once, through
+the descriptor that the handler in C writes to (`signal.set_wakeup_fd`), says that it was heard, and sees to it that the
+end comes: first the main thread is asked to stop at its next safe point; after `PATIENCE` it is interrupted wherever it
+is; after another `LEAVING` the process ends as it is. Another signal does the same as the time that runs out.
+"""
 
 from __future__ import annotations
 
+import _thread
+import contextlib
+import multiprocessing
+import os
+import select
 import signal
+import socket
+import sys
 import threading
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
-from typing import Any
+from typing import Any, Protocol
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+PATIENCE = 4.0
+"""Seconds in which a run may come to the end of its step and save; then it is interrupted."""
+LEAVING = 3.0
+"""Seconds in which whoever was interrupted may tidy up; then the process ends."""
+
+
+class Stop(Protocol):
+    """Whether somebody wants the run to end."""
+
+    def raise_if_requested(self) -> None:
+        """Raises the exception that ends the run, where somebody has asked for it."""
+        ...
+
+    @property
+    def requested(self) -> bool: ...
 
 
 class Interrupted(KeyboardInterrupt):
@@ -19,14 +50,29 @@ class Interrupted(KeyboardInterrupt):
 
 
 class StopRequest:
-    """While it is entered, the first Ctrl-C or SIGTERM is only remembered; a second one acts as it always does.
+    """While it is entered, Ctrl-C, SIGTERM and SIGHUP ask for the end of what is done there.
 
-    Does nothing outside the main thread, where Python knows no signals, and to signals that are ignored.
+    The first of them is only remembered, and said; the second, or `PATIENCE` seconds, raise `Interrupted` in the main
+    thread; the third, or `LEAVING` seconds more, end the process with 128 plus the signal's number as exit code. In a
+    program that is not diffac's own that last step is taken only for signals that would have ended it anyway (SIGTERM
+    and SIGHUP without a handler, not Ctrl-C).
+
+    Does nothing outside the main thread, where Python knows no signals, and to signals that are ignored (`nohup`). May
+    be entered within another one, whose turn comes again afterwards.
+
+    Args:
+        patient: False: there is no step to wait for, so the first signal is like the second.
+        owns_process: the process is diffac's own.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, patient: bool = True, owns_process: bool = False) -> None:
+        self.patient, self.owns_process = patient, owns_process
         self.signum: int | None = None
-        self._before: dict[int, Any] = {}
+        self.last_words: Callable[[], str] = lambda: "interrupted"
+        """What is said where the process ends as it is."""
+        self.is_over = False
+        """Whether nothing is left to interrupt: signals raise nothing any more."""
+        self._listener: _Listener | None = None
 
     @property
     def requested(self) -> bool:
@@ -40,21 +86,225 @@ class StopRequest:
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
-            for signum in SIGNALS:
-                if signal.getsignal(signum) is not signal.SIG_IGN:
-                    self._before[signum] = signal.signal(signum, self._remember)
+            self._listener = _Listener.active or _Listener()
+            self._listener.enter(self)
         return self
-
-    def _remember(self, signum: int, frame: FrameType | None) -> None:
-        self.signum = signum
-        self._restore()
-
-    def _restore(self) -> None:
-        for signum, handler in self._before.items():
-            signal.signal(signum, handler)
-        self._before.clear()
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._restore()
+        if self._listener is not None:
+            self._listener.leave(self)
+            self._listener = None
+
+
+class _Listener:
+    """Hears the signals of this process while a `StopRequest` is entered. There is one at a time."""
+
+    active: _Listener | None = None
+
+    def __init__(self) -> None:
+        self.requests: list[StopRequest] = []
+        self.urgent = self.shielded = 0
+        """How many of `interruptible` and `undisturbed` the main thread is in."""
+        self._calls = self._kicks = 0
+        self._deferred = False
+        self._main = threading.get_ident()
+        self._before: dict[int, Any] = {}
+
+    def enter(self, request: StopRequest) -> None:
+        self.requests.append(request)
+        self._calls = 0
+        if len(self.requests) > 1:
+            return
+        _Listener.active = self
+        self._ear, self._mouth = socket.socketpair()
+        self._mouth.setblocking(False)
+        self._fd_before = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
+        self._thread = threading.Thread(target=self._listen, name="diffac signals", daemon=True)
+        self._thread.start()
+        for signum in SIGNALS:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                self._before[signum] = signal.signal(signum, self._handle)
+
+    def leave(self, request: StopRequest) -> None:
+        self.requests.remove(request)
+        self._calls = 0
+        if self.requests:
+            return
+        for signum, handler in self._before.items():
+            signal.signal(signum, handler)
+        signal.set_wakeup_fd(self._fd_before)
+        _Listener.active = None
+        self._mouth.close()  # ends the thread
+        self._thread.join()
+        self._ear.close()
+
+    def _handle(self, signum: int, frame: FrameType | None) -> None:
+        """What Python runs in the main thread: the first time for a patient request nothing but a note."""
+        request = self.requests[-1]
+        first, self._calls = self._calls == 0, self._calls + 1
+        request.signum = request.signum or signum
+        if request.is_over or (first and request.patient and not self.urgent):
+            return
+        if self.shielded:
+            self._deferred = True
+            return
+        raise Interrupted(request.signum)
+
+    def raise_deferred(self) -> None:
+        """Raises what came while the main thread was shielded."""
+        if self._deferred and not self.shielded:
+            self._deferred = False
+            raise Interrupted(self.requests[-1].signum or signal.SIGINT)
+
+    def _listen(self) -> None:
+        stage, deadline = 0, None
+        while True:
+            left = None if deadline is None else max(0.0, deadline - time.monotonic())
+            ready, _, _ = select.select([self._ear], [], [], left)
+            signum = None
+            if ready:
+                heard = self._ear.recv(4096)
+                if not heard:
+                    return
+                signums = [number for number in heard if number in self._before]
+                own = min(self._kicks, len(signums))
+                self._kicks -= own
+                if len(signums) == own:
+                    continue
+                signum = signums[own]
+            stage, deadline = self._go_further(stage, signum)
+
+    def _go_further(self, stage: int, signum: int | None) -> tuple[int, float]:
+        """The next stage and when it is over.
+
+        Args:
+            stage: 0: nothing has come; 1: a safe point is waited for; 2: the main thread was interrupted.
+            signum: of the signal that came; None: time is over.
+        """
+        try:
+            request = self.requests[-1]
+        except IndexError:  # all are about to leave
+            return stage, time.monotonic() + LEAVING
+        request.signum = request.signum or signum
+        if stage == 0 and request.patient:
+            _say("stopping after this step; again to stop at once")
+            return 1, time.monotonic() + PATIENCE
+        if stage < 2:
+            if signum is None:
+                self._kicks += 1
+                if hasattr(signal, "pthread_kill"):
+                    signal.pthread_kill(self._main, request.signum or signal.SIGINT)  # also ends a wait of the system
+                else:
+                    _thread.interrupt_main(signal.Signals(request.signum or signal.SIGINT))
+            return 2, time.monotonic() + LEAVING
+        self._end(request, request.signum or signal.SIGINT)
+        return 2, time.monotonic() + LEAVING
+
+    def _end(self, request: StopRequest, signum: int) -> None:
+        """Ends the process, where that is for us to do."""
+        owns = any(one.owns_process for one in self.requests)
+        if not owns and self._before.get(signum) is not signal.SIG_DFL:
+            return
+        for child in multiprocessing.active_children():
+            child.kill()
+        _write_now(request.last_words())
+        os._exit(128 + signum)
+
+
+def _say(text: str) -> None:
+    """Prints a line without waiting for a terminal that takes none."""
+    threading.Thread(target=lambda: print(text, file=sys.stderr, flush=True), daemon=True).start()
+
+
+def _write_now(text: str) -> None:
+    """Writes a line to standard error past all buffers and locks, if it takes any."""
+    cursor = b"\x1b[?25h" if os.isatty(2) else b""  # a progress bar has hidden it
+    with contextlib.suppress(OSError):
+        if select.select([], [2], [], 0.2)[1]:
+            os.write(2, cursor + f"\n{text}\n".encode(errors="backslashreplace"))
+
+
+def _of_this_thread() -> _Listener | None:
+    """The listener, if this is the thread that it interrupts."""
+    listener = _Listener.active
+    return listener if listener is not None and threading.get_ident() == listener._main else None
+
+
+@contextlib.contextmanager
+def undisturbed() -> Iterator[None]:
+    """Within, a second signal waits: for what must be finished or dropped as a whole, such as saving."""
+    listener = _of_this_thread()
+    if listener is None:
+        yield
+        return
+    listener.shielded += 1
+    try:
+        yield
+    finally:
+        listener.shielded -= 1
+    listener.raise_deferred()
+
+
+@contextlib.contextmanager
+def interruptible(stop: Stop | None) -> Iterator[None]:
+    """Within, already the first signal raises `Interrupted`: for long work at a safe point, which can be done again.
+
+    Args:
+        stop: whose request it is.
+
+    Raises:
+        Interrupted: a signal has come already.
+    """
+    if stop is not None:
+        stop.raise_if_requested()
+    listener = _of_this_thread()
+    if listener is None:
+        yield
+        return
+    listener.urgent += 1
+    try:
+        yield
+    finally:
+        listener.urgent -= 1
+
+
+@contextlib.contextmanager
+def children_undisturbed() -> Iterator[None]:
+    """Processes that are started within do not get the signals that the terminal sends to the whole group.
+
+    It is this process that hears them, in another thread, and stops them.
+    """
+    if _of_this_thread() is None or not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def call_interruptibly(function: Callable[[], Any]) -> Any:
+    """function(), in a thread of its own where it is one call of C++: the main thread hears signals while it waits.
+
+    A call that nobody waits for any more goes on until it ends; its result is dropped.
+    """
+    if _of_this_thread() is None:
+        return function()
+    outcome: list[Any] = []
+
+    def call() -> None:
+        try:
+            outcome.extend((function(), None))
+        except BaseException as error:
+            outcome.extend((None, error))
+
+    thread = threading.Thread(target=call, name="diffac compiler", daemon=True)
+    thread.start()
+    thread.join()
+    result, error = outcome
+    if error is not None:
+        raise error
+    return result

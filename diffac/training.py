@@ -27,6 +27,7 @@ from diffac.noise import draw
 from diffac.protocols import Activation, Learner
 from diffac.replay import NumberedReplay, Replay, ReplayBuffer
 from diffac.schedules import LinearSchedule
+from diffac.signals import Interrupted, Stop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -69,6 +70,8 @@ class TrainConfig:
     """Environment steps between two evaluations; there is one at the end too."""
     eval_episodes: int = 10
     """Episodes of an evaluation."""
+    eval_max_steps: int | None = None
+    """Steps after which an episode of an evaluation is cut; None: the environment's own limit, 10,000 without one."""
     log_interval: int = 1_000
     """Environment steps between two lines of metrics."""
     checkpoint_interval: int = 50_000
@@ -93,8 +96,9 @@ class TrainConfig:
         self._require("learning_starts", self.learning_starts >= 0, "must be at least 0")
         rate = self.updates_per_env_step
         self._require("updates_per_env_step", 0 < rate < float("inf"), "must be greater than 0 and finite")
-        if self.updates_per_call is not None:
-            self._require("updates_per_call", self.updates_per_call >= 1, "must be at least 1, or None")
+        for name in ("updates_per_call", "eval_max_steps"):
+            if getattr(self, name) is not None:
+                self._require(name, getattr(self, name) >= 1, "must be at least 1, or None")
         self._require(
             "batch_size", self.batch_size <= self.buffer_size, f"must be at most buffer_size ({self.buffer_size})"
         )
@@ -312,6 +316,9 @@ class Training:
         self.evaluations: list[EvaluationRecord] = []
         """All evaluations so far."""
         self._evaluated = evaluated or learner
+        self._say, self._said_cut = say, False
+        self.evaluation_due = False
+        """Whether the last step is one after which the policy is evaluated, and has not been yet."""
         self._streams = Streams.from_seed(config.seed)
         self._log = IntervalLog(learner.fetch)
         with contextlib.ExitStack() as stack:
@@ -319,7 +326,13 @@ class Training:
             stack.callback(close, envs)
             seed = integer(self._streams.evaluation)
             self._evaluator = stack.enter_context(
-                Evaluator(config.env_id, num_episodes=config.eval_episodes, seed=seed, **config.env_arguments)
+                Evaluator(
+                    config.env_id,
+                    num_episodes=config.eval_episodes,
+                    seed=seed,
+                    max_steps=config.eval_max_steps,
+                    **config.env_arguments,
+                )
             )
             self._stepper = Stepper(envs, timeout=config.step_timeout)
             self.buffer = _on_device(replay, config)(config.buffer_size, *dims(envs))
@@ -337,6 +350,7 @@ class Training:
         if saved is not None:
             self.env_step, self.updates = saved["env_step"], saved["updates"]
             self.evaluations += [EvaluationRecord(**record) for record in saved["evaluations"]]
+            self.evaluation_due = saved["evaluation_due"]
             for name, stream in self._streams._asdict().items():
                 stream.bit_generator.state = saved["streams"][name]
             self._log.restore(saved["log"])
@@ -353,6 +367,7 @@ class Training:
         writer: Writer | None = None,
         callback: Callback | None = None,
         checkpointer: Checkpointer | None = None,
+        stop: Stop | None = None,
     ) -> None:
         """Trains until that many environment steps are done, or a callback stops it.
 
@@ -360,38 +375,52 @@ class Training:
         stopped before that and go on, in any pieces, with the same result to the last bit. An `env_step` beyond moves
         the end of the run.
 
+        A checkpoint that is due after the same step as an evaluation is written before it. An evaluation that a stop
+        has cut short is played again by the next call, or by the run that goes on from the checkpoint.
+
         Args:
             env_step: environment steps since the beginning of the run.
             writer: as for `train`.
             callback: as for `train`.
             checkpointer: keeps the run on disk from here on.
+            stop: looked at after every step, and in every step of an evaluation. None: that of the checkpointer.
 
         Raises:
             RunError: as for `train`; the training cannot go on.
+            Interrupted: a stop was asked for, and the checkpointer has saved the run. Without one, training just ends.
         """
         if env_step > self.config.total_timesteps:
             self.config = dataclasses.replace(self.config, total_timesteps=env_step)
         config, log = self.config, self._log
         writer = writer or Writers()
+        if stop is None and checkpointer is not None:
+            stop = checkpointer.stop
         log.go_on()
-        going = True
-        while going and self.env_step < env_step:
+        going, stopping = True, False
+        while not stopping:
+            if self.evaluation_due:
+                try:
+                    going = self._evaluate(writer, callback, checkpointer, stop) and going
+                except Interrupted:
+                    stopping = True
+                    if checkpointer is not None and checkpointer.is_at(self.env_step):
+                        raise
+                if checkpointer is not None and (stopping or not going or self.env_step >= config.total_timesteps):
+                    self._save(checkpointer)
+            if stopping or not going or self.env_step >= env_step:
+                break
             before = self.env_step
             self._step()
             last = self.env_step >= config.total_timesteps
             if last:
                 self._update()
+            self.evaluation_due = last or _crossed(before, self.env_step, config.eval_interval)
             going = callback is None or goes_on(callback.on_step(self))
             if last or _crossed(before, self.env_step, config.log_interval):
                 self._write_metrics(writer)
-            if last or _crossed(before, self.env_step, config.eval_interval):
-                begin = time.perf_counter()
-                going = self._evaluate(writer, callback, checkpointer) and going
-                log.skip(time.perf_counter() - begin)
-            if checkpointer is not None and checkpointer.due(before, self.env_step, last or not going):
-                begin = time.perf_counter()
-                checkpointer.save(self.snapshot())
-                log.skip(time.perf_counter() - begin)
+            stopping = stop is not None and stop.requested
+            if checkpointer is not None and checkpointer.due(before, self.env_step, last or stopping or not going):
+                self._save(checkpointer)
         log.pause()
         if callback is not None:
             callback.on_end(self)
@@ -444,11 +473,24 @@ class Training:
         codec = codec_of(self.learner, self.config.backend)
         return diverged(self._log.nonfinite() or what, codec.to_arrays(self.state))
 
-    def _evaluate(self, writer: Writer, callback: Callback | None, checkpointer: Checkpointer | None) -> bool:
-        """Evaluates; whether training goes on."""
-        evaluation = self._evaluator(self._evaluated, self.state)
+    def _save(self, checkpointer: Checkpointer) -> None:
+        """Writes a checkpoint, in time that does not count."""
+        begin = time.perf_counter()
+        checkpointer.save(self.snapshot())
+        self._log.skip(time.perf_counter() - begin)
+
+    def _evaluate(
+        self, writer: Writer, callback: Callback | None, checkpointer: Checkpointer | None, stop: Stop | None
+    ) -> bool:
+        """Evaluates, in time that does not count; whether training goes on."""
+        begin = time.perf_counter()
+        evaluation = self._evaluator(self._evaluated, self.state, stop)
         mean = float(evaluation.returns.mean())
-        self.evaluations.append(EvaluationRecord(self.env_step, self.updates, *evaluation))
+        self.evaluations.append(EvaluationRecord(self.env_step, self.updates, evaluation.returns, evaluation.lengths))
+        self.evaluation_due = False
+        if evaluation.cut_note and not self._said_cut:
+            self._say(f"{evaluation.cut_note} (eval_max_steps sets how many)")
+            self._said_cut = True
         writer.write(
             self.env_step,
             {
@@ -460,6 +502,7 @@ class Training:
         going = callback is None or goes_on(callback.on_evaluation(self))
         if checkpointer is not None:
             checkpointer.after_evaluation(self.env_step, self.updates, mean, self.state)
+        self._log.skip(time.perf_counter() - begin)
         return going
 
     def snapshot(self) -> Snapshot:
@@ -468,6 +511,7 @@ class Training:
             "env_step": self.env_step,
             "updates": self.updates,
             "evaluations": [record._asdict() for record in self.evaluations],
+            "evaluation_due": self.evaluation_due,
             "streams": {name: stream.bit_generator.state for name, stream in self._streams._asdict().items()},
             "log": self._log.save(),
             "environments": self._stepper.save(),

@@ -21,6 +21,7 @@ import tyro
 
 from diffac.backend import backend_names, get_backend
 from diffac.errors import RunError, UsageError, unknown
+from diffac.signals import children_undisturbed
 
 REFERENCE = "reference"
 PRECISIONS = ("float64", "float32")
@@ -298,14 +299,25 @@ def _finite(value: Any) -> Any:
 
 def _run(names: Sequence[str], config: ValidateConfig) -> tuple[list[str], list[Any]]:
     """A process for each precision; the results in the order of the tables."""
-    from rich.console import Console
-
     context = multiprocessing.get_context("spawn")
     precisions = PRECISIONS[:1] if config.steps else PRECISIONS
     queues = {precision: context.Queue() for precision in precisions}
     workers = {p: context.Process(target=_work, args=(p, names, config, queues[p]), daemon=True) for p in precisions}
-    for worker in workers.values():
-        worker.start()
+    with children_undisturbed():
+        for worker in workers.values():
+            worker.start()
+    try:
+        return _collect(workers, queues)
+    finally:
+        for worker in workers.values():
+            worker.kill()
+
+
+def _collect(workers: Mapping[str, Any], queues: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
+    """What the processes find, until all have ended."""
+    from rich.console import Console
+
+    precisions = tuple(queues)
     used: list[str] = []
     collected: dict[str, list[Any]] = {precision: [] for precision in precisions}
     console = Console(stderr=True)

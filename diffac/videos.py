@@ -6,6 +6,7 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from gymnasium.vector import VectorEnv
 
 from diffac.environments import Episode, Stepper, close, make_envs
 from diffac.errors import RunError, UsageError
-from diffac.evaluation import Evaluation
+from diffac.evaluation import Bounded, Evaluation
 
 LIBRARIES = "libegl1 libegl-mesa0 libgl1-mesa-dri"
 """Debian and Ubuntu packages with which MuJoCo draws without a display (and without a GPU)."""
@@ -42,6 +43,7 @@ def record_video(
     seed: int = 0,
     env_kwargs: Mapping[str, Any] | None = None,
     wrappers: Sequence[str] = (),
+    max_steps: int | None = None,
 ) -> Evaluation:
     """Plays episodes in an environment made for it and writes them, one after the other, into one mp4 file.
 
@@ -56,6 +58,7 @@ def record_video(
         seed: of the environment.
         env_kwargs: as in `make_envs`.
         wrappers: as in `make_envs`.
+        max_steps: steps after which an episode is cut; None: as `Bounded`.
 
     Returns:
         What was seen: returns and lengths of the episodes.
@@ -70,7 +73,7 @@ def record_video(
     if path.suffix != ".mp4":
         raise UsageError(f"a video's name ends in .mp4, got {path.name!r}")
     choose_renderer()
-    envs = _make_drawable(env_id, env_kwargs, wrappers)
+    envs = _make_drawable(env_id, env_kwargs, wrappers, max_steps)
     try:
         frames = _Frames(act, env_id, Stepper(envs), episodes, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -83,14 +86,19 @@ def record_video(
     finally:
         close(envs)
     return Evaluation(
-        np.array([episode.ret for episode in frames.played]), np.array([episode.length for episode in frames.played])
+        np.array([episode.ret for episode in frames.played]),
+        np.array([episode.length for episode in frames.played]),
+        frames.cut,
     )
 
 
-def _make_drawable(env_id: str, env_kwargs: Mapping[str, Any] | None, wrappers: Sequence[str]) -> VectorEnv:
+def _make_drawable(
+    env_id: str, env_kwargs: Mapping[str, Any] | None, wrappers: Sequence[str], max_steps: int | None
+) -> VectorEnv:
     """One environment that draws itself. MuJoCo may fail as early as in its import, with errors of any class."""
+    options: Any = {"env_kwargs": env_kwargs, "wrappers": wrappers, "wrap": partial(Bounded, max_steps)}
     try:
-        return make_envs(env_id, 1, render_mode="rgb_array", env_kwargs=env_kwargs, wrappers=wrappers)
+        return make_envs(env_id, 1, render_mode="rgb_array", **options)
     except (UsageError, RunError):
         raise
     except Exception as error:
@@ -107,6 +115,7 @@ class _Frames:
     ) -> None:
         self.act, self.env_id, self.stepper, self.episodes, self.seed = act, env_id, stepper, episodes, seed
         self.played: list[Episode] = []
+        self.cut = 0
 
     def __iter__(self) -> Iterator[np.ndarray]:
         obs = self.stepper.reset([self.seed % 2**31])  # some simulators take no more
@@ -114,6 +123,7 @@ class _Frames:
             yield self._draw()
             result = self.stepper.step(self.act(obs))
             self.played += result.episodes
+            self.cut += bool(result.episodes) and self.stepper.attribute("cut")[0]
             obs = result.obs
 
     def _draw(self) -> np.ndarray:

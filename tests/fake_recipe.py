@@ -5,9 +5,11 @@ This line is no part of the summary.
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import os
 import signal
+import time
 from typing import Any
 
 import fakes
@@ -35,7 +37,7 @@ class Config(TrainConfig):
     gain: float = 1.0
     """Gain of nothing."""
     fail: str = ""
-    """What goes wrong: backend, diverge, interrupt."""
+    """What goes wrong: backend, diverge, interrupt, native, fsync:SECONDS."""
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -57,10 +59,40 @@ class Interrupted(fakes.FakeLearner):
         return super().update(state, batches, key)
 
 
+class Native(fakes.FakeLearner):
+    """Its third update never returns from a call in C, which signals do not end, as that of a compiler."""
+
+    def update(self, state: Any, batches: Any, key: int) -> Any:
+        if state.updates == 2:
+            print("in C", flush=True)
+            mutex = ctypes.create_string_buffer(256)
+            for _ in range(2):  # who holds it waits for himself
+                ctypes.CDLL(None).pthread_mutex_lock(mutex)
+        return super().update(state, batches, key)
+
+
+def slow_disk(seconds: float) -> None:
+    """From the second file on that is written to the disk, it takes that long."""
+    fsync, calls = os.fsync, []
+
+    def slow(file: Any) -> None:
+        calls.append(file)
+        if len(calls) > 20:
+            print("saving", flush=True)
+            time.sleep(seconds)
+        fsync(file)
+
+    os.fsync = slow
+
+
 def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Any, Any, Any]:
     if config.fail == "backend":
         get_backend(config.backend)
     learner = Interrupted() if config.fail == "interrupt" else fakes.FakeLearner()
+    if config.fail == "native":
+        learner = Native()
+    if config.fail.startswith("fsync:"):
+        slow_disk(float(config.fail.removeprefix("fsync:")))
     if config.fail == "diverge":
         learner.losses = {5: {"critic_loss": float("nan")}}
     return learner, (obs_dim, action_dim), config.gain

@@ -182,6 +182,7 @@ def register(name: str, entry_point: Any, **kwargs: Any) -> None:
 register("Terminates", Counter)
 register("Truncates", Counter, length=7, end="truncated")
 register("Both", Counter, length=3, end="both")
+register("Endless", Counter, length=10**9)
 register("Random", Counter, length=None)
 register("Opaque", Opaque, length=None)
 register("Chatty", Chatty, length=None)

@@ -218,9 +218,9 @@ def test_checkpoints_are_written_when_they_should(tmp_path: Path) -> None:
     config = fakes.config(checkpoint_interval=50)
     learner, state = fake()
     train(learner, state, config, checkpointer=Watch(tmp_path, learner, interval=50, info={"run_id": "x"}))
-    assert seen == [52, 100, 120]
+    assert seen == [52, 100, 120, 120]  # before the evaluation at the end, and after it
     assert [path.name for path in Store(tmp_path / "checkpoints").paths()] == [
-        "step_000000000120",
+        "step_000000000120-2",
         "step_000000000100",
     ]
 

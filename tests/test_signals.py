@@ -1,0 +1,286 @@
+"""Ctrl-C, SIGTERM and SIGHUP are heard at once and answered within ten seconds, wherever a run is."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from test_resume import PATHS
+
+from diffac.checkpoints import Store
+from diffac.signals import Interrupted, StopRequest, interruptible, undisturbed
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals to process groups")
+
+HEARD = "stopping after this step; again to stop at once"
+CODE = (
+    "import sys, signal, fake_recipe, diffac.cli as c\n"
+    "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
+    "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+    "print('ready', flush=True)\n"
+)
+RECIPE = CODE + "sys.exit(c.exit_code(lambda: c.run_recipe(fake_recipe, name='fake')))"
+COMMAND = CODE + "c.load_recipe = lambda name: fake_recipe\nc.main()\n"
+SECONDS = 10.0
+
+
+class Program:
+    """A process group of its own, whose output is read as it comes.
+
+    Args:
+        code: what Python runs.
+        folder: where.
+        argv: its arguments.
+    """
+
+    def __init__(self, code: str, folder: Path, *argv: str) -> None:
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), "PYTHONUNBUFFERED": "1"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code, *argv],
+            env=environment, cwd=folder, text=True, start_new_session=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        self.lines: list[str] = []
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    def wait_for(self, text: str, timeout: float = 90.0) -> None:
+        """Until a line of its output holds that."""
+        end = time.monotonic() + timeout
+        while text not in self.text:
+            assert self.process.poll() is None, self.text
+            assert time.monotonic() < end, self.text
+            time.sleep(0.02)
+
+    def signal(self, signum: int) -> None:
+        os.killpg(self.process.pid, signum)
+
+    def stop(self, signum: int) -> float:
+        """Sends the signal to the whole group; the seconds until the end, which must leave no traceback."""
+        begin = time.monotonic()
+        self.signal(signum)
+        return self.end(signum, begin)
+
+    def end(self, signum: int, begin: float) -> float:
+        try:
+            code = self.process.wait(60)
+        finally:
+            if self.process.poll() is None:
+                os.killpg(self.process.pid, signal.SIGKILL)
+        seconds = time.monotonic() - begin
+        self._thread.join(5)
+        assert code == 128 + signum, self.text
+        for word in ("Traceback", "Exception ignored", "Error"):
+            assert word not in self.text, self.text
+        return seconds
+
+
+def the_run(folder: Path) -> Path:
+    (run,) = folder.glob("runs/*/fake/*/seed*")
+    return run
+
+
+def saved_step(folder: Path) -> int:
+    """That of the newest checkpoint, all of which are whole."""
+    found, refused = Store(the_run(folder) / "checkpoints").newest()
+    assert refused == []
+    return 0 if found is None else found.env_step
+
+
+def wait_for_step(folder: Path, step: int) -> None:
+    """Until a run has a checkpoint of that step."""
+    end = time.monotonic() + 90
+    while not list(folder.glob(f"runs/*/fake/*/seed*/checkpoints/step_{step:012d}")):
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+LONG = ("--total-timesteps", "100000000", "--checkpoint-interval", "10", "--log-interval", "10", "--no-progress")
+
+
+# the places in which a run can be
+
+
+def test_evaluating(tmp_path: Path) -> None:
+    """The state at the evaluation's step is saved, and the evaluation will be played again."""
+    endless = ("--env-id", "fakes:Endless-v0", "--eval-max-steps", "1000000000", "--eval-interval", "30")
+    program = Program(RECIPE, tmp_path, *LONG, *endless)
+    wait_for_step(tmp_path, 30)
+    time.sleep(0.5)
+    assert program.stop(signal.SIGINT) < SECONDS / 2
+    assert HEARD in program.text
+    assert f"go on from step 30 with: diffac resume {the_run(tmp_path).relative_to(tmp_path)}" in program.lines[-1]
+    found, _ = Store(the_run(tmp_path) / "checkpoints").newest()
+    assert found is not None
+    assert found.host()["evaluation_due"]
+
+
+@pytest.mark.parametrize(("mode", "signum"), [("--no-asynchronous", signal.SIGTERM), ("--asynchronous", signal.SIGINT)])
+def test_an_environment_that_hangs(mode: str, signum: int, tmp_path: Path) -> None:
+    """Its step is not waited for; the last checkpoint counts, and how much was done since then is said."""
+    options = ("--env-id", "fakes:Failinghang-v0", "--num-envs", "2", "--checkpoint-interval", "40", mode)
+    program = Program(RECIPE, tmp_path, *LONG, *options)
+    wait_for_step(tmp_path, 40)
+    time.sleep(1)
+    assert program.stop(signum) < SECONDS
+    assert HEARD in program.text
+    assert saved_step(tmp_path) == 40
+    assert program.lines[-1].endswith("; the 18 steps after step 40 were not saved")
+
+
+def test_a_call_in_c(tmp_path: Path) -> None:
+    """Neither Python's handler nor an exception reaches it."""
+    program = Program(RECIPE, tmp_path, *LONG, "--fail", "native", "--num-envs", "2")
+    program.wait_for("in C")
+    assert program.stop(signal.SIGHUP) < SECONDS
+    assert HEARD in program.text
+    step = saved_step(tmp_path)
+    assert step > 0
+    assert f"go on from step {step} with: diffac resume" in program.lines[-1]
+
+
+@pytest.mark.parametrize(("seconds", "whole"), [(0.3, True), (1000, False)])
+def test_saving(seconds: float, whole: bool, tmp_path: Path) -> None:
+    """A checkpoint under way is finished where that is a matter of seconds, or else dropped; never half."""
+    program = Program(RECIPE, tmp_path, *LONG, "--fail", f"fsync:{seconds}", "--num-envs", "2")
+    program.wait_for("saving")
+    before = saved_step(tmp_path)
+    assert program.stop(signal.SIGTERM) < SECONDS
+    assert HEARD in program.text
+    assert (saved_step(tmp_path) > before) == whole
+    assert f"go on from step {saved_step(tmp_path)} with" in program.lines[-1]
+
+
+@pytest.mark.parametrize("fail", ["native", "fsync:1000"])
+def test_several_seeds(fail: str, tmp_path: Path) -> None:
+    program = Program(RECIPE, tmp_path, *LONG, "--num-seeds", "2", "--fail", fail)
+    program.wait_for({"native": "in C"}.get(fail, "saving"))
+    assert program.stop(signal.SIGTERM) < SECONDS
+    assert HEARD in program.text
+    assert program.text.count("\ndiffac resume runs/") == 2
+
+
+# again
+
+
+@pytest.mark.parametrize("fail", ["native", ""])
+def test_signals_that_come_again(fail: str, tmp_path: Path) -> None:
+    """The second interrupts what it can; the third ends the process."""
+    options = ("--fail", fail) if fail else ("--env-id", "fakes:Failinghang-v0")
+    program = Program(RECIPE, tmp_path, *LONG, *options)
+    program.wait_for("in C" if fail else "runs/")
+    time.sleep(2)
+    begin = time.monotonic()
+    for _ in range(3 if fail else 2):
+        program.signal(signal.SIGINT)
+        time.sleep(0.3)
+    assert program.end(signal.SIGINT, begin) < 4
+    assert program.text.count(HEARD) == 1
+
+
+def test_nohup(tmp_path: Path) -> None:
+    """A signal that was ignored before stays ignored."""
+    code = RECIPE.replace("signal.SIGHUP, signal.SIG_DFL", "signal.SIGHUP, signal.SIG_IGN")
+    program = Program(code, tmp_path, *LONG)
+    program.wait_for("10/100,000,000 steps")
+    program.signal(signal.SIGHUP)
+    time.sleep(1)
+    assert program.process.poll() is None
+    assert HEARD not in program.text
+    program.stop(signal.SIGTERM)
+
+
+# a program of somebody else
+
+
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Tests that a shell has started in the background ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
+def test_handlers_are_put_back() -> None:
+    before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)]
+    threads = threading.active_count()
+    with StopRequest() as stop, StopRequest(patient=False):
+        assert not stop.requested
+    assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)] == before
+    assert signal.set_wakeup_fd(-1) == -1
+    assert threading.active_count() == threads
+
+
+def test_other_threads_hear_nothing() -> None:
+    heard: list[bool] = []
+
+    def work() -> None:
+        with StopRequest() as stop, interruptible(stop), undisturbed():
+            heard.append(stop.requested)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert heard == [False]
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
+def test_the_first_signal_interrupts_what_can_be_done_again() -> None:
+    with StopRequest() as stop:
+        with pytest.raises(Interrupted) as caught, interruptible(stop):  # noqa: PT012
+            signal.raise_signal(signal.SIGTERM)
+            time.sleep(60)
+        assert caught.value.signum == signal.SIGTERM
+        assert stop.requested
+        with pytest.raises(Interrupted), interruptible(stop):
+            raise AssertionError("not reached")
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
+def test_the_second_signal_waits_for_what_must_be_whole() -> None:
+    done = []
+    with StopRequest() as stop:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(Interrupted), undisturbed():  # noqa: PT012
+            signal.raise_signal(signal.SIGINT)
+            done.append("saved")
+        assert stop.requested
+    assert done == ["saved"]
+
+
+def test_learning_in_a_notebook(tmp_path: Path) -> None:
+    """Ctrl-C while an environment hangs: `learn` raises within ten seconds, and Python goes on."""
+    code = CODE.replace("import sys,", "import sys, time,") + (
+        "from diffac.agent import Agent\n"
+        "agent = Agent.from_recipe(fake_recipe, 'fakes:Failinghang-v0', total_timesteps=10**6)\n"
+        "try:\n    agent.learn()\nexcept KeyboardInterrupt:\n    print('python goes on', flush=True)\n"
+        "print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, agent.num_timesteps > 0)\n"
+    )
+    program = Program(code, tmp_path)
+    program.wait_for("ready")
+    time.sleep(5)
+    begin = time.monotonic()
+    program.signal(signal.SIGINT)
+    program.wait_for("python goes on", 20)
+    assert time.monotonic() - begin < SECONDS
+    assert program.process.wait(20) == 0
+    assert HEARD in program.text
+    assert program.lines[-1] == "True True"
