@@ -53,17 +53,18 @@ class Adapter(gym.Wrapper):
     Args:
         env: the environment under all its wrappers, with spaces that `check_spaces` has passed.
         name: what messages call it.
+        clip_action: as for `make_envs`.
     """
 
     restore_problem: str | None = None
     """Why the last assignment to `checkpoint_state` failed."""
 
-    def __init__(self, env: gym.Env, name: str) -> None:
+    def __init__(self, env: gym.Env, name: str, clip_action: bool) -> None:
         super().__init__(env)
         self.name = name
         self._own_space, own_actions = env.observation_space, env.action_space
         assert isinstance(own_actions, gym.spaces.Box)
-        self._scale = action_scaler(own_actions)
+        self._scale = action_scaler(own_actions, clip=clip_action)
         self.observation_space = gym.spaces.Box(-np.inf, np.inf, (gym.spaces.flatdim(self._own_space),), np.float32)
         self.action_space = gym.spaces.Box(-1, 1, own_actions.shape, np.float32)
 
@@ -122,15 +123,15 @@ class Adapter(gym.Wrapper):
             self.restore_problem = f"{type(error).__name__}: {error}"
 
 
-def adapt(env: gym.Env, name: str) -> Adapter:
+def adapt(env: gym.Env, name: str, clip_action: bool = True) -> Adapter:
     """The environment under an `Adapter`, and a `Contract` below all its wrappers."""
     if not isinstance(env, gym.Wrapper):
-        return Adapter(Contract(env, name), name)
+        return Adapter(Contract(env, name), name, clip_action)
     innermost = env
     while isinstance(innermost.env, gym.Wrapper):
         innermost = innermost.env
     innermost.env = Contract(innermost.env, name)
-    return Adapter(env, name)
+    return Adapter(env, name, clip_action)
 
 
 def checked_reset(result: Any, name: str) -> tuple[Any, dict[str, Any]]:

@@ -95,7 +95,7 @@ class Stepper:
     def start(self, action: np.ndarray) -> None:
         """Begins a step with actions [num_envs action_dim].
 
-        The environments get them clipped to their bounds; the transition holds them as they are given, because a policy
+        The transition holds them as they are given, whether the environments clip them or not (`make_envs`): a policy
         that does not clip (`AdditiveNoise(clip=False)`, as in the official SDAC code) learns from what it did.
 
         Raises:
@@ -258,10 +258,11 @@ class _Maker:
         env_kwargs: Mapping[str, Any] | None = None,
         wrappers: Sequence[str] = (),
         render_mode: str | None = None,
+        clip_action: bool = True,
     ) -> None:
         self.env_id, self.env_kwargs, self.wrappers = env_id, natural(env_kwargs or {}), tuple(wrappers)
         check_env_arguments(self.env_kwargs, self.wrappers)
-        self.process = os.getpid()
+        self.process, self.clip_action = os.getpid(), clip_action
         if render_mode is not None:  # not every environment takes the argument
             self.env_kwargs["render_mode"] = render_mode
 
@@ -278,7 +279,7 @@ class _Maker:
         except UsageError:
             env.close()
             raise
-        return adapt(env, self.env_id)
+        return adapt(env, self.env_id, self.clip_action)
 
 
 def _wrap(env: gym.Env, name: str) -> gym.Env:
@@ -386,6 +387,7 @@ def make_envs(
     asynchronous: bool = False,
     render_mode: str | None = None,
     wrap: Callable[[gym.Env], gym.Env] = lambda env: env,
+    clip_action: bool = True,
 ) -> VectorEnv:
     """Vector environments for continuous control.
 
@@ -404,13 +406,14 @@ def make_envs(
             `if __name__ == "__main__":`.
         render_mode: of gymnasium; None: nothing is drawn.
         wrap: what each environment is wrapped in, last of all.
+        clip_action: whether actions beyond [-1, 1] are clipped; False: they go as far beyond the environment's bounds.
 
     Raises:
         UsageError: unknown id, missing package, or spaces that diffac cannot use.
     """
     if num_envs < 1:
         raise UsageError(f"num_envs must be at least 1, got {num_envs}")
-    make = _Maker(env_id, env_kwargs, wrappers, render_mode)
+    make = _Maker(env_id, env_kwargs, wrappers, render_mode, clip_action)
     makers = [lambda: wrap(make())] * int(num_envs)
     context = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     try:

@@ -209,8 +209,8 @@ def action_scaler(space: gym.spaces.Box, *, clip: bool = True) -> Callable[[np.n
 
     Args:
         space: the environment's own, with finite bounds.
-        clip: whether no action, and no rounding, leads out of the bounds; False: an action beyond [-1, 1] is handed
-            over as far beyond them.
+        clip: whether no action leads out of the bounds; False: one beyond [-1, 1] is handed over as far beyond them.
+            Rounding leads none out.
     """
     low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     half, centre = high / 2 - low / 2, high / 2 + low / 2  # halved first: the range itself may overflow
@@ -218,6 +218,7 @@ def action_scaler(space: gym.spaces.Box, *, clip: bool = True) -> Callable[[np.n
     def scale(action: np.ndarray) -> np.ndarray:
         scaled = (np.asarray(action, np.float64) * half + centre).astype(space.dtype)
         # after the conversion, which may round up to the next number above a bound
-        return np.minimum(np.maximum(scaled, space.low), space.high) if clip else scaled
+        inside = np.minimum(np.maximum(scaled, space.low), space.high)
+        return inside if clip else np.where(np.abs(action) > 1, scaled, inside)
 
     return scale

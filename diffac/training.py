@@ -48,6 +48,8 @@ class TrainConfig:
     """Numbers inside matrix products: less exact is faster where the hardware has it, and other numbers come out."""
     seed: int = 0
     """Seed of everything random."""
+    clip_action: bool = True
+    """Clip actions to [-1, 1] after exploration noise, before they reach environment, replay and targets."""
     total_timesteps: int = 1_000_000
     """Environment steps, all environments together."""
     num_envs: int = 5
@@ -322,7 +324,13 @@ class Training:
         self._streams = Streams.from_seed(config.seed)
         self._log = IntervalLog(learner.fetch)
         with contextlib.ExitStack() as stack:
-            envs = make_envs(config.env_id, config.num_envs, asynchronous=config.asynchronous, **config.env_arguments)
+            envs = make_envs(
+                config.env_id,
+                config.num_envs,
+                asynchronous=config.asynchronous,
+                clip_action=config.clip_action,
+                **config.env_arguments,
+            )
             stack.callback(close, envs)
             seed = integer(self._streams.evaluation)
             self._evaluator = stack.enter_context(

@@ -133,13 +133,14 @@ def test_an_action_that_is_not_finite_is_refused() -> None:
         stepper.start(np.array([[0.0] * stepper.action_dim, [np.nan] * stepper.action_dim]))
 
 
-def test_an_action_outside_the_box_is_stored_but_reaches_the_environment_clipped() -> None:
-    stepper = Stepper(make_envs("fakes:Random-v0", 2))
+@pytest.mark.parametrize(("clip_action", "got"), [(True, 3.0), (False, 4.0)])
+def test_an_action_outside_the_box_is_stored_as_it_is_and_clipped_on_request(clip_action: bool, got: float) -> None:
+    stepper = Stepper(make_envs("fakes:Random-v0", 2, clip_action=clip_action))
     stepper.reset([0, 1])
     action = np.float32([[1.5], [-0.25]])
     transition = stepper.step(action).transition
     np.testing.assert_array_equal(transition.action, action)
-    np.testing.assert_array_equal(transition.next_obs[:, 2], [3, 0.5])  # what the environment got, in its own range
+    np.testing.assert_array_equal(transition.next_obs[:, 2], [got, 0.5])  # what the environment got, in its own range
 
 
 @pytest.mark.parametrize(

@@ -250,3 +250,21 @@ def test_default_configuration() -> None:
     """The protocol of the SDAC paper: 1M steps, 5 environments, 30k random steps, 0.2 updates a step."""
     config = TrainConfig()
     assert (config.first_update, config.fused_updates, config.total_updates) == (30_000, 1, 194_000)
+
+
+class Wild(fakes.FakeLearner):
+    """Actions far beyond the box."""
+
+    def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
+        return 3 * super().act(state, obs, noise)
+
+
+@pytest.mark.parametrize("clip_action", [True, False])
+def test_clip_action_reaches_the_environment(clip_action: bool) -> None:
+    """The environment of the test shows the action that it got, in its own range of [-1, 3]."""
+    result = train(Wild(), fakes.FakeState(), fakes.config(clip_action=clip_action))
+    batches = result.state.batches
+    stored = np.concatenate([batch.action.reshape(-1, 1) for batch in batches])
+    got = np.concatenate([batch.next_obs.reshape(-1, batch.next_obs.shape[-1])[:, 2:3] for batch in batches])
+    assert np.abs(stored).max() > 1.5
+    np.testing.assert_allclose(got, 1 + 2 * (stored.clip(-1, 1) if clip_action else stored), rtol=1e-5)

@@ -67,7 +67,7 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     critic = b.GaussianCritic(obs_dim, action_dim, key=critic_key, **config.network_arguments)
 
     schedule = b.TabularSchedule(vp_table(config.num_diffusion_steps))
-    policy = b.AdditiveNoise(b.DDPMSampler(schedule), config.noise_scale)
+    policy = b.AdditiveNoise(b.DDPMSampler(schedule), config.noise_scale, config.clip_action)
     temperature = b.MixtureEntropyTemperature(
         policy, config.initial_temperature, config.target_entropy_per_dim,
         config.temperature_interval or max(250, config.total_updates // 150), config.temperature_learning_rate,

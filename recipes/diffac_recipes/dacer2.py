@@ -78,7 +78,7 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     critic = b.GaussianCritic(obs_dim, action_dim, key=critic_key, **config.network_arguments)
 
     schedule = b.TabularSchedule(vp_table(config.num_diffusion_steps))
-    policy = b.AdditiveNoise(b.DDPMSampler(schedule), config.noise_scale)
+    policy = b.AdditiveNoise(b.DDPMSampler(schedule), config.noise_scale, config.clip_action)
     q_gradient = b.TimeWeightedQGradient(
         policy, schedule, slope=config.weight_slope, intercept=config.weight_intercept,
         space=config.target_space, source=config.target_source, time_offset=config.time_offset,

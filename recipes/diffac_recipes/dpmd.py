@@ -33,8 +33,6 @@ class Config(ActorCriticConfig):
     counts action_dim times as much."""
     start_scale: float = 1.0
     """Standard deviation of the chain's start (0.5 in the official code)."""
-    clip_action: bool = True
-    """Clip actions to [-1, 1] after exploration noise, before they reach environment, replay and targets."""
     final_actor_learning_rate: float = 3e-5
     """The actor's learning rate from three quarters of training on; learning_rate up to a quarter, linear between."""
     noise_scale: float = 0.1

@@ -27,8 +27,6 @@ class Config(ActorCriticConfig):
     """Draw reverse samples from the normal law truncated to the action box; False: clip them and keep their noise."""
     start_scale: float = 1.0
     """Standard deviation of the chain's start (0.5 in the official code)."""
-    clip_action: bool = True
-    """Clip actions to [-1, 1] after exploration noise, before they reach environment, replay, targets and proposals."""
     mean_loss: bool = False
     """Mean over reverse samples and action entries, as in the official code, in place of the sum: weakens no gradient,
     but Adam's eps counts num_particles * action_dim times as much."""

@@ -254,6 +254,6 @@ class TargetEntropyTemperature(AdaptiveTemperature):
         self, state: State, actor: Any, critic: Any, obs: Array, noise: Noise, log_prob: Array | None = None
     ) -> tuple[State, Metrics]:
         """One step."""
-        entropy = -np.mean(log_prob)
+        entropy = -np.mean(np.asarray(log_prob))
         target = self.target_entropy_per_dim * self.action_dim
         return temperature_step(state, entropy, target, self.learning_rate), {"policy_entropy": entropy}
