@@ -18,7 +18,7 @@ from diffac.callbacks import Callback
 from diffac.checkpoints import Checkpoint, Store, codec_of
 from diffac.configs import RECIPE, make_config, plain, vars_of
 from diffac.environments import of_statistics, own_spaces
-from diffac.errors import RunError, UsageError
+from diffac.errors import DamagedError, RunError, UsageError
 from diffac.logging import Writer
 from diffac.messages import quoted
 from diffac.named import came_from, typed
@@ -28,8 +28,9 @@ from diffac.replay import NumberedReplay
 from diffac.runs import manifest
 from diffac.saved import find_checkpoint, refuse_run, trained_by, warn
 from diffac.signals import StopRequest
+from diffac.snapshots import check_host
 from diffac.spaces import action_scaler, flat_observations
-from diffac.training import EvaluationRecord, Streams, TrainConfig, Training
+from diffac.training import EvaluationRecord, Streams, TrainConfig, Training, host_form, records
 
 
 class Agent:
@@ -65,14 +66,16 @@ class Agent:
         self._codec = codec_of(self.learner, config.backend)
         if checkpoint is not None:
             try:
-                self._state = self._codec.from_arrays(self._state, _learner_arrays(checkpoint))
+                self._state = checkpoint.learner_state(self._codec, self._state)
+            except DamagedError:
+                raise
             except UsageError as error:
-                trained_on = checkpoint.manifest["config"]["env_id"]
+                trained_on = checkpoint.config[1].get("env_id")
                 raise UsageError(
                     f"{checkpoint.folder} was trained on {trained_on} and does not fit {config.env_id}: "
                     f"{str(error).partition(';')[0]}"
                 ) from error
-        self._run_id = uuid.uuid4().hex if checkpoint is None else checkpoint.manifest["run_id"]
+        self._run_id = uuid.uuid4().hex if checkpoint is None else checkpoint.entry("run_id")
         self._training: Training | None = None
         self._closed = False
         # a stream beside those of training
@@ -139,14 +142,13 @@ class Agent:
         recipe: ModuleType | None = None,
     ) -> Agent:
         """`load` for a checkpoint that is open already."""
-        name = checkpoint.manifest["config"][RECIPE]
+        name, values = checkpoint.config
         if recipe is None and (script := trained_by(checkpoint)):
             raise RunError(
                 f"{checkpoint.folder} was trained with {quoted(script)}, which has no registered name; give the module "
                 "of that recipe to Agent.load, or run that script yourself, if you trust it, with: evaluate"
             )
         module = load_recipe(name) if recipe is None else recipe
-        values = {key: value for key, value in checkpoint.manifest["config"].items() if key != RECIPE}
         config = make_config(module.Config, values, str(checkpoint.folder))
         came_from(str(checkpoint.folder), config.names)
         changes = {"backend": backend, "device": device, "env_id": env_id}
@@ -172,8 +174,7 @@ class Agent:
         """Evaluations of the training so far."""
         if self._training is not None:
             return self._training.evaluations
-        saved = self.checkpoint.host()["evaluations"] if self.checkpoint and self._goes_on else []
-        return [EvaluationRecord(**record) for record in saved]
+        return records(self._host()) if self.checkpoint and self._goes_on else []
 
     def learn(
         self, total_timesteps: int | None = None, callback: Callback | None = None, *, writer: Writer | None = None
@@ -293,7 +294,7 @@ class Agent:
         if training is not None:
             info |= {"env_step": training.env_step, "updates": training.updates}
         elif self.checkpoint is not None:
-            info |= {name: self.checkpoint.manifest[name] for name in ("env_step", "updates")}
+            info |= {name: self.checkpoint.entry(name) for name in ("env_step", "updates")}
         snapshot = training.snapshot() if replay and training is not None else None
         Store(folder, keep=1).write(info, self._codec.to_arrays(self.state), snapshot)
 
@@ -308,15 +309,14 @@ class Agent:
         """Whether there is a training to go on with."""
         if self._training is not None or self.checkpoint is None:
             return self._training is not None
-        saved = self.checkpoint.manifest
-        return "replay" in saved and saved["config"]["env_id"] == self.config.env_id
+        return "replay" in self.checkpoint.manifest and self.checkpoint.config[1].get("env_id") == self.config.env_id
 
     @property
     def _evaluation_is_due(self) -> bool:
         """Whether a stop has cut the last evaluation short."""
         if self._training is not None:
             return self._training.evaluation_due
-        return self.checkpoint is not None and self._goes_on and self.checkpoint.host()["evaluation_due"]
+        return self.checkpoint is not None and self._goes_on and self._host()["evaluation_due"]
 
     def _begin(self) -> Training:
         """The training, which starts here, or goes on from the checkpoint."""
@@ -334,9 +334,16 @@ class Agent:
         assert self.checkpoint is not None
         try:
             self.checkpoint.restore_replay(buffer)
-            return state, self.checkpoint.host()
+            return state, self._host()
         except OSError as error:
             raise RunError(f"{self.checkpoint.folder} cannot be read any more: {error.strerror or error}") from error
+
+    def _host(self) -> dict[str, Any]:
+        """`Checkpoint.host` of the checkpoint that the agent goes on from."""
+        assert self.checkpoint is not None
+        host = self.checkpoint.host()
+        check_host(host, f"{self.checkpoint.folder}, run.json", **host_form(self.config))
+        return host
 
     def __repr__(self) -> str:
         config = self.config
@@ -356,10 +363,3 @@ def _file(module: ModuleType, name: str) -> str | None:
     if recipe_modules().get(name) == module.__name__:
         return None
     return str(getattr(module, "__file__", module.__name__))
-
-
-def _learner_arrays(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    try:
-        return checkpoint.learner_arrays()
-    except OSError as error:
-        raise RunError(f"{checkpoint.folder} cannot be read: {error.strerror or error}") from error

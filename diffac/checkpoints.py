@@ -13,7 +13,8 @@ writes those that are new since the checkpoint before and shares the files of th
 is never changed after it was written, so two checkpoints cannot spoil one another, and the file system frees a file
 when the last checkpoint that needs it goes.
 
-A checkpoint is written beside its place, flushed to the disk and renamed: whatever has its name is complete.
+A checkpoint is written beside its place, flushed to the disk and renamed: whatever has its name is complete. It may
+also come from a stranger: nothing in it is taken for what it should be before it was looked at (docs/security.md).
 """
 
 from __future__ import annotations
@@ -33,12 +34,13 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from safetensors.numpy import load as load_safetensors
 from safetensors.numpy import save as save_safetensors
 
+from diffac import checks, untrusted
 from diffac.backend import get_backend
+from diffac.configs import RECIPE
 from diffac.divergence import diverged, nonfinite_arrays
-from diffac.errors import RunError, UsageError
+from diffac.errors import DamagedError, RunError, UsageError
 from diffac.messages import note
 from diffac.protocols import Transition
 from diffac.replay import NumberedReplay
@@ -50,8 +52,13 @@ KEPT = 2
 """Checkpoints of a run that are kept."""
 CHUNK = 2**23
 """Bytes that are read or written at once."""
-NAME = re.compile(r"step_\d{12}(-\d+)?")
+NAME = re.compile(r"step_(\d{12,16})(-\d+)?")
+FILES = ("learner.safetensors", "run.json", "run.safetensors")
+"""Files of a checkpoint beside its manifest and its transitions."""
+RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+SHA256 = re.compile(r"[0-9a-f]{64}")
 FIELDS = Transition._fields[:5]
+METRICS = ("metrics.csv", "metrics.jsonl")
 NO_LINKS = {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """What file systems without hard links answer."""
 
@@ -95,41 +102,130 @@ class Checkpoint:
         """Environment steps done."""
         return self.manifest["env_step"]
 
-    def learner_arrays(self) -> dict[str, np.ndarray]:
-        """All arrays of the learner's state, for the backend's `from_arrays`."""
-        return load_safetensors((self.folder / "learner.safetensors").read_bytes())
-
-    def host(self) -> dict[str, Any]:
-        """What `Snapshot.host` was."""
-        arrays = load_safetensors((self.folder / "run.safetensors").read_bytes())
-        return _join(json.loads((self.folder / "run.json").read_text()), arrays)
-
-    def restore_replay(self, buffer: NumberedReplay) -> None:
-        """Fills the replay memory, by way of memory maps: no second copy of it is made.
+    def entry(self, name: str) -> Any:
+        """An entry of the manifest that `Store.write` leaves to its caller.
 
         Raises:
-            RunError: the stored transitions are of another size, or the memory has another capacity.
+            DamagedError: it is missing.
         """
-        replay = self.manifest["replay"]
-        expected = _row_type(buffer.chunk(0, 0))
-        if replay["capacity"] != buffer.capacity:
-            raise RunError(f"{self.folder} belongs to a replay memory of {replay['capacity']} transitions")
-        oldest = max(0, replay["added"] - buffer.capacity)
+        return checks.mapping(self.manifest, f"{self.folder / 'manifest.json'}", name)[name]
 
-        def chunks() -> Iterator[Transition]:
-            for first, _, name in replay["segments"]:
+    @property
+    def config(self) -> tuple[str, dict[str, Any]]:
+        """The recipe's name, and all arguments as they were written: what `make_config` checks.
+
+        Raises:
+            DamagedError: they are missing.
+        """
+        where = f"{self.folder / 'manifest.json'}: config"
+        values = dict(checks.mapping(self.entry("config"), where, RECIPE))
+        return checks.text(values.pop(RECIPE), f"{where}: {RECIPE}"), values
+
+    def learner_arrays(self) -> dict[str, np.ndarray]:
+        """All arrays of the learner's state, for the backend's `from_arrays`.
+
+        Raises:
+            DamagedError: it holds none, or one of them is not finite.
+        """
+        path = self._file("learner.safetensors")
+        arrays = untrusted.read_safetensors(path)
+        if bad := nonfinite_arrays(arrays):
+            raise DamagedError(f"{path} holds numbers that are not finite: {', '.join(map(checks.shown, bad[:3]))}")
+        return arrays
+
+    def learner_state(self, codec: Codec, state: Any) -> Any:
+        """The learner's state with the arrays of the checkpoint in place of its own; that one may be consumed.
+
+        Raises:
+            UsageError: the arrays do not fit the learner.
+        """
+        arrays, path = self.learner_arrays(), self.folder / "learner.safetensors"
+        for name, own in codec.to_arrays(state).items():
+            given = arrays.get(name)
+            if given is None:  # the codec says it better, with all the others
+                continue
+            if given.dtype.kind != own.dtype.kind or (given.dtype.kind in "iu" and (given < 0).any()):
+                expected = f"{own.dtype}" + (" from 0 on" if own.dtype.kind in "iu" else "")
+                raise DamagedError(f"{path}: {name} must hold {expected}, got {given.dtype} {checks.shown(given)}")
+        try:
+            return codec.from_arrays(state, arrays)
+        except UsageError:
+            raise
+        except Exception as error:  # a codec of somebody else
+            raise DamagedError(f"{path} does not fit the learner: {type(error).__name__}: {error}") from error
+
+    def host(self) -> dict[str, Any]:
+        """What `Snapshot.host` was; `diffac.snapshots` tells whether a run can go on from it.
+
+        Raises:
+            DamagedError: the files hold no such nest.
+        """
+        path = self._file("run.json")
+        arrays = untrusted.read_safetensors(self._file("run.safetensors"))
+        try:
+            host = _join(untrusted.read_json(path), arrays)
+        except (KeyError, TypeError, ValueError) as error:
+            raise DamagedError(f"{path} does not belong to run.safetensors: {checks.shown(str(error))}") from error
+        where = f"{self.folder}, run.json"
+        host = checks.mapping(host, where)
+        for name in {"env_step", "updates"} & host.keys():
+            if checks.whole(host[name], f"{where}: {name}") != self.entry(name):
+                raise DamagedError(f"{where}: {name} is {host[name]}, but {self.entry(name)} in manifest.json")
+        return host
+
+    def check_replay(self, capacity: int, obs_dim: int, action_dim: int) -> None:
+        """Looks at all transitions.
+
+        Args:
+            capacity: of the replay memory.
+            obs_dim: entries of an observation.
+            action_dim: entries of an action.
+
+        Raises:
+            DamagedError: there are others than a run with such a replay memory has.
+        """
+        obs, reward = np.zeros((0, obs_dim), np.float32), np.zeros(0, np.float32)
+        rows = Transition(obs, np.zeros((0, action_dim), np.float32), reward, obs, np.zeros(0, bool))
+        for _ in self._transitions(capacity, _row_type(rows)):
+            pass
+
+    def restore_replay(self, buffer: NumberedReplay) -> None:
+        """Fills the replay memory, piece by piece: no second copy of it is made.
+
+        Raises:
+            DamagedError: the stored transitions are of another size, or the memory has another capacity.
+        """
+        chunks = self._transitions(buffer.capacity, _row_type(buffer.chunk(0, 0)))
+        buffer.restore(max(0, self.entry("replay")["added"] - buffer.capacity), chunks)
+
+    def _file(self, name: str) -> Path:
+        """The path of one of the files that the manifest names."""
+        if name not in self.manifest["files"]:
+            raise DamagedError(f"{self.folder} lacks {name}: a run cannot go on from it")
+        return untrusted.inside(self.folder, name)
+
+    def _transitions(self, capacity: int, row_type: np.dtype) -> Iterator[Transition]:
+        """The last `capacity` transitions, in pieces."""
+        replay = self.entry("replay")
+        if replay["capacity"] != capacity:
+            raise DamagedError(f"{self.folder} belongs to a replay memory of {replay['capacity']} transitions")
+        oldest, size = max(0, replay["added"] - capacity), _chunk_rows(row_type, capacity)
+        for first, end, name in replay["segments"]:
+            path = self._file(name)
+            with untrusted.open_regular(path) as file:
                 try:
-                    rows = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+                    shape, dtype = untrusted.npy_header(file, os.fstat(file.fileno()).st_size)
                 except ValueError as error:
-                    raise RunError(f"{self.folder / name} holds no transitions: {error}") from error
-                if rows.dtype != expected:
-                    raise RunError(f"{self.folder / name} holds transitions of another environment")
-                size = _chunk_rows(expected, buffer.capacity)
-                for start in range(max(0, oldest - first), len(rows), size):
-                    chunk = rows[start : start + size]
-                    yield Transition(*(chunk[name] for name in FIELDS))
-
-        buffer.restore(oldest, chunks())
+                    raise DamagedError(f"{path} holds no transitions: {error}") from error
+                if dtype != row_type:
+                    raise DamagedError(f"{path} holds transitions of another environment")
+                if shape != (end - first,):
+                    raise DamagedError(f"{path} holds other transitions than number {first} to {end - 1}")
+                skipped = max(0, oldest - first)
+                file.seek(skipped * row_type.itemsize, os.SEEK_CUR)
+                for start in range(first + skipped, end, size):
+                    rows = np.frombuffer(file.read(min(size, end - start) * row_type.itemsize), row_type)
+                    yield _transition(rows, f"{path}: transitions from number {start} on")
 
 
 def read_checkpoint(folder: Path | str, run_id: str | None = None) -> Checkpoint:
@@ -141,36 +237,97 @@ def read_checkpoint(folder: Path | str, run_id: str | None = None) -> Checkpoint
 
     Raises:
         UsageError: there is no checkpoint.
-        RunError: it is truncated, altered, of another run, or of a newer diffac.
+        DamagedError: it is truncated, altered, of another run, or of a newer diffac.
     """
     folder = Path(folder)
-    path = folder / "manifest.json"
-    if not path.is_file():
+    path = untrusted.inside(folder, "manifest.json")
+    if not path.exists():
         raise UsageError(f"{folder} is no checkpoint: it has no manifest.json")
+    damaged = f"checkpoint {folder} is damaged: "
     try:
-        manifest = json.loads(path.read_text())
+        manifest = untrusted.read_json(path)
         digest = manifest.pop("sha256")
         if manifest["format"] != FORMAT:
             raise KeyError
-        if manifest["version"] > VERSION:
-            raise RunError(f"checkpoint {folder} was written by a newer diffac; upgrade diffac to read it")
-        files = {name: (entry["size"], entry["sha256"]) for name, entry in manifest["files"].items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
-        raise RunError(f"checkpoint {folder} is damaged: manifest.json is not what diffac writes") from None
+    except (ValueError, KeyError, TypeError, AttributeError):  # DamagedError is a ValueError
+        raise DamagedError(f"{damaged}manifest.json is not what diffac writes") from None
+    if checks.whole(manifest.get("version"), f"{path}: version", 1) > VERSION:
+        raise DamagedError(f"checkpoint {folder} was written by a newer diffac; upgrade diffac to read it")
     if digest != _digest(manifest):
-        raise RunError(f"checkpoint {folder} is damaged: manifest.json was altered")
+        raise DamagedError(f"{damaged}manifest.json was altered")
+    _check_manifest(manifest, str(path))
+    if (name := NAME.fullmatch(folder.name)) and int(name[1]) != manifest["env_step"]:
+        raise DamagedError(f"checkpoint {folder} is damaged: its manifest.json is of step {manifest['env_step']}")
     if run_id is not None and manifest["run_id"] != run_id:
-        raise RunError(f"checkpoint {folder} belongs to another run ({manifest['run_id']})")
-    for name, (size, sha256) in files.items():
-        file = folder / name
-        if not file.is_file():
-            raise RunError(f"checkpoint {folder} is damaged: {name} is missing")
-        if file.stat().st_size != size:
-            raise RunError(f"checkpoint {folder} is damaged: {name} has {file.stat().st_size} bytes, not {size}")
-        with file.open("rb") as opened:
-            if hashlib.file_digest(opened, "sha256").hexdigest() != sha256:
-                raise RunError(f"checkpoint {folder} is damaged: {name} was altered")
+        raise DamagedError(f"checkpoint {folder} belongs to another run ({manifest['run_id']})")
+    for name, entry in manifest["files"].items():
+        file = untrusted.inside(folder, name)
+        if not file.exists():
+            raise DamagedError(f"{damaged}{name} is missing")
+        with untrusted.open_regular(file) as opened:
+            if (size := os.fstat(opened.fileno()).st_size) != entry["size"]:
+                raise DamagedError(f"{damaged}{name} has {size} bytes, not {entry['size']}")
+            content: Any = opened
+            if hashlib.file_digest(content, "sha256").hexdigest() != entry["sha256"]:
+                raise DamagedError(f"{damaged}{name} was altered")
     return Checkpoint(folder, manifest)
+
+
+def _check_manifest(manifest: dict[str, Any], where: str) -> None:
+    """Refuses a manifest that another program than diffac has signed: everything that is in it is what it must be."""
+    checks.mapping(manifest, where, "run_id", "env_step", "updates", "files")
+    if not isinstance(manifest["run_id"], str) or not RUN_ID.fullmatch(manifest["run_id"]):
+        raise DamagedError(f"{where}: run_id must be letters and digits, got {checks.shown(manifest['run_id'])}")
+    for name in ("env_step", "updates"):
+        checks.whole(manifest[name], f"{where}: {name}")
+    for name, entry in checks.mapping(manifest["files"], f"{where}: files", "learner.safetensors").items():
+        if name not in FILES and not _is_segment(name):
+            raise DamagedError(f"{where}: no file of a checkpoint is called {checks.shown(name)}")
+        entry = checks.mapping(entry, f"{where}: {name}", "size", "sha256")
+        checks.whole(entry["size"], f"{where}: size of {name}")
+        if not isinstance(entry["sha256"], str) or not SHA256.fullmatch(entry["sha256"]):
+            raise DamagedError(f"{where}: sha256 of {name} must be 64 digits, got {checks.shown(entry['sha256'])}")
+    if "mean_reward" in manifest:
+        checks.number(manifest["mean_reward"], f"{where}: mean_reward")
+    if "environments" in manifest:
+        checks.text(manifest["environments"], f"{where}: environments")
+    if manifest.get("recipe_file") is not None:
+        checks.text(manifest["recipe_file"], f"{where}: recipe_file")
+    if "config" in manifest:
+        checks.mapping(manifest["config"], f"{where}: config")
+    if "versions" in manifest:
+        for package, version in checks.mapping(manifest["versions"], f"{where}: versions").items():
+            checks.text(package, f"{where}: a name in versions")
+            checks.text(version, f"{where}: version of {package}")
+    if "replay" in manifest:
+        _check_replay(manifest["replay"], manifest["files"], f"{where}: replay")
+
+
+def _check_replay(replay: Any, files: Mapping[str, Any], where: str) -> None:
+    """Refuses segments that are not, one after the other, all that a replay memory holds."""
+    checks.mapping(replay, where, "capacity", "added", "segments")
+    capacity = checks.whole(replay["capacity"], f"{where}: capacity", 1)
+    added = checks.whole(replay["added"], f"{where}: added")
+    last = None
+    for segment in checks.items(replay["segments"], f"{where}: segments"):
+        first, end, name = checks.items(segment, f"{where}: a segment", 3)
+        least, most = (0, added) if last is None else (last, last)
+        checks.whole(first, f"{where}: beginning of a segment", least, most)
+        last = checks.whole(end, f"{where}: end of a segment", first + 1, added)
+        if name != _segment(first, end) or name not in files:
+            raise DamagedError(f"{where}: transitions {first} to {end - 1} cannot be in {checks.shown(name)}")
+    begin = replay["segments"][0][0] if replay["segments"] else added
+    if begin > max(0, added - capacity) or (last is not None and last != added):
+        raise DamagedError(f"{where}: the segments do not hold the last of {added} transitions")
+
+
+def _segment(first: int, end: int) -> str:
+    """Name of the file with transitions number first to end - 1."""
+    return f"replay_{first:012d}_{end:012d}.npy"
+
+
+def _is_segment(name: str) -> bool:
+    return re.fullmatch(r"replay_\d{12,16}_\d{12,16}\.npy", name) is not None
 
 
 class Store:
@@ -186,26 +343,39 @@ class Store:
 
     def paths(self) -> list[Path]:
         """All checkpoints, newest first: by their steps, because a clock can go backwards."""
-        found = [path for path in self.folder.glob("step_*") if NAME.fullmatch(path.name) and path.is_dir()]
+        found = [path for path in self.folder.glob("step_*") if NAME.fullmatch(path.name)]
         return sorted(found, key=lambda path: path.name, reverse=True)
 
-    def newest(self, run_id: str | None = None) -> tuple[Checkpoint | None, list[tuple[Path, str]]]:
-        """The newest checkpoint that is whole, and those newer than it that are not, with the reason."""
+    def open(self, path: Path, run_id: str | None = None) -> Checkpoint:
+        """One of `paths`, as `read_checkpoint` does it, but for those that lead out of the folder."""
+        return read_checkpoint(untrusted.inside(self.folder, path.name), run_id)
+
+    def newest(
+        self, run_id: str | None = None, check: Callable[[Checkpoint], None] = lambda _: None
+    ) -> tuple[Checkpoint | None, list[tuple[Path, str]]]:
+        """The newest checkpoint that is whole, and those newer than it that are not, with the reason.
+
+        Args:
+            run_id: the run that it must belong to; None: any.
+            check: refuses a checkpoint by a `RunError` or `UsageError`.
+        """
         refused = []
         for path in self.paths():
             try:
-                return read_checkpoint(path, run_id), refused
+                check(found := self.open(path, run_id))
+                return found, refused
             except (RunError, UsageError, OSError) as error:
                 refused.append((path, str(error)))
         return None, refused
 
     def best(self) -> Checkpoint | None:
-        """The whole checkpoint with the highest mean_reward."""
+        """The whole checkpoint with the highest mean_reward, of those that have one."""
         whole = []
         for path in self.paths():
             with contextlib.suppress(RunError, UsageError, OSError):
-                whole.append(read_checkpoint(path))
-        return max(whole, key=lambda checkpoint: checkpoint.manifest.get("mean_reward", -math.inf), default=None)
+                whole.append(self.open(path))
+        evaluated = [checkpoint for checkpoint in whole if "mean_reward" in checkpoint.manifest]
+        return max(evaluated, key=lambda checkpoint: checkpoint.manifest["mean_reward"], default=None)
 
     def set_aside(self, path: Path) -> Path:
         """Renames a checkpoint that was refused, so that it neither counts nor is lost."""
@@ -215,7 +385,8 @@ class Store:
         """Removes what a process that was killed while it wrote or removed a checkpoint has left."""
         for pattern in ("new-step_*", "old-step_*"):
             for path in self.folder.glob(pattern):
-                shutil.rmtree(path, ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    untrusted.remove(path)
 
     def write(
         self,
@@ -240,18 +411,18 @@ class Store:
         beside = final.with_name(f"new-{final.name}")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            shutil.rmtree(beside, ignore_errors=True)
+            untrusted.remove(beside)
             beside.mkdir()
             files = {"learner.safetensors": _write(beside / "learner.safetensors", [_safetensors(learner)])}
             manifest = {"format": FORMAT, "version": VERSION, **info, "files": files}
             if snapshot is not None:
                 arrays: dict[str, np.ndarray] = {}
-                text = json.dumps(_split(snapshot.host, "", arrays), indent=1, allow_nan=False)
-                files["run.json"] = _write(beside / "run.json", [text.encode()])
+                files["run.json"] = _write(beside / "run.json", [_json(_split(snapshot.host, "", arrays))])
                 files["run.safetensors"] = _write(beside / "run.safetensors", [_safetensors(arrays)])
                 manifest["replay"] = _write_replay(beside, snapshot.buffer, files, previous)
+            manifest = json.loads(_json(manifest))  # as it will be read
             manifest["sha256"] = _digest(manifest)
-            _write(beside / "manifest.json", [json.dumps(manifest, indent=1).encode()])
+            _write(beside / "manifest.json", [_json(manifest)])
             _flush_folder(beside)
             beside.rename(final)
             _flush_folder(self.folder)
@@ -296,7 +467,8 @@ class Checkpointer:
     ) -> None:
         self.folder, self.codec, self.interval = Path(folder), codec, interval
         self.info, self.checkpoint, self.stop, self.say = dict(info), checkpoint, stop, say
-        self.store, self.best_store = Store(self.folder / "checkpoints"), Store(self.folder / "best", keep=1)
+        self.store = Store(untrusted.inside(self.folder, "checkpoints"))
+        self.best_store = Store(untrusted.inside(self.folder, "best"), keep=1)
         best = self.best_store.best()
         self._best = -math.inf if best is None else best.manifest["mean_reward"]
         self.env_step = 0 if checkpoint is None else checkpoint.env_step
@@ -311,7 +483,7 @@ class Checkpointer:
         if self.checkpoint is None:
             return state, None
         self.checkpoint.restore_replay(buffer)
-        return self.codec.from_arrays(state, self.checkpoint.learner_arrays()), self.checkpoint.host()
+        return self.checkpoint.learner_state(self.codec, state), self.checkpoint.host()
 
     def due(self, before: int, env_step: int, last: bool) -> bool:
         """Whether the run is to be saved now.
@@ -337,8 +509,8 @@ class Checkpointer:
             KeyboardInterrupt: it was, and somebody wants the run to stop.
         """
         env_step = snapshot.host["env_step"]
-        for path in self.folder.glob("metrics.*"):  # a checkpoint vouches for the lines up to its step
-            with contextlib.suppress(OSError), path.open("rb") as file:
+        for name in METRICS:  # a checkpoint vouches for the lines up to its step
+            with contextlib.suppress(OSError, DamagedError), untrusted.open_regular(self.folder / name) as file:
                 os.fsync(file.fileno())
         restart = snapshot.host["environments"]["restart"]
         info = self.info | {
@@ -359,7 +531,7 @@ class Checkpointer:
 
     def after_evaluation(self, env_step: int, updates: int, mean_reward: float, state: Any) -> None:
         """Keeps the policy where it is the best so far."""
-        if mean_reward > self._best:
+        if self._best < mean_reward < math.inf:
             info = self.info | {"env_step": env_step, "updates": updates, "mean_reward": mean_reward}
             arrays = self._arrays(state, env_step)
             with undisturbed():
@@ -388,7 +560,7 @@ def _write_replay(
             segments.append([first, end, name])
     first, end = segments[-1][1] if segments else oldest, buffer.added
     if first < end:
-        name = f"replay_{first:012d}_{end:012d}.npy"
+        name = _segment(first, end)
         files[name] = _write(folder / name, _npy(buffer, first, end))
         segments.append([first, end, name])
     return {"capacity": buffer.capacity, "added": buffer.added, "segments": segments}
@@ -419,12 +591,34 @@ def _row_type(rows: Transition) -> np.dtype:
     return np.dtype([(name, getattr(rows, name).dtype, getattr(rows, name).shape[1:]) for name in FIELDS])
 
 
+def _transition(rows: np.ndarray, where: str) -> Transition:
+    """Records as columns.
+
+    Raises:
+        DamagedError: a number is not finite, or a bool neither true nor false.
+    """
+    columns = {name: rows[name] for name in FIELDS}
+    for name, values in columns.items():
+        good = values.view(np.uint8) <= 1 if values.dtype == bool else np.isfinite(values)
+        if not good.all():
+            raise DamagedError(f"{where}: {name} holds what is no number")
+    return Transition(**columns)
+
+
 def _chunk_rows(row_type: np.dtype, most: int) -> int:
     return max(1, min(most, CHUNK // row_type.itemsize))
 
 
 def _safetensors(arrays: Mapping[str, np.ndarray]) -> bytes:
     return save_safetensors({name: np.asarray(array, order="C") for name, array in arrays.items()})
+
+
+def _json(value: Any) -> bytes:
+    """A JSON file that can be read again."""
+    data = json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False).encode(errors="replace")
+    if len(data) > untrusted.JSON_LIMIT:
+        raise OSError(f"its {len(data):,} bytes of JSON are more than the {untrusted.JSON_LIMIT:,} that are read")
+    return data
 
 
 def _split(node: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
@@ -441,14 +635,18 @@ def _split(node: Any, path: str, arrays: dict[str, np.ndarray]) -> Any:
     return node
 
 
-def _join(node: Any, arrays: Mapping[str, np.ndarray]) -> Any:
-    """The inverse of `_split`, but for tuples, which become lists."""
+def _join(node: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """The inverse of `_split`, but for tuples, which become lists. Takes the arrays: each has one place.
+
+    Raises:
+        KeyError, TypeError, ValueError: the arrays are others.
+    """
     if isinstance(node, list):
         return [_join(value, arrays) for value in node]
     if not isinstance(node, dict):
         return node
     if node.keys() == {"__array__"}:
-        return arrays[node["__array__"]]
+        return arrays.pop(node["__array__"])
     if node.keys() == {"__float__"}:
         return float(node["__float__"])
     return {name: _join(value, arrays) for name, value in node.items()}
@@ -490,13 +688,13 @@ def _flush_folder(folder: Path) -> None:
 def _remove(folder: Path) -> None:
     """Removes a checkpoint; under another name first, so that a half-removed one is not taken for one."""
     with contextlib.suppress(OSError):
-        shutil.rmtree(folder.rename(_free(folder.with_name(f"old-{folder.name}"))))
+        untrusted.remove(folder.rename(_free(folder.with_name(f"old-{folder.name}"))))
 
 
 def _free(path: Path) -> Path:
     """The path, with a number where it exists."""
     number, free = 1, path
-    while free.exists():
+    while os.path.lexists(free):
         number += 1
         free = path.with_name(f"{path.name}-{number}")
     return free

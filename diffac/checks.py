@@ -12,8 +12,6 @@ from diffac.errors import DamagedError
 
 MOST = 2**53
 """Largest counter: the last whole number that floats tell from its neighbours."""
-LONGEST = 4096
-"""Characters of a text such as a path."""
 _BIT_GENERATORS = {
     kind.__name__: kind
     for kind in (np.random.MT19937, np.random.PCG64, np.random.PCG64DXSM, np.random.Philox, np.random.SFC64)
@@ -43,9 +41,9 @@ def number(value: Any, what: str, least: float = -np.inf) -> float:
 
 
 def text(value: Any, what: str) -> str:
-    """A text of printable characters."""
-    if not isinstance(value, str) or not value.isprintable() or len(value) > LONGEST:
-        raise _not(what, f"a text of at most {LONGEST} printable characters", value)
+    """A text, of any characters: `diffac.messages` shows it."""
+    if not isinstance(value, str):
+        raise _not(what, "a text", value)
     return value
 
 
@@ -67,7 +65,7 @@ def items(value: Any, what: str, length: int | None = None) -> list[Any]:
 
 
 def array(
-    value: Any, what: str, shape: Sequence[int | None], kinds: str = "f", *, least: float = -np.inf, nan: bool = False
+    value: Any, what: str, shape: Sequence[int | None], kinds: str = "f", *, least: float = -np.inf, finite: bool = True
 ) -> np.ndarray:
     """A NumPy array.
 
@@ -77,7 +75,7 @@ def array(
         shape: None for an axis of any length.
         kinds: of its dtype, some of "biuf".
         least: value of an entry.
-        nan: whether NaN is allowed; infinity never is.
+        finite: whether NaN and infinity are refused.
 
     Raises:
         DamagedError: it is anything else.
@@ -92,26 +90,26 @@ def array(
         given = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else value
         sizes = ", ".join("any" if size is None else str(size) for size in shape)
         raise _not(what, f"an array of numbers of shape ({sizes})", given)
-    numbers = value[~np.isnan(value)] if nan else value
-    if not np.isfinite(numbers).all() or (numbers < least).any():
+    if finite and not (np.isfinite(value) & (value >= least)).all():
         raise _not(what, "an array of finite numbers" + (f" from {least:g} on" if least > -np.inf else ""), value)
     return value
 
 
-def bit_generator(state: Any, what: str) -> np.random.BitGenerator:
+def bit_generator(state: Any, what: str, kind: str | None = None) -> np.random.BitGenerator:
     """A random generator of NumPy in a saved state.
 
     Args:
         state: as `BitGenerator.state` returns it.
         what: it is, for messages.
+        kind: the generator that it must be; None: any that NumPy ships.
 
     Raises:
         DamagedError: NumPy ships no generator of that name, or the state is none of its own: with some, it would read
             outside its memory.
     """
     name = text(mapping(state, what, "bit_generator")["bit_generator"], f"{what}: bit_generator")
-    if name not in _BIT_GENERATORS:
-        raise DamagedError(f"{what} is a {shown(name)}; known: {', '.join(_BIT_GENERATORS)}")
+    if name not in (_BIT_GENERATORS if kind is None else [kind]):
+        raise DamagedError(f"{what} must be a {kind or ', '.join(_BIT_GENERATORS)}, got {shown(name)}")
     generator = _BIT_GENERATORS[name]()
     generator.state = _like(state, generator.state, what)
     return generator

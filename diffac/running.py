@@ -33,8 +33,9 @@ from diffac.runs import (
     save_evaluations,
 )
 from diffac.signals import Interrupted, Stop, StopRequest
-from diffac.training import EvaluationRecord, TrainConfig, Training, TrainResult, train
-from diffac.untrusted import write_atomically
+from diffac.snapshots import check_host
+from diffac.training import TrainConfig, Training, TrainResult, host_form, records, train
+from diffac.untrusted import inside, write_atomically
 
 FREE = {
     "backend", "device", "asynchronous", "progress", "replay_on_device", "run_root", "checkpoint_interval",
@@ -51,7 +52,7 @@ def run(module: ModuleType, config: TrainConfig, name: str) -> TrainResult:
     Raises:
         Interrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint was written if the step under way came to its end.
     """
-    learner, state = build(module, config)
+    learner, state, _ = build(module, config)
     folder = create_run(config, name, recipe_file=script_of(module))
     with lock_run(folder):
         return _train_in(folder, name, learner, state, config, None)
@@ -77,34 +78,53 @@ def resume(folder: Path, find_recipe: Callable[[str], ModuleType], *, backend: s
     """
     about = read_manifest(folder)
     with lock_run(folder):
-        name, values = read_config(folder / "config.yaml")
+        name, values = read_config(inside(folder, "config.yaml"))
         module = find_recipe(name)
         config = make_config(module.Config, values, str(folder / "config.yaml"))
         came_from(str(folder / "config.yaml"), config.names)
         if backend is not None:
             config = dataclasses.replace(config, backend=backend)
-        store = Store(folder / "checkpoints")
-        checkpoint, refused = store.newest(about["run_id"])
-        for _, reason in refused:
+        store, best = (Store(inside(folder, kept)) for kept in ("checkpoints", "best"))
+        for kept in (store, best):
+            kept.clean()
+
+        sizes: tuple[int, int] | None = None
+        learner = state = None
+
+        def check(found: Checkpoint) -> None:
+            """Refuses what the run cannot go on from; of learner and replay memory as soon as their sizes are known."""
+            _check_same(module, config, found, folder)
+            obs_dim = None if sizes is None else sizes[0]
+            check_host(found.host(), f"{found.folder}, run.json", **host_form(config), obs_dim=obs_dim)
+            if sizes is not None:
+                found.check_replay(config.buffer_size, *sizes)
+                found.learner_state(codec_of(learner, config.backend), state)
+
+        checkpoint, refused = store.newest(about["run_id"], check)
+        complete = (
+            checkpoint is not None
+            and checkpoint.env_step >= config.total_timesteps
+            and not checkpoint.host()["evaluation_due"]
+        )
+        if not complete and (checkpoint is not None or not refused):
+            learner, state, sizes = build(module, config)
+            checkpoint, refused = store.newest(about["run_id"], check)
+        for reason in dict.fromkeys(reason for _, reason in refused):
             note(reason)
         if checkpoint is None and refused:
             raise UsageError(f"none of the {len(refused)} checkpoints of {folder} is whole; the reasons are above")
-        if checkpoint is not None:
-            _check_same(module, config, checkpoint, folder)
-            if checkpoint.env_step >= config.total_timesteps and not checkpoint.host()["evaluation_due"]:
-                say(f"the run is complete: {checkpoint.env_step:,} environment steps", folder)
-                return None
-        learner, state = build(module, config)
+        if complete:
+            say(f"the run is complete: {config.total_timesteps:,} environment steps", folder)
+            return None
 
         env_step, evaluations = 0, []
         if checkpoint is not None:
             env_step = checkpoint.env_step
-            evaluations = [EvaluationRecord(**record) for record in checkpoint.host()["evaluations"]]
+            evaluations = records(checkpoint.host())
+            _tell_differences(config, checkpoint)
         try:
             for path, _ in refused:
                 note(f"the damaged checkpoint is now {store.set_aside(path)}")
-            for kept in (store, Store(folder / "best")):
-                kept.clean()
             rewind(folder, env_step, evaluations)
             note_resume(folder, config.backend, env_step)
             if backend is not None:
@@ -114,17 +134,17 @@ def resume(folder: Path, find_recipe: Callable[[str], ModuleType], *, backend: s
         return _train_in(folder, name, learner, state, config, checkpoint)
 
 
-def build(module: ModuleType, config: TrainConfig) -> tuple[Any, Any]:
-    """The learner and its first state, for the environments' dimensions."""
+def build(module: ModuleType, config: TrainConfig) -> tuple[Any, Any, tuple[int, int]]:
+    """The learner and its first state, for the environments' dimensions; and these, (obs_dim, action_dim)."""
     importlib.import_module("tensorboardX")  # imports torch, which must come before jax
     if config.track is not None:
         load_tracker(config.track)
     probe = make_envs(config.env_id, 1, **config.env_arguments)
     try:
-        obs_dim, action_dim = dims(probe)
+        sizes = dims(probe)
     finally:
         close(probe)
-    return start_learner(module, config, obs_dim, action_dim)
+    return *start_learner(module, config, *sizes), sizes
 
 
 def _train_in(
@@ -198,6 +218,8 @@ def train_in(
         raise Interrupted(signum, _interrupted(folder, checkpointer)) from None
     except DivergenceError as error:
         raise DivergenceError(f"{error}{_last_good(checkpointer)}") from error
+    except UsageError:
+        raise
     except RunError as error:
         raise RunError(f"{error}{_last(checkpointer)}") from error
     except OSError as error:
@@ -258,8 +280,8 @@ def _last_good(checkpointer: Checkpointer) -> str:
 
 
 def _check_same(module: ModuleType, config: TrainConfig, checkpoint: Checkpoint, folder: Path) -> None:
-    """Refuses a `config.yaml` that was changed, and says what makes the rest of the run differ in the last bits."""
-    saved = {name: value for name, value in checkpoint.manifest["config"].items() if name != RECIPE}
+    """Refuses a `config.yaml` that was changed."""
+    _, saved = checkpoint.config
     before, now = vars_of(make_config(module.Config, saved, str(checkpoint.folder))), vars_of(config)
     for key, value in now.items():
         if key not in FREE and before[key] != value:
@@ -267,10 +289,15 @@ def _check_same(module: ModuleType, config: TrainConfig, checkpoint: Checkpoint,
                 f"{folder / 'config.yaml'} says {key}: {value!r}, but the run was trained with {before[key]!r}; put "
                 f"it back, or begin another run with: diffac train --config"
             )
-    if before["backend"] != now["backend"]:
-        note(f"the run goes on in {now['backend']} from the weights and optimiser states of {before['backend']}")
+
+
+def _tell_differences(config: TrainConfig, checkpoint: Checkpoint) -> None:
+    """Says what makes the rest of the run differ, if only in the last bits."""
+    before = checkpoint.config[1].get("backend", config.backend)
+    if before != config.backend:
+        note(f"the run goes on in {config.backend} from the weights and optimiser states of {before}")
     installed = manifest()["versions"]
-    for package, version in checkpoint.manifest["versions"].items():
+    for package, version in checkpoint.entry("versions").items():
         if installed.get(package, version) != version:
             note(f"{package} was {quoted(version)} and is {installed[package]}: the run may differ in the last bits")
 
@@ -283,7 +310,7 @@ def script_of(module: ModuleType) -> str | None:
 def refuse_script(folder: Path, *arguments: str) -> None:
     """Refuses to take the recipe that is installed under a name for the script that made the run."""
     with contextlib.suppress(UsageError):
-        if script := read_manifest(folder).get("recipe_file"):
+        if script := read_manifest(folder)["recipe_file"]:
             raise RunError(
                 f"{folder} was trained by a script, {quoted(script)} according to its manifest.json; run that script "
                 f"yourself, if you trust it, with the arguments: {command(*arguments)}"

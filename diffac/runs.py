@@ -20,10 +20,12 @@ from typing import Any
 
 import numpy as np
 
+from diffac import checks
+from diffac.checkpoints import RUN_ID
 from diffac.configs import config_yaml
-from diffac.errors import RunError, UsageError
+from diffac.errors import DamagedError, RunError, UsageError
 from diffac.training import EvaluationRecord, TrainConfig
-from diffac.untrusted import write_atomically
+from diffac.untrusted import inside, open_lock, read_json, write_atomically
 
 EVALUATED = "eval/mean_reward"
 """What every line of an evaluation has."""
@@ -77,20 +79,24 @@ def create_run(
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """The manifest of a run.
+    """The manifest of a run: "run_id", "recipe_file" (or None), "resumed" and what `manifest` says.
 
     Raises:
         UsageError: the folder holds no run.
+        DamagedError: the manifest is not what diffac writes.
     """
-    try:
-        found = json.loads((folder / "manifest.json").read_text())
-        if isinstance(found["run_id"], str):
-            return found
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise UsageError(
-        f"{folder} is not the folder of a run: it needs the manifest.json that `diffac train` writes there"
-    )
+    path = inside(folder, "manifest.json")
+    if not path.exists():
+        raise UsageError(
+            f"{folder} is not the folder of a run: it needs the manifest.json that `diffac train` writes there"
+        )
+    found = {"recipe_file": None, "resumed": []} | checks.mapping(read_json(path), str(path), "run_id")
+    if not isinstance(found["run_id"], str) or not RUN_ID.fullmatch(found["run_id"]):
+        raise DamagedError(f"{path}: run_id must be letters and digits, got {checks.shown(found['run_id'])}")
+    if found["recipe_file"] is not None:
+        checks.text(found["recipe_file"], f"{path}: recipe_file")
+    checks.items(found["resumed"], f"{path}: resumed")
+    return found
 
 
 def note_resume(folder: Path, backend: str, env_step: int) -> None:
@@ -99,7 +105,7 @@ def note_resume(folder: Path, backend: str, env_step: int) -> None:
     entry = {"env_step": env_step, "backend": backend} | {
         name: now[name] for name in ("started", "command", "versions")
     }
-    about["resumed"] = [*about.get("resumed", []), entry]
+    about["resumed"] = [*about["resumed"], entry]
     write_atomically(folder / "manifest.json", json.dumps(about, indent=2).encode())
 
 
@@ -112,7 +118,7 @@ def lock_run(folder: Path) -> Iterator[None]:
     """
     path = folder / "lock"
     try:
-        file = path.open("a+")
+        file = open_lock(path)
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error.strerror or error}") from error
     with file:
@@ -121,7 +127,7 @@ def lock_run(folder: Path) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
-                holder = file.read().strip() or "another process"
+                holder = file.read(200).strip() or "another process"
                 raise UsageError(f"{folder} is in use by {holder}; a run belongs to one process at a time") from None
             except OSError:  # a file system without locks
                 pass

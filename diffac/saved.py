@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
 from diffac.checkpoints import Checkpoint, Store, read_checkpoint
-from diffac.errors import RunError, UsageError
+from diffac.errors import DamagedError, UsageError
 from diffac.runs import read_manifest
+from diffac.untrusted import inside
 
 
 def warn(text: str) -> None:
@@ -30,17 +32,17 @@ def find_checkpoint(
 
     Raises:
         UsageError: there is none.
-        RunError: there are only damaged ones.
+        DamagedError: there are only damaged ones.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder; give that of a run (runs/.../seed0__...) or of a saved agent")
-    if (folder / "learner.safetensors").exists():
+    if os.path.lexists(folder / "learner.safetensors"):
         return read_checkpoint(folder)
     names = {None: ("best", "checkpoints"), "best": ("best",), "last": ("checkpoints",)}[which]
-    is_run = (folder / "config.yaml").is_file()
+    is_run = os.path.lexists(folder / "config.yaml")
     damaged = []
-    for store in [Store(folder / name) for name in names] if is_run else [Store(folder)]:
+    for store in [Store(inside(folder, name)) for name in names] if is_run else [Store(folder)]:
         found, refused = store.newest()
         damaged += [reason for _, reason in refused]
         if found is not None:
@@ -48,7 +50,7 @@ def find_checkpoint(
                 say(f"{reason}; {found.folder} is used instead")
             return (store.best() or found) if "mean_reward" in found.manifest else found
     if damaged:
-        raise RunError(damaged[0])
+        raise DamagedError(damaged[0])
     if not is_run:
         raise UsageError(f"{folder} holds neither a run nor a saved agent nor a checkpoint")
     if which == "best" and Store(folder / "checkpoints").paths():
@@ -65,7 +67,7 @@ def trained_by(checkpoint: Checkpoint) -> str | None:
     if "recipe_file" in checkpoint.manifest:
         return checkpoint.manifest["recipe_file"]
     with contextlib.suppress(UsageError):
-        return read_manifest(checkpoint.folder.parent.parent).get("recipe_file")
+        return read_manifest(checkpoint.folder.parent.parent)["recipe_file"]
     return None
 
 

@@ -51,7 +51,7 @@ def run_seeds(module: ModuleType, config: TrainConfig, name: str, num_seeds: int
             f"one by one"
         )
     configs = {config.seed + i: dataclasses.replace(config, seed=config.seed + i) for i in range(num_seeds)}
-    learners, states = zip(*(build(module, own) for own in configs.values()), strict=True)
+    learners, states, _ = zip(*(build(module, own) for own in configs.values()), strict=True)
     group = group_of(learners, states)
     folders = {seed: create_run(own, name, recipe_file=script_of(module)) for seed, own in configs.items()}
     with contextlib.ExitStack() as stack:

@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
@@ -28,6 +28,7 @@ from diffac.protocols import Activation, Learner
 from diffac.replay import NumberedReplay, Replay, ReplayBuffer
 from diffac.schedules import LinearSchedule
 from diffac.signals import Interrupted, Stop
+from diffac.snapshots import check_host
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -227,6 +228,17 @@ class Streams(NamedTuple):
         return cls(*map(np.random.default_rng, children))
 
 
+def host_form(config: TrainConfig) -> dict[str, Any]:
+    """What `check_host` asks about a run."""
+    return {"num_envs": config.num_envs, "streams": Streams._fields}
+
+
+def records(host: Mapping[str, Any]) -> list[EvaluationRecord]:
+    """The evaluations of a `Snapshot.host`."""
+    fields = EvaluationRecord._fields
+    return [EvaluationRecord(*(record[name] for name in fields)) for record in host["evaluations"]]
+
+
 def integer(rng: np.random.Generator) -> int:
     """A seed or key: uniform in {0, ..., 2^31 - 1}."""
     return int(rng.integers(2**31))
@@ -356,8 +368,9 @@ class Training:
         if restore is not None:
             self.state, saved = restore(self.state, _numbered(self.buffer))
         if saved is not None:
+            check_host(saved, "the state to go on from", **host_form(self.config), obs_dim=dims(self._stepper.envs)[0])
             self.env_step, self.updates = saved["env_step"], saved["updates"]
-            self.evaluations += [EvaluationRecord(**record) for record in saved["evaluations"]]
+            self.evaluations += records(saved)
             self.evaluation_due = saved["evaluation_due"]
             for name, stream in self._streams._asdict().items():
                 stream.bit_generator.state = saved["streams"][name]

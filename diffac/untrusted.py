@@ -18,7 +18,7 @@ import stat
 import zipfile
 from collections.abc import Collection
 from pathlib import Path
-from typing import IO, Any, BinaryIO, TextIO
+from typing import IO, Any, BinaryIO
 
 import numpy as np
 import yaml
@@ -240,21 +240,38 @@ def create(path: Path | str) -> BinaryIO:
     return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _FLAGS, 0o666), "wb")
 
 
-def append(path: Path | str) -> TextIO:
+def append(path: Path | str) -> IO[str]:
     """Opens a text file to go on writing at its end; makes it where it is missing.
 
     Raises:
         OSError: it cannot be written, or is a link.
         DamagedError: it is something else than a file.
     """
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _FLAGS, 0o666)
-    file = os.fdopen(handle, "a", encoding="utf-8", newline="")
+    return _open_own(path, os.O_WRONLY | os.O_APPEND, "a")
+
+
+def open_lock(path: Path | str) -> IO[str]:
+    """Opens a text file for reading and writing, at its beginning; makes it where it is missing.
+
+    Raises:
+        OSError: it cannot be written, or is a link.
+        DamagedError: it is something else than a file, or other folders hold the same one.
+    """
+    file = _open_own(path, os.O_RDWR, "r+")
+    if os.fstat(file.fileno()).st_nlink > 1:
+        file.close()
+        raise DamagedError(f"{path} is also a file of another folder (a hard link); remove it")
+    return file
+
+
+def _open_own(path: Path | str, flags: int, mode: str) -> IO[str]:
+    handle = os.open(path, flags | os.O_CREAT | _FLAGS, 0o666)
     try:
         _require_regular(path, os.fstat(handle).st_mode)
     except BaseException:
-        file.close()
+        os.close(handle)
         raise
-    return file
+    return open(handle, mode, encoding="utf-8", errors="replace", newline="")
 
 
 def write_atomically(path: Path | str, data: bytes) -> None:

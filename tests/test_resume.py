@@ -585,13 +585,13 @@ def test_a_folder_that_cannot_be_written(
     assert err.startswith("error: cannot make the folder of the run in file/")
     assert err.endswith("choose another --run-root")
 
-    def refuse(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> Any:
-        if mode[0] in "wax":
+    def refuse(path: Any, flags: int, *args: Any, **kwargs: Any) -> Any:
+        if flags & os.O_CREAT:
             raise PermissionError(13, "Permission denied")
-        return real(self, mode, *args, **kwargs)
+        return real(path, flags, *args, **kwargs)
 
-    real = Path.open
-    monkeypatch.setattr(Path, "open", refuse)
+    real = os.open
+    monkeypatch.setattr(os, "open", refuse)
     assert main(["resume", str(run)]) == 2
     assert capsys.readouterr().err == f"error: cannot write to {run}: Permission denied\n"
 

@@ -336,7 +336,7 @@ def test_values_for_messages() -> None:
     [
         (checks.whole, [0, 2**53], [-1, 2**53 + 1, 1.0, True, None, "1", [1]]),
         (checks.number, [0, -1.5, 10**39], [np.nan, np.inf, True, None, "1", [1.0]]),
-        (checks.text, ["", "x \u00e9"], ["\x1b[0m", "a\nb", "\u202e", "x" * 5000, 1, None, ["x"]]),
+        (checks.text, ["", "x \u00e9"], [1, None, ["x"], b"x"]),
         (checks.mapping, [{}, {"a": 1}], [{1: 2}, [], None, "a"]),
         (checks.items, [[], [1]], [{}, (), None, "a"]),
     ],
@@ -352,7 +352,7 @@ def test_checks(check: Callable[[Any, str], Any], good: list[Any], bad: list[Any
 def test_checks_of_arrays() -> None:
     array = np.ones((2, 3))
     assert checks.array(array, "it", (2, None)) is array
-    assert checks.array(np.array([np.nan, 1]), "it", (2,), nan=True)[1] == 1
+    assert checks.array(np.array([np.nan, 1]), "it", (2,), finite=False)[1] == 1
     bad = [None, [1.0], array[0], np.ones((2, 4)), np.ones((2, 3), int), np.full((2, 3), np.nan)]
     bad += [np.full((2, 3), np.inf), -array, np.full((2, 3), "x"), np.full((2, 3), None)]
     for value in bad:
