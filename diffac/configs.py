@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from diffac.errors import UsageError, unknown
+from diffac.untrusted import read_yaml
 
 Config = TypeVar("Config")
 RECIPE = "recipe"
@@ -76,14 +77,7 @@ def read_config(path: Path | str) -> tuple[str, dict[str, Any]]:
     Raises:
         UsageError: the file cannot be read, is no YAML, or names no recipe.
     """
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from error
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" (line {mark.line + 1})" if mark is not None else ""
-        raise UsageError(f"{path} is no YAML: {getattr(error, 'problem', None) or 'unreadable'}{where}") from error
+    values = read_yaml(path)
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise UsageError(f"{path} must hold lines like `seed: 0`, got {type(values).__name__}")
     recipe = values.pop(RECIPE, None)

@@ -21,7 +21,9 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
+from diffac.checks import bit_generator, number
 from diffac.errors import RunError
+from diffac.messages import quoted
 
 CONSTANTS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type, np.dtype, EnvSpec)
 FOREIGN_CONSTANTS = {"MjModel", "MujocoRenderer"}
@@ -65,7 +67,20 @@ def restore_env(env: gym.Env, state: dict[str, Any]) -> None:
         if "own" in entry:
             layer.set_checkpoint_state(_restore(entry["own"], None))  # type: ignore[attr-defined]
         for name, node in entry["attributes"].items():
+            if not _may_be_set(layer, name, node):
+                raise RunError(f"{type(layer).__qualname__} has no {quoted(name)} that could hold what was saved")
             setattr(layer, name, _restore(node, getattr(layer, name, None)))
+
+
+def _may_be_set(layer: gym.Env, name: str, node: Any) -> bool:
+    """Whether an attribute of a file is one of the environment's data: no method, property or other layer."""
+    if name in SKIPPED or name.startswith("__") or hasattr(getattr(type(layer), name, None), "__get__"):
+        return False
+    return not _is_constant(vars(layer).get(name)) or node == {"kind": "constant"}
+
+
+def _is_constant(value: Any) -> bool:
+    return isinstance(value, CONSTANTS) or type(value).__name__ in FOREIGN_CONSTANTS
 
 
 def statistics_of(env: gym.Env) -> list[str]:
@@ -131,7 +146,7 @@ def _save(value: Any, where: str) -> Any:
         return _save_mujoco(value, where)
     if _is_statistics(value):
         return {"kind": "statistics"} | {name: _save(getattr(value, name), where) for name in sorted(STATISTICS)}
-    if isinstance(value, CONSTANTS) or type(value).__name__ in FOREIGN_CONSTANTS:
+    if _is_constant(value):
         return {"kind": "constant"}
     raise RunError(f"{where} is a {type(value).__name__}, which is not data")
 
@@ -176,27 +191,38 @@ def _restore(node: Any, current: Any) -> Any:
             before.update(items)
             return before
         case "generator":
-            state = _restore(node["state"], None)
+            found = bit_generator(_restore(node["state"], None), "a random generator of the environment")
             if not isinstance(current, np.random.Generator):
-                current = np.random.Generator(getattr(np.random, state["bit_generator"])())
-            current.bit_generator.state = state
+                return np.random.Generator(found)
+            current.bit_generator.state = found.state
             return current
         case "space":
             for name, generator in node["generators"].items():
-                setattr(current, name, _restore(generator, getattr(current, name)))
+                if not isinstance(own := vars(current).get(name), np.random.Generator):
+                    raise RunError(f"a space has no random generator {quoted(name)}")
+                _restore(generator, own)
             for key, inner in node["spaces"]:
                 _restore(inner, current.spaces[key])
             return current
         case "statistics":
+            if not _is_statistics(current):
+                raise RunError("the environment keeps other statistics than the saved one")
             for name in STATISTICS:
                 setattr(current, name, _restore(node[name], None))
             return current
         case "mjdata":
-            current.time = node["time"]
+            if type(current).__name__ != "MjData":
+                raise RunError("the environment has no simulation by MuJoCo where the saved one has")
+            current.time = number(node["time"], "the time of the simulation")
             for name, array in node["arrays"].items():
+                own = None if name.startswith("_") or name in POINTERS else getattr(current, name, None)
                 # arrays of constraints change their length with the contacts; the next step computes them anew
-                if getattr(current, name).shape == array.shape:
-                    getattr(current, name)[...] = array
+                if isinstance(own, np.ndarray) and isinstance(array, np.ndarray) and own.shape == array.shape:
+                    # whole numbers are indices into MuJoCo's memory, which a file may not choose
+                    if own.dtype.kind == array.dtype.kind == "f":
+                        own[...] = array
+                    elif name == "eq_active":
+                        own[...] = array != 0
             return current
         case "constant":
             return current

@@ -22,6 +22,7 @@ from diffac.messages import note, say
 from diffac.noise import draw
 from diffac.runs import manifest
 from diffac.saved import find_checkpoint
+from diffac.untrusted import inside, write_atomically
 from diffac.videos import choose_renderer, record_video
 
 SEED = 1_000_000
@@ -94,7 +95,8 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Evaluation:
     path = _write(chosen.run, name, about, rows)
     say(path)
     if chosen.video:
-        _record(agent, chosen.run / "videos" / f"{path.stem}.mp4", chosen.seed, chosen.deterministic, max_steps)
+        path = inside(chosen.run, "videos") / f"{path.stem}.mp4"
+        _record(agent, path, chosen.seed, chosen.deterministic, max_steps)
     return evaluation
 
 
@@ -159,7 +161,7 @@ def _write(folder: Path, name: str, about: dict[str, Any], rows: list[tuple[Any,
         [("episode", "environment", "environment_seed", "return", "length"), *rows]
     )
     try:
-        folder = folder / "evaluations"
+        folder = inside(folder, "evaluations")
         folder.mkdir(exist_ok=True)
         path, number = folder / f"{name}.json", 1
         while True:
@@ -171,7 +173,7 @@ def _write(folder: Path, name: str, about: dict[str, Any], rows: list[tuple[Any,
                 path = folder / f"{name}_{number}.json"
         with file:
             json.dump(about, file, indent=2)
-        path.with_suffix(".csv").write_text(table.getvalue())
+        write_atomically(path.with_suffix(".csv"), table.getvalue().encode())
     except OSError as error:
         raise RunError(f"the evaluation cannot be written to {folder}: {error.strerror or error}") from error
     return path

@@ -6,6 +6,7 @@ import argparse
 import datetime
 import importlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -25,7 +26,7 @@ from diffac.noise import Integers
 from diffac.runs import manifest
 from diffac.saved import find_checkpoint
 from diffac.spaces import action_scaler
-from diffac.untrusted import write_atomically
+from diffac.untrusted import create, inside, write_atomically
 
 TOLERANCE = 1e-5
 """Largest difference between an exported action and the run's own, relative to the action's largest size."""
@@ -109,7 +110,8 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Path:
         if chosen.out is None:
             path.parent.mkdir(exist_ok=True)
         try:
-            beside.write_bytes(content)
+            with create(beside) as file:
+                file.write(content)
             check = _check(load(beside), own, sign, lambda *pair: exporter.critic_values(other.state, *pair))
             if not check.difference <= TOLERANCE:  # NaN is no success
                 raise RunError(
@@ -152,13 +154,13 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def _free_path(chosen: argparse.Namespace, target: Format, name: str) -> Path:
     """The file to write, which does not exist."""
-    path = chosen.out or chosen.run / "exports" / f"{name}{target.suffix}"
+    path = chosen.out or inside(chosen.run, "exports") / f"{name}{target.suffix}"
     if path.suffix != target.suffix:
         raise UsageError(f"a file of format {chosen.format!r} must end in {target.suffix}, got --out {path}")
     if chosen.out is not None and not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent} for --out {path}")
     for existing in (path, description_path(path)):
-        if existing.exists():
+        if os.path.lexists(existing):
             raise UsageError(f"{existing} exists and is not overwritten; remove it, or choose another name with --out")
     return path
 

@@ -8,6 +8,7 @@ import datetime
 import importlib.metadata
 import io
 import json
+import math
 import os
 import platform
 import re
@@ -23,9 +24,10 @@ import numpy as np
 from diffac import checks
 from diffac.checkpoints import RUN_ID
 from diffac.configs import config_yaml
-from diffac.errors import DamagedError, RunError, UsageError
+from diffac.errors import DamagedError, UsageError
+from diffac.messages import note
 from diffac.training import EvaluationRecord, TrainConfig
-from diffac.untrusted import inside, open_lock, read_json, write_atomically
+from diffac.untrusted import inside, open_lock, read_bytes, read_json, write_atomically
 
 EVALUATED = "eval/mean_reward"
 """What every line of an evaluation has."""
@@ -144,40 +146,55 @@ def rewind(folder: Path, env_step: int, evaluations: Sequence[EvaluationRecord])
     evaluation which the step is still to get; `evaluations.npz` is written anew.
 
     Raises:
-        RunError: one of the first two cannot be read.
+        DamagedError: one of the first two is no file.
     """
     evaluated = bool(evaluations) and evaluations[-1].env_step == env_step
 
     def stays(line: Mapping[str, Any]) -> bool:
-        step = float(line["step"])
+        if not math.isfinite(step := float(line["step"])):
+            raise ValueError(step)
         return step < env_step or (step == env_step and (evaluated or not line.get(EVALUATED)))
 
-    _rewind_jsonl(folder / "metrics.jsonl", stays)
-    path = folder / "metrics.csv"
-    if path.exists():
-        text = path.read_text()
-        rows = list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
-        try:
-            kept = rows[:1] + [row for row in rows[1:] if stays(dict(zip(rows[0], row, strict=False)))]
-        except (ValueError, KeyError) as error:
-            raise RunError(f"{path} was altered: {error}; rename it, and it begins anew") from error
-        out = io.StringIO(newline="")
-        csv.writer(out, lineterminator="\n").writerows(kept)
-        write_atomically(path, out.getvalue().encode())
+    _rewind(inside(folder, "metrics.jsonl"), lambda line, _: stays(json.loads(line)))
+    _rewind(inside(folder, "metrics.csv"), lambda line, first: stays(_csv_line(line, first)), has_header=True)
     if evaluations:
         save_evaluations(folder / "evaluations.npz", evaluations)
     else:
         (folder / "evaluations.npz").unlink(missing_ok=True)
 
 
-def _rewind_jsonl(path: Path, stays: Callable[[Mapping[str, Any]], bool]) -> None:
-    if path.exists():
-        lines = path.read_bytes().splitlines(keepends=True)
+def _rewind(path: Path, stays: Callable[[str, str], bool], has_header: bool = False) -> None:
+    """Keeps some lines of a log.
+
+    What is no line of it (a power failure leaves NUL bytes) is left out; where such a thing stands, the file as it was
+    is kept beside it.
+
+    Args:
+        path: of the log; need not exist.
+        stays: whether a line does, given it and the first one; raises an error for what is no line.
+        has_header: whether the first line is no entry.
+    """
+    if not path.exists():
+        return
+    data = read_bytes(path)
+    lines = [line.decode(errors="replace") for line in data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]]
+    kept, damaged = [], False
+    for number, line in enumerate(lines):
         try:
-            kept = [line for line in lines if line.endswith(b"\n") and stays(json.loads(line))]
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise RunError(f"{path} was altered: {error}; rename it, and it begins anew") from error
-        write_atomically(path, b"".join(kept))
+            if stays(line, lines[0]) if number or not has_header else "step" in next(csv.reader([line])):
+                kept.append(f"{line}\n")
+        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, StopIteration, csv.Error):
+            damaged = True
+    if damaged:
+        aside = path.with_name(f"damaged-{path.name}")
+        write_atomically(aside, data)
+        note(f"{path} held lines that are none of its own; as it was, it is now {aside}")
+    write_atomically(path, "".join(kept).encode())
+
+
+def _csv_line(line: str, first: str) -> dict[str, str]:
+    """A line of a table, by the names in its first one."""
+    return dict(zip(next(csv.reader([first])), next(csv.reader([line])), strict=False))
 
 
 def manifest(command: Sequence[str] | None = None) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def check_host(host: Any, where: str, *, num_envs: int, streams: Collection[str]
         checks.whole(record["updates"], f"{where}: updates of an evaluation", 0, updates)
         returns = checks.array(record["returns"], f"{where}: returns of an evaluation", (None,))
         checks.whole(len(returns), f"{where}: episodes of an evaluation", 1)
-        checks.array(record["lengths"], f"{where}: lengths of an evaluation", returns.shape, "iuf", least=0)
+        checks.array(record["lengths"], f"{where}: lengths of an evaluation", returns.shape, "iu", least=0)
     if not isinstance(host["evaluation_due"], bool):
         raise DamagedError(f"{where}: evaluation_due must be true or false, got {checks.shown(host['evaluation_due'])}")
     states = checks.mapping(host["streams"], f"{where}: streams", *streams)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -77,12 +78,11 @@ def record_video(
     try:
         frames = _Frames(act, env_id, Stepper(envs), episodes, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name("new-" + path.name)
-        try:
-            _write(beside, iter(frames), float(envs.metadata.get("render_fps") or DEFAULT_FPS))
-            beside.replace(path)
-        finally:
-            beside.unlink(missing_ok=True)
+        # in a folder of its own: the encoder would follow a link that has the name of its file
+        with tempfile.TemporaryDirectory(prefix="new-", dir=path.parent) as beside:
+            written = Path(beside) / path.name
+            _write(written, iter(frames), float(envs.metadata.get("render_fps") or DEFAULT_FPS))
+            written.replace(path)
     finally:
         close(envs)
     return Evaluation(

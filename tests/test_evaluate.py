@@ -223,7 +223,7 @@ def test_damage(capsys: pytest.CaptureFixture[str]) -> None:
     run = trained()
     (Store(run / "best").paths()[0] / "manifest.json").write_text("{")
     capsys.readouterr()
-    assert main(["evaluate", str(run), "--checkpoint", "best"]) == 1
+    assert main(["evaluate", str(run), "--checkpoint", "best"]) == 2
     assert re.search(
         r"^error: checkpoint .* is damaged: manifest.json is not what diffac writes$", capsys.readouterr().err
     )

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
+
+from diffac.untrusted import append, open_regular, write_atomically
 
 
 class CsvWriter:
@@ -20,10 +24,10 @@ class CsvWriter:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._columns: list[str] = []
-        if self.path.exists():
-            with self.path.open(newline="") as file:
+        if os.path.lexists(self.path):
+            with _read(self.path) as file:
                 self._columns = next(csv.reader(file), [])
-        self._file = self.path.open("a", newline="")
+        self._file = append(self.path)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         row = {"step": step, **metrics}
@@ -34,18 +38,15 @@ class CsvWriter:
 
     def _add_columns(self, names: Sequence[str]) -> None:
         self._file.close()
-        with self.path.open(newline="") as file:
+        with _read(self.path) as file:
             rows = list(csv.reader(file))[1:]
         self._columns += names
-        beside = self.path.with_name(self.path.name + ".new")
-        with beside.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(self._columns)
-            writer.writerows(row + [""] * (len(self._columns) - len(row)) for row in rows)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(self.path)
-        self._file = self.path.open("a", newline="")
+        text = io.StringIO(newline="")
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(self._columns)
+        writer.writerows(row + [""] * (len(self._columns) - len(row)) for row in rows)
+        write_atomically(self.path, text.getvalue().encode())
+        self._file = append(self.path)
 
     def close(self) -> None:
         self._file.close()
@@ -59,7 +60,7 @@ class JsonlWriter:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._file = self.path.open("a")
+        self._file = append(self.path)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         numbers = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
@@ -68,3 +69,7 @@ class JsonlWriter:
 
     def close(self) -> None:
         self._file.close()
+
+
+def _read(path: Path) -> IO[str]:
+    return io.TextIOWrapper(open_regular(path), encoding="utf-8", errors="replace", newline="")
