@@ -84,17 +84,19 @@ def parse(module: ModuleType, argv: Sequence[str], name: str) -> tuple[TrainConf
         SystemExit: after `--help` (code 0), or for a flag that does not exist or cannot be read (code 2).
     """
     early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for flags in (["--preset"], ["--env-id", "--env_id"], ["--config"]):
+    for flags in (["--preset"], ["--env-id", "--env_id"], ["--config"], ["--run-root", "--run_root"]):
         early.add_argument(*flags)
     early.add_argument("--wrappers", nargs="*", default=[])
     try:
         chosen, _ = early.parse_known_args(argv)
     except argparse.ArgumentError:  # a flag without its value: tyro says so below
-        chosen = argparse.Namespace(preset=None, env_id=None, config=None, wrappers=[])
+        chosen = argparse.Namespace(preset=None, env_id=None, config=None, run_root=None, wrappers=[])
     if chosen.config is not None:
         if chosen.preset is not None:
             raise UsageError("--config holds all values, so --preset has no meaning beside it; leave one of them out")
         default, source = _from_file(module, chosen.config, name), chosen.config
+        if chosen.run_root is None:
+            _check_run_root(default, source)
     else:
         preset = chosen.preset or "default"
         default, source = module.Config(**preset_values(module, name, preset, chosen.env_id)), None
@@ -109,6 +111,16 @@ def _from_file(module: ModuleType, path: str, name: str) -> TrainConfig:
     config = make_config(module.Config, values, path)
     came_from(path, config.names)
     return config
+
+
+def _check_run_root(config: TrainConfig, path: str) -> None:
+    """Refuses to write where only a file says so, unless that is in the current folder."""
+    root = Path(config.run_root)
+    if root.is_absolute() or not root.resolve().is_relative_to(Path.cwd().resolve()):
+        raise UsageError(
+            f"{path} says run_root: {config.run_root!r}, which is not in the current folder; if runs should be written "
+            f"there, add --run-root with that folder"
+        )
 
 
 KEYED = ConstructorRegistry()

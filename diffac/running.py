@@ -25,6 +25,7 @@ from diffac.messages import command, note, quoted, say
 from diffac.named import came_from
 from diffac.runs import (
     create_run,
+    finish_folder,
     lock_run,
     manifest,
     note_resume,
@@ -76,6 +77,7 @@ def resume(folder: Path, find_recipe: Callable[[str], ModuleType], *, backend: s
         UsageError: no run, one that another process works on, a `config.yaml` that was changed, or no whole checkpoint.
         Interrupted: as for `run`.
     """
+    finish_folder(folder)
     about = read_manifest(folder)
     with lock_run(folder):
         name, values = read_config(inside(folder, "config.yaml"))
@@ -250,6 +252,7 @@ def _writers(
         TensorBoardWriter(folder, first + 1),
     ]
     if config.track is not None:
+        inside(folder, config.track)  # where the tracker puts files of its own
         run_id, recipe = info["run_id"], info["config"][RECIPE]
         name = f"{recipe} {config.env_id} seed{config.seed} {run_id[:8]}"
         writers.append(

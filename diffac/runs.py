@@ -27,7 +27,7 @@ from diffac.configs import config_yaml
 from diffac.errors import DamagedError, UsageError
 from diffac.messages import note
 from diffac.training import EvaluationRecord, TrainConfig
-from diffac.untrusted import inside, open_lock, read_bytes, read_json, write_atomically
+from diffac.untrusted import inside, open_lock, read_bytes, read_json, remove, write_atomically
 
 EVALUATED = "eval/mean_reward"
 """What every line of an evaluation has."""
@@ -72,7 +72,7 @@ def create_run(
                 number += 1
                 folder = parent / f"{name}_{number}"
         write_atomically(folder / "config.yaml", config_yaml(config, recipe_name))
-        write_atomically(folder / "manifest.json", json.dumps(about, indent=2).encode())
+        write_atomically(folder / "manifest.json", _json(about))
     except OSError as error:
         raise UsageError(
             f"cannot make the folder of the run in {parent}: {error.strerror or error}; choose another --run-root"
@@ -101,6 +101,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     return found
 
 
+def finish_folder(folder: Path) -> None:
+    """Recognises a folder whose process was killed while it made it: the manifest is written, and the run can begin.
+
+    Raises:
+        UsageError: not even the configuration was written; what there is has been removed.
+    """
+    if not folder.is_dir() or os.path.lexists(folder / "manifest.json"):
+        return
+    left = {path.name for path in folder.iterdir()}
+    if not left <= {"config.yaml", "new-config.yaml", "new-manifest.json"}:
+        return
+    for name in left - {"config.yaml"}:
+        remove(folder / name)
+    if "config.yaml" in left:
+        write_atomically(folder / "manifest.json", _json(manifest() | {"run_id": uuid.uuid4().hex}))
+        note(f"{folder} was left before its run began; it begins now")
+    elif left:
+        folder.rmdir()
+        raise UsageError(f"{folder} was left before its configuration was written; it is removed, train anew")
+
+
 def note_resume(folder: Path, backend: str, env_step: int) -> None:
     """Adds to the manifest of a run that this process goes on with it."""
     about, now = read_manifest(folder), manifest()
@@ -108,7 +129,7 @@ def note_resume(folder: Path, backend: str, env_step: int) -> None:
         name: now[name] for name in ("started", "command", "versions")
     }
     about["resumed"] = [*about["resumed"], entry]
-    write_atomically(folder / "manifest.json", json.dumps(about, indent=2).encode())
+    write_atomically(folder / "manifest.json", _json(about))
 
 
 @contextlib.contextmanager
@@ -242,6 +263,11 @@ def save_evaluations(path: Path, evaluations: Sequence[EvaluationRecord]) -> Non
         ep_lengths=np.array([record.lengths for record in evaluations]),
     )
     write_atomically(path, content.getvalue())
+
+
+def _json(value: Any) -> bytes:
+    """Bytes of a path that are no text become question marks, as what is no text is not read."""
+    return json.dumps(value, indent=2, ensure_ascii=False).encode(errors="replace")
 
 
 def _file_name(text: str) -> str:

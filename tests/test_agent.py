@@ -482,7 +482,7 @@ def test_a_run_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
     """Its best policy (of equals the first), or its last checkpoint."""
     scores = iter([3.0, 1.0, 5.0, 5.0, 2.0, 4.0, -1.0, 0.0, 4.5, 3.0, *[0.0] * 9])
 
-    def scored(self: Evaluator, learner: Any, state: Any) -> Evaluation:
+    def scored(self: Evaluator, learner: Any, state: Any, *_: Any) -> Evaluation:
         return Evaluation(next(scores) + np.array([-1.0, 1.0]), np.array([3, 4]))
 
     monkeypatch.setattr(Evaluator, "__call__", scored)

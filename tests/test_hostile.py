@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import fake_recipe
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -23,7 +24,7 @@ from safetensors.numpy import load_file, save_file
 import diffac.recipes
 from diffac.agent import Agent
 from diffac.checkpoints import Store, read_checkpoint
-from diffac.cli import main
+from diffac.cli import main, parse
 from diffac.env_states import restore_env, save_env
 from diffac.environments import make_envs
 from diffac.errors import RunError, UsageError
@@ -421,3 +422,35 @@ def test_leftovers_of_a_complete_run(run: Path) -> None:
         (run / name / "file").write_text("")
     assert main(["resume", str(run)]) == 0
     assert not list(run.glob("*/old-*")) + list(run.glob("*/new-*"))
+
+
+@pytest.mark.parametrize("left", [["config.yaml"], ["config.yaml", "new-manifest.json"], ["new-config.yaml"]])
+def test_killed_before_its_manifest(left: list[str], run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With its configuration it begins, without it is cleaned away."""
+    folder = Path("half")
+    folder.mkdir()
+    for name in left:
+        shutil.copy(run / name.removeprefix("new-"), folder / name)
+    capsys.readouterr()
+    if "config.yaml" in left:
+        assert main(["resume", str(folder)]) == 0
+        assert "it begins now" in capsys.readouterr().err
+        assert "from step" not in capsys.readouterr().out
+        assert not list(folder.glob("new-*"))
+        assert Store(folder / "checkpoints").newest()[0] is not None
+    else:
+        assert main(["resume", str(folder)]) == 2
+        assert capsys.readouterr().err.endswith("it is removed, train anew\n")
+        assert not folder.exists()
+
+
+@pytest.mark.parametrize("root", ["/tmp/hostile-runs", "../elsewhere", "a/../../elsewhere", "link/x"])
+def test_a_configuration_chooses_no_folder(root: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("link").symlink_to("/tmp")
+    text = (run / "config.yaml").read_text()
+    Path("given.yaml").write_text(text.replace("run_root: runs", f"run_root: {root}"))
+    capsys.readouterr()
+    arguments = parse(fake_recipe, ["--config", "given.yaml", "--run-root", "runs"], "fake")[0]
+    assert arguments.run_root == "runs"
+    with pytest.raises(UsageError, match="add --run-root"):
+        parse(fake_recipe, ["--config", "given.yaml"], "fake")
