@@ -24,6 +24,7 @@ from gymnasium.envs.registration import EnvSpec
 from diffac.checks import bit_generator, number
 from diffac.errors import RunError
 from diffac.messages import quoted
+from diffac.untrusted import DIGITS, NUMERIC, check_nest
 
 CONSTANTS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type, np.dtype, EnvSpec)
 FOREIGN_CONSTANTS = {"MjModel", "MujocoRenderer"}
@@ -49,7 +50,12 @@ def save_env(env: gym.Env) -> dict[str, Any]:
     Raises:
         RunError: a layer holds something that is not data; the message names it.
     """
-    return {"layers": [_save_layer(layer) for layer in _layers(env)]}
+    state = {"layers": [_save_layer(layer) for layer in _layers(env)]}
+    try:
+        check_nest([[[[[[state]]]]]])  # as deep as it will be in the checkpoint
+    except ValueError as error:
+        raise RunError(f"the state of {type(env.unwrapped).__qualname__} cannot be written: {error}") from error
+    return state
 
 
 def restore_env(env: gym.Env, state: dict[str, Any]) -> None:
@@ -118,11 +124,13 @@ def _save_layer(layer: gym.Env) -> dict[str, Any]:
 
 def _save(value: Any, where: str) -> Any:
     """Plain data for a value; a tag ("kind") says what it was where JSON could not."""
+    if type(value) is int and len(str(abs(value))) >= DIGITS:
+        raise RunError(f"{where} is a whole number of more digits than a checkpoint holds")
     if value is None or type(value) in (bool, int, float, str):
         return value
-    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+    if isinstance(value, np.ndarray) and value.dtype.kind in NUMERIC:
         return value.copy()
-    if isinstance(value, np.generic) and not value.dtype.hasobject:
+    if isinstance(value, np.generic) and value.dtype.kind in NUMERIC:
         return {"kind": "scalar", "value": np.array(value)}
     if isinstance(value, list | tuple | set | frozenset | collections.deque) and type(value) in CONTAINERS:
         entry = {"kind": CONTAINERS[type(value)], "items": [_save(item, f"{where}[]") for item in value]}

@@ -454,3 +454,17 @@ def test_a_configuration_chooses_no_folder(root: str, run: Path, capsys: pytest.
     assert arguments.run_root == "runs"
     with pytest.raises(UsageError, match="add --run-root"):
         parse(fake_recipe, ["--config", "given.yaml"], "fake")
+
+
+def test_only_what_can_be_read_is_written() -> None:
+    """Else a checkpoint of our own would be refused: such environments restart."""
+    deep: Any = 1
+    for _ in range(60):
+        deep = [deep]
+    for value in (np.zeros(2, complex), np.array(["x"]), np.datetime64(3, "D"), 10**45, "\ud800", deep):
+        envs: Any = make_envs("fakes:Random-v0", 1)
+        envs.reset(seed=[0])
+        envs.envs[0].unwrapped.extra = value
+        with pytest.raises(RunError):
+            save_env(envs.envs[0].unwrapped)
+        envs.close()
