@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 from diffac.backend import get_backend
@@ -28,6 +29,8 @@ class Config(ActorCriticConfig):
     """Temperature before the first adaptation."""
     target_entropy_per_dim: float = -1.0
     """Entropy that the temperature steers to, per action dimension, in nats."""
+    temperature_learning_rate: float | None = None
+    """Adam's learning rate for the logarithm of the temperature; None: learning_rate."""
     log_std_max: float = 2.0
     """Upper bound of the policy's log standard deviation before the tanh."""
     log_det_epsilon: float = 0.0
@@ -42,6 +45,17 @@ ENV_CONSTANTS: dict[str, dict[str, Any]] = {}
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "stable_baselines3": {"learning_starts": 100, "log_det_epsilon": 1e-6, "critic_loss_factor": 0.5},
+    "dacer_repository": {  # the SAC beside DACER's official code; sizes and steps as `dacer --preset paper`
+        "total_timesteps": 30_000_000,
+        "num_envs": 20,
+        "updates_per_env_step": 0.05,
+        "hidden_sizes": (256, 256, 256),
+        "activation": "gelu",
+        "learning_rate": 1e-4,
+        "temperature_learning_rate": 3e-4,
+        "initial_temperature": math.e,
+        "log_std_max": 0.5,
+    },
     "sdac_protocol": {
         "num_envs": 5,
         "learning_starts": 30_000,
@@ -79,7 +93,7 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
         critic_objective=b.MeanSquaredTD(config.gamma, soft=True, factor=config.critic_loss_factor),
         temperature=b.TargetEntropyTemperature(
             action_dim, config.initial_temperature, config.target_entropy_per_dim, config.actor_delay,
-            config.learning_rate,
+            config.temperature_learning_rate or config.learning_rate,
         ),
         actor_optimiser=b.Adam(config.learning_rate),
         critic_optimiser=b.Adam(config.learning_rate),
