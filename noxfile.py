@@ -116,6 +116,13 @@ def theory(session: nox.Session) -> None:
 
 
 @nox.session(python=PYTHON)
+def official(session: nox.Session) -> None:
+    """Minutes: recordings of the authors' code (`-- --data FOLDER`, default ../shared/official) through our presets."""
+    install(session, f"torch,equinox,{RUNTIME}")
+    pytest(session, "-m", "official", "tests/official")
+
+
+@nox.session(python=PYTHON)
 def mutation(session: nox.Session) -> None:
     """Minutes: makes known mistakes in copies of the backends, one at a time; the tests must notice each."""
     install(session, f"torch,equinox,{RUNTIME}")

@@ -5,10 +5,12 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import tomllib
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 os.environ["JAX_ENABLE_X64"] = "1"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -18,9 +20,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import pytest
 
+from diffac.backend import GROUP, get_backend
+
 FRAMEWORKS = {"torch": ("torch",), "equinox": ("jax", "equinox", "optax")}
 """Backend name -> the packages it needs. The order matters: torch is imported before jax."""
 INSTALLED = {name: all(find_spec(package) for package in packages) for name, packages in FRAMEWORKS.items()}
+NUMPY_BACKEND = Path(__file__).parent / "numpy_backend"
 
 if INSTALLED["torch"]:
     import torch
@@ -46,6 +51,18 @@ if find_spec("hypothesis"):
     settings.register_profile("agreement", max_examples=16, derandomize=True, print_blob=True, **common)
     settings.register_profile("explore", max_examples=200, **common)  # new values each run; not for CI
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "default"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where `nox -s official` finds recordings."""
+    parser.addoption("--data", help="folder with recordings of the authors' code (tests/official)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Refuses a folder without recordings."""
+    given = config.getoption("--data")
+    if given and not list(Path(given).glob("*.npz")):
+        raise pytest.UsageError(f"--data {given}: no recordings (*.npz) are there; name their folder")
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -75,3 +92,21 @@ def backend(request: pytest.FixtureRequest) -> ModuleType:
 def both() -> SimpleNamespace:
     """The two backends as `both.torch` and `both.equinox`; skips where one is missing."""
     return SimpleNamespace(**{name: load_backend(name) for name in FRAMEWORKS})
+
+
+@pytest.fixture(scope="module")
+def numpy_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The third backend, registered as an installer would: metadata with its entry point, on the path."""
+    project = tomllib.loads((NUMPY_BACKEND / "pyproject.toml").read_text())["project"]
+    site = tmp_path_factory.mktemp("site")
+    metadata = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
+    ((name, module),) = project["entry-points"][GROUP].items()
+    (metadata / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {module}\n")
+    before = list(sys.path)
+    sys.path[:0] = [str(site), str(NUMPY_BACKEND)]
+    try:
+        yield get_backend(name)
+    finally:
+        sys.path[:] = before

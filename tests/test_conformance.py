@@ -4,38 +4,16 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tomllib
-from collections.abc import Iterator
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import FRAMEWORKS, load_backend
+from conftest import FRAMEWORKS, NUMPY_BACKEND, load_backend
 
 from diffac.backend import GROUP, backend_names, get_backend
 from diffac.errors import UsageError
 from diffac.testing.conformance import *  # noqa: F403
-
-NUMPY_BACKEND = Path(__file__).parent / "numpy_backend"
-
-
-@pytest.fixture(scope="module")
-def numpy_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """The third backend, registered as an installer would: metadata with its entry point, on the path."""
-    project = tomllib.loads((NUMPY_BACKEND / "pyproject.toml").read_text())["project"]
-    site = tmp_path_factory.mktemp("site")
-    metadata = site / f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text(f"Name: {project['name']}\nVersion: {project['version']}\n")
-    ((name, module),) = project["entry-points"][GROUP].items()
-    (metadata / "entry_points.txt").write_text(f"[{GROUP}]\n{name} = {module}\n")
-    before = list(sys.path)
-    sys.path[:0] = [str(site), str(NUMPY_BACKEND)]
-    try:
-        yield get_backend(name)
-    finally:
-        sys.path[:] = before
 
 
 @pytest.fixture(params=[*FRAMEWORKS, "numpy"])

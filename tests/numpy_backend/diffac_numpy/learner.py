@@ -48,11 +48,11 @@ class Learner:
         if not 0 < tau <= 1:
             raise UsageError(f"tau must be in (0, 1], got {tau!r}")
         check_critic_steps(critic_steps_before_actor, critic_steps)
+        self.sampler, self.temperature = parts["sampler"], parts["temperature"]
         parts = {name: bare(part) for name, part in parts.items()}
         steps = {"critic_steps": critic_steps, "critic_steps_before_actor": critic_steps_before_actor}
         self.bare = reference.Learner(tau=tau, actor_delay=actor_delay, **steps, **parts)
-        self.sampler, self.noise_spec = self.bare.sampler, self.bare.noise_spec
-        self.measure, self.fetch = self.bare.measure, self.bare.fetch
+        self.noise_spec, self.measure, self.fetch = self.bare.noise_spec, self.bare.measure, self.bare.fetch
 
     def init(self, actor: Any, critic: Any) -> reference.LearnerState:
         return self.bare.init(lifted(actor), lifted(critic))
@@ -79,9 +79,8 @@ class Learner:
 
     def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
         actor = state.actor if state.ema_actor is None else state.ema_actor
-        temperature = self.bare.temperature.value(state.temperature)
-        rollout, _ = self.sampler.rollout(actor, obs, noise, critic=state.critic, temperature=temperature)
-        return rollout.action.astype(np.float32)
+        temperature = self.temperature.value(state.temperature)
+        return self.sampler(actor, obs, noise, critic=state.critic, temperature=temperature).astype(np.float32)
 
     def compile_act(self, state: Any, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
         """There is nothing to compile."""

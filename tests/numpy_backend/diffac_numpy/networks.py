@@ -73,11 +73,19 @@ class GaussianActor(Network):
     """Mean and logarithm of the standard deviation."""
 
     def __init__(
-        self, obs_dim: int, action_dim: int, *, key: int, hidden_sizes: Sizes = HIDDEN, activation: str = "mish"
+        self,
+        obs_dim: int,
+        action_dim: int,
+        *,
+        key: int,
+        hidden_sizes: Sizes = HIDDEN,
+        activation: str = "mish",
+        log_std_min: float = -20.0,
+        log_std_max: float = 2.0,
     ) -> None:
         check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim)
         arrays = layers(np.random.default_rng(key), (obs_dim, *hidden_sizes, 2 * action_dim))
-        self.bound = reference.GaussianActor(arrays, activation)
+        self.bound = reference.GaussianActor(arrays, activation, log_std_min, log_std_max)
 
     def __call__(self, obs: Any) -> Any:
         return self.bound(obs)[0]

@@ -163,13 +163,13 @@ def FixedTemperature(temperature: float = 1.0) -> Temperature:
     return Temperature(reference.FixedTemperature(temperature))
 
 
-def NoiseEntropyTemperature(action_dim: int, sampler: Any, **options: Any) -> Temperature:
+def NoiseEntropyTemperature(action_dim: int, sampler: Any, *numbers: Any, **options: Any) -> Temperature:
     check_positive("action_dim", action_dim)
-    return Temperature(reference.NoiseEntropyTemperature(action_dim, bare(sampler), **options))
+    return Temperature(reference.NoiseEntropyTemperature(action_dim, bare(sampler), *numbers, **options))
 
 
-def MixtureEntropyTemperature(sampler: Any, **options: Any) -> Temperature:
-    return Temperature(reference.MixtureEntropyTemperature(bare(sampler), **options))
+def MixtureEntropyTemperature(sampler: Any, *numbers: Any, **options: Any) -> Temperature:
+    return Temperature(reference.MixtureEntropyTemperature(bare(sampler), *numbers, **options))
 
 
 def TargetEntropyTemperature(action_dim: int, *numbers: Any, **options: Any) -> Temperature:
