@@ -89,6 +89,8 @@ def invent(algorithm: str, rng: np.random.Generator, sizes: Sizes) -> Recording:
                 arrays[f"init/actor/{head}/{kind}"] = arrays.pop(f"init/actor/{head}0/{kind}")
     else:
         add_network("actor", (sizes.obs, *sizes.hidden, 2 * sizes.action))
+        # around the upper bound of the log standard deviation
+        arrays[f"init/actor/layer{len(sizes.hidden)}/bias"][sizes.action :] = constants["log_std_clip"][1]
     for name in (f"critic{i}{suffix}" for i in (0, 1) for suffix in ("", "_target")):
         add_network(name, (sizes.obs + sizes.action, *sizes.hidden, 2 if algorithm == "dacer" else 1))
         if algorithm == "dpmd":  # so that the clip of the weights shows

@@ -235,8 +235,8 @@ class Replay:
             noise = filled(self.learner.act_noise_spec(shape, deterministic=deterministic), draws, role)
             recorded = draws[role]["action"]
             self.compare(f"act/{role}", self.rollout(actor, obs, noise).action, recorded)
-            if difference(self.learner.act(self.state, obs, noise), recorded) > FLOAT32:
-                self.worst[f"act/{role} by act()"] = np.inf
+            if (rounded := difference(self.learner.act(self.state, obs, noise), recorded)) > FLOAT32:
+                self.worst[f"act/{role} by act()"] = rounded
 
 
 def replay(backend: str, recording: Recording) -> dict[str, float]:
