@@ -25,6 +25,7 @@ from diffac import checks
 from diffac.checkpoints import RUN_ID
 from diffac.configs import config_yaml
 from diffac.errors import DamagedError, UsageError
+from diffac.logging.files import csv_row
 from diffac.messages import note
 from diffac.training import EvaluationRecord, TrainConfig
 from diffac.untrusted import inside, open_lock, read_bytes, read_json, remove, write_atomically
@@ -202,7 +203,9 @@ def _rewind(path: Path, stays: Callable[[str, str], bool], has_header: bool = Fa
     kept, damaged = [], False
     for number, line in enumerate(lines):
         try:
-            if stays(line, lines[0]) if number or not has_header else "step" in next(csv.reader([line])):
+            if has_header and number == 0:
+                kept.append(_header(line))
+            elif stays(line, lines[0]):
                 kept.append(f"{line}\n")
         except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, StopIteration, csv.Error):
             damaged = True
@@ -213,9 +216,21 @@ def _rewind(path: Path, stays: Callable[[str, str], bool], has_header: bool = Fa
     write_atomically(path, "".join(kept).encode())
 
 
+def _header(line: str) -> str:
+    """The first line of a table: names, without what a spreadsheet would calculate."""
+    if "step" not in (names := next(csv.reader([line]))):
+        raise ValueError(line)
+    text = io.StringIO(newline="")
+    csv.writer(text, lineterminator="\n").writerow(csv_row(names))
+    return text.getvalue()
+
+
 def _csv_line(line: str, first: str) -> dict[str, str]:
-    """A line of a table, by the names in its first one."""
-    return dict(zip(next(csv.reader([first])), next(csv.reader([line])), strict=False))
+    """A line of numbers in a table, by the names in its first one."""
+    cells = next(csv.reader([line]))
+    for cell in filter(None, cells):
+        float(cell)
+    return dict(zip(next(csv.reader([first])), cells, strict=False))
 
 
 def manifest(command: Sequence[str] | None = None) -> dict[str, Any]:

@@ -23,6 +23,8 @@ from collections.abc import Callable, Iterator
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
+from diffac.messages import printable
+
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 PATIENCE = 4.0
 """Seconds in which a run may come to the end of its step and save; then it is interrupted."""
@@ -219,7 +221,8 @@ def _say(text: str) -> None:
 
 
 def _write_now(text: str) -> None:
-    """Writes a line to standard error past all buffers and locks, if it takes any."""
+    """Writes lines to standard error past all buffers and locks, if it takes any."""
+    text = "\n".join(map(printable, text.split("\n")))
     cursor = b"\x1b[?25h" if os.isatty(2) else b""  # a progress bar has hidden it
     with contextlib.suppress(OSError):
         if select.select([], [2], [], 0.2)[1]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
+import re
 import resource
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ from rich.console import Console
 
 import diffac.logging.console
 from diffac.logging import ConsoleWriter, CsvWriter, JsonlWriter, TensorBoardWriter, Writers
-from diffac.runs import create_run, git_revision, manifest, save_evaluations
+from diffac.logging.files import csv_row
+from diffac.runs import create_run, git_revision, manifest, rewind, save_evaluations
 from diffac.training import EvaluationRecord
 
 
@@ -49,6 +52,51 @@ def test_csv_continues_a_file(tmp_path: Path) -> None:
         writer.write(step, {name: 1.0})
         writer.close()
     assert read(path) == [{"step": "0", "a": "1.0", "b": ""}, {"step": "1", "a": "", "b": "1.0"}]
+
+
+FORMULAS = [
+    "=1+1",
+    "+cmd|' /C calc'!A0",
+    "-2+3",
+    "@SUM(1)",
+    "\t=1",
+    "\r=1",
+    "\n=1",
+    " =1",
+    "a;=1",
+    "\uff1d1",
+    "\x1b[2J",
+]
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_csv_holds_no_formulas(text: str, tmp_path: Path) -> None:
+    """Neither the names of metrics nor what a file held before; numbers stay numbers."""
+    path = tmp_path / "metrics.csv"
+    (head, name) = csv_row(["step", text])
+    assert head == "step"
+    assert name.isprintable()
+    assert not re.search(r"(^|;)\s*[=+\-@\uff1d]", name)
+    assert csv_row([-1.5, "-1.5", "1e-3", float("nan"), None, 7]) == [-1.5, "-1.5", "1e-3", "", "", 7]
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([["step", text], [1, text]])
+    for step in (2, 3):
+        with contextlib.closing(CsvWriter(path)) as writer:
+            writer.write(step, {text: -5.0, f"new {step}": 1.0})
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert rows == [
+        ["step", name, "new 2", "new 3"], ["1", name, "", ""], ["2", "-5.0", "1.0", ""], ["3", "-5.0", "", "1.0"]
+    ]  # fmt: skip
+
+
+def test_a_run_that_goes_on_keeps_no_formulas(tmp_path: Path) -> None:
+    """Its log may be a stranger's: a line of anything but numbers is none of a log."""
+    path = tmp_path / "metrics.csv"
+    path.write_text("step,=1+1\n1,-2.5\n2,=1+1\n3,\n")
+    rewind(tmp_path, 5, [])
+    assert path.read_text() == "step,'=1+1\n1,-2.5\n3,\n"
+    assert "2,=1+1" in (tmp_path / "damaged-metrics.csv").read_text()
 
 
 def test_writers_pass_everything_on() -> None:

@@ -21,7 +21,8 @@ from diffac.cli import main
 from diffac.errors import UsageError
 from diffac.reports import make_report, pictures
 from diffac.reports.comparison import Cell, Comparison, Method
-from diffac.reports.runs import Run, Skipped, read_runs
+from diffac.reports.runs import Run, read_runs
+from diffac.reports.search import Skipped
 from diffac.reports.statistics import bootstrap, improvement, iqm, mean_std, profile
 
 RNG = np.random.default_rng
@@ -281,7 +282,7 @@ def test_real_monitor_of_stable_baselines3(tmp_path: Path) -> None:
         ("step,return,seed\n1,2,3\n2,good,3\n", "line 3: step, return and seed must be numbers"),
         ("step,return,seed\n1,2,3\n2\n", "line 3: step, return and seed must be numbers"),
         ("step,return,seed\n1,2,3\n2000,nan,3\n", "return at step 2,000 is nan"),
-        ("step,return,seed\nnan,2,3\n", "steps do not increase"),
+        ("step,return,seed\nnan,2,3\n", "steps must be whole numbers from 0 to 9,007,199,254,740,992, but one is nan"),
     ],
 )
 def test_bad_tables_are_left_out_with_a_sentence(text: str, reason: str, tmp_path: Path) -> None:
@@ -323,9 +324,9 @@ def spoil(folder: Path, how: str) -> None:
     ("how", "reason"),
     [
         ("missing", "no evaluation took place"),
-        ("cut", "evaluations.npz cannot be read"),
-        ("pickle", "evaluations.npz cannot be read"),
-        ("config", "config.yaml cannot be read"),
+        ("cut", "evaluations.npz is no archive of arrays"),
+        ("pickle", "evaluations.npz is no archive of arrays"),
+        ("config", "config.yaml is no YAML"),
         ("empty", "no evaluation took place"),
         ("nan", "return at step 2 is nan"),
         ("order", "steps do not increase"),

@@ -7,11 +7,35 @@ import io
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
+from diffac.messages import printable
 from diffac.untrusted import append, open_regular, write_atomically
+
+FORMULA = re.compile(r"(^|;)(\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")
+"""Where a spreadsheet begins to calculate: at the beginning of a cell, and some take semicolons for its end.
+Signs of full width count too."""
+
+
+def csv_row(cells: Iterable[Any]) -> list[Any]:
+    """A row that a spreadsheet only shows: of texts, no control character and no formula is left.
+
+    Numbers, also those written as texts, stay; NaN and None are empty cells.
+    """
+    return [_csv_cell(cell) for cell in cells]
+
+
+def _csv_cell(cell: Any) -> Any:
+    if not isinstance(cell, str):
+        return "" if cell is None or cell != cell else cell
+    try:
+        float(cell)
+    except ValueError:
+        return FORMULA.sub(r"\1'\2", printable(cell))
+    return cell.strip()
 
 
 class CsvWriter:
@@ -26,11 +50,11 @@ class CsvWriter:
         self._columns: list[str] = []
         if os.path.lexists(self.path):
             with _read(self.path) as file:
-                self._columns = next(csv.reader(file), [])
+                self._columns = csv_row(next(csv.reader(file), []))
         self._file = append(self.path)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        row = {"step": step, **metrics}
+        row = dict(zip(csv_row(["step", *metrics]), [step, *metrics.values()], strict=True))
         if new := [name for name in row if name not in self._columns]:
             self._add_columns(new)
         csv.writer(self._file, lineterminator="\n").writerow([row.get(name, "") for name in self._columns])
@@ -44,7 +68,7 @@ class CsvWriter:
         text = io.StringIO(newline="")
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(self._columns)
-        writer.writerows(row + [""] * (len(self._columns) - len(row)) for row in rows)
+        writer.writerows(csv_row(row + [""] * (len(self._columns) - len(row))) for row in rows)
         write_atomically(self.path, text.getvalue().encode())
         self._file = append(self.path)
 

@@ -9,13 +9,19 @@ from typing import Annotated
 import tyro
 
 from diffac.errors import UsageError
-from diffac.messages import say
+from diffac.messages import note, say
+
+SAID = 20
+"""What is left out and said in the terminal, too; the page lists all."""
 
 
 def make_report(
     paths: Sequence[str | Path], out: str | Path = "report", *, env_id: str | None = None, unfinished: bool = False
 ) -> Path:
     """Writes `report.html`, `pictures/` (PNG and SVG) and `data/` (CSV of everything that is drawn).
+
+    What looks like a run but cannot be used, whatever is wrong with it, is left out: the page lists it with the reason,
+    and so does standard error.
 
     Args:
         paths: folders and files to read (see `diffac.reports.runs.read_runs`); "NAME=PATH" gives the method's name.
@@ -37,7 +43,12 @@ def make_report(
         raise UsageError(
             f"a report needs the package {error.name!r}; run: python -m pip install 'diffac[plot]'"
         ) from error
-    return write_report([str(path) for path in paths], Path(out), env_id=env_id, unfinished=unfinished)
+    page, left_out = write_report([str(path) for path in paths], Path(out), env_id=env_id, unfinished=unfinished)
+    for entry in left_out[:SAID]:
+        note(f"left out: {entry.source}: {entry.reason}")
+    if len(left_out) > SAID:
+        note(f"left out: {len(left_out) - SAID:,} more; the page lists them")
+    return page
 
 
 def main(argv: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import itertools
 import json
@@ -11,10 +12,16 @@ from typing import NamedTuple
 import numpy as np
 
 from diffac.reports.runs import Run
+from diffac.reports.search import Skipped
 from diffac.reports.statistics import MIN_SEEDS, Interval, bootstrap, improvement, iqm, mean_std, profile
 
 CURVE_POINTS = 100
 """Points of a curve whose seeds were not evaluated at the same steps."""
+MOST_POINTS = 1_000
+"""... and of any other; of more, as many are taken as evenly as can be."""
+MOST_METHODS = 50
+MOST_ENVS = 100
+"""What a report has room for."""
 LATE = 0.9
 """Share of a run after which its evaluations count for "best of the last 10 %"."""
 
@@ -112,9 +119,16 @@ class Cell:
 def common_places(xs: Sequence[np.ndarray]) -> np.ndarray:
     """The places of the seeds where they agree; otherwise evenly spaced ones within the range that all share."""
     if all(np.array_equal(x, xs[0]) for x in xs):
-        return np.asarray(xs[0], np.float64)
+        return np.asarray(thinned(xs[0], MOST_POINTS), np.float64)
     low, high = max(x[0] for x in xs), min(x[-1] for x in xs)
     return np.linspace(low, high, CURVE_POINTS) if high > low else np.array([high], np.float64)
+
+
+def thinned(values: np.ndarray, most: int) -> np.ndarray:
+    """At most so many of the values, evenly spaced, the first and the last among them."""
+    if len(values) <= most:
+        return values
+    return values[np.linspace(0, len(values) - 1, most).round().astype(int)]
 
 
 def curve_of(x: np.ndarray, strata: Sequence[np.ndarray]) -> Curve:
@@ -177,7 +191,9 @@ class Comparison:
         for env_id in self.env_ids:
             runs = [run for cell in self.of_env(env_id) for run in cell.runs]
             low, high = min(run.returns[0] for run in runs), max(run.returns[-1] for run in runs)
-            scale[env_id] = (float(low), float(high) if high > low else float(low) + 1.0)
+            size = max(float(np.abs(run.returns).max()) for run in runs)
+            wide = high - low > 1e-9 * size  # else a quotient of rounding errors, or one that overflows
+            scale[env_id] = (float(low), float(high) if wide else float(low) + max(size, 1.0))
         return scale
 
     def normalised(self, env_id: str, returns: np.ndarray) -> np.ndarray:
@@ -187,7 +203,7 @@ class Comparison:
 
     def aggregate_curve(self, method: Method) -> Curve:
         """IQM of the normalised returns in the shared environments, over the share of the steps all methods went."""
-        ends = {env_id: min(cell.end for cell in self._complete_cells(env_id)) for env_id in self.shared}
+        ends = {env_id: max(1, min(cell.end for cell in self._complete_cells(env_id))) for env_id in self.shared}
         first = max(
             run.steps[0] / ends[env_id]
             for env_id in self.shared
@@ -233,6 +249,36 @@ class Comparison:
             x, y, ours, theirs = y, x, theirs, ours
         fewest = (min(map(len, ours)), min(map(len, theirs)))
         return Pair(x, y, env_ids, fewest, float(improvement(ours, theirs)), bootstrap(improvement, ours, theirs))
+
+
+def with_room(runs: Sequence[Run]) -> tuple[list[Run], list[Skipped]]:
+    """The runs of as many environments and methods as a report has room for; and those that it has none for.
+
+    Environments with the most runs stay, and recipes of few methods: very many come of a sweep or a mistake.
+    """
+    methods = dict(zip(map(id, runs), methods_of(runs), strict=True))
+    in_env = collections.Counter(run.env_id for run in runs)
+    env_ids = {env_id for env_id, _ in in_env.most_common(MOST_ENVS)}
+    of_recipe: dict[str, set[Method]] = {}
+    for run in runs:
+        if run.env_id in env_ids:
+            of_recipe.setdefault(run.recipe, set()).add(methods[id(run)])
+    by_number = sorted(of_recipe.values(), key=lambda each: (len(each), sorted(each)))
+    chosen = set([method for each in by_number for method in sorted(each)][:MOST_METHODS])
+    kept, left_out = [], []
+    for run in runs:
+        if run.env_id not in env_ids:
+            reason = f"its environment is one of {len(in_env):,}, more than the {MOST_ENVS} of a report"
+            left_out.append(Skipped(run.source, reason))
+        elif methods[id(run)] not in chosen:
+            many = sum(map(len, by_number))
+            reason = (
+                f"{run.recipe} in {run.env_id} is one of {many:,} methods, more than the {MOST_METHODS} of a report"
+            )
+            left_out.append(Skipped(run.source, reason))
+        else:
+            kept.append(run)
+    return kept, list(dict.fromkeys(left_out))
 
 
 def methods_of(runs: Sequence[Run]) -> list[Method]:

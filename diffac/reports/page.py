@@ -8,7 +8,11 @@ from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
+from diffac.messages import printable
 from diffac.reports.pictures import NOTHING, colour_variables
+
+LONG = 40
+"""Characters of a cell that stay on one line in any column."""
 
 
 class Value(NamedTuple):
@@ -72,8 +76,8 @@ def page(title: str, lead: str, care: Sequence[str], sections: Sequence[Section]
 
 
 def escape(text: str) -> str:
-    """Text as HTML."""
-    return html.escape(text, quote=True)
+    """Text as HTML that shows it, whatever it holds."""
+    return html.escape(printable(text), quote=True)
 
 
 def paragraph(text: str, kind: str = "") -> str:
@@ -120,7 +124,8 @@ def table(columns: Sequence[Column], rows: Sequence[Sequence[Value | str]]) -> s
 def _cell(column: Column, value: Value | str) -> str:
     if isinstance(value, str):
         value = Value(value)
-    kind = " ".join(name for name, given in (("text", column.is_text), ("wide", column.wide)) if given)
+    wide = column.wide or len(value.text) > LONG
+    kind = " ".join(name for name, given in (("text", column.is_text), ("wide", wide)) if given)
     sort = "" if value.text == NOTHING else value.sort
     data = "" if sort is None else f' data-value="{escape(str(sort))}"'
     dot = f'<span class="dot" style="background:{value.colour}"></span>' if value.colour else ""

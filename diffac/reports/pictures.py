@@ -6,6 +6,7 @@ import contextlib
 import io
 import itertools
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,11 +15,15 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
-from diffac.reports.comparison import Method, Pair
+from diffac.messages import shorten
+from diffac.reports.comparison import MOST_POINTS, Method, Pair, thinned
 from diffac.reports.statistics import Interval
+from diffac.untrusted import write_atomically
 
 LIGHT = ("#00458F", "#A93119", "#19AC6D", "#D78400", "#6573FF", "#AA74A1", "#202530")
 """Colours on white. Chosen so that they differ for people with any kind of colour blindness; a test measures it."""
@@ -34,10 +39,15 @@ MARKED = 12
 """Most evaluations of a curve that are marked one by one."""
 LONG = 75
 """Characters of a line of text in the picture of pairs that just fit."""
+MOST_PAIRS = 100
+"""Pairs in a picture."""
+LARGE = 1e12
+"""Numbers from here on are written with an exponent."""
 WIDTH = 5.0
 """Inches; small enough to be read on a telephone."""
 STYLE: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
+    "text.parse_math": False,
     "font.size": 10.5,
     "text.color": INK,
     "axes.labelcolor": MUTED,
@@ -86,7 +96,8 @@ class Series(NamedTuple):
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     """Everything is drawn within this context."""
-    with mpl.rc_context(STYLE):
+    with mpl.rc_context(STYLE), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # the tables have the name in full
         yield
 
 
@@ -115,7 +126,9 @@ def draw_curves(title: str, series: Sequence[Series], look: Mapping[Method, Look
     for entry in series:
         colour, line = look[entry.method]
         for xs, ys in entry.singles:
-            axes.plot(xs, ys, color=colour, linewidth=0.8, alpha=0.38, zorder=2)
+            axes.plot(
+                thinned(xs, MOST_POINTS), thinned(ys, MOST_POINTS), color=colour, linewidth=0.8, alpha=0.38, zorder=2
+            )
         if not np.isnan(entry.interval.low).any():
             axes.fill_between(entry.x, *entry.interval, color=colour, alpha=0.13, linewidth=0, zorder=1)
         marker = "o" if len(entry.x) <= MARKED else ""
@@ -160,7 +173,7 @@ def draw_profiles(title: str, series: Sequence[Series], look: Mapping[Method, Lo
 
 def draw_pairs(pairs: Sequence[Pair], look: Mapping[Method, Look]) -> Figure:
     """One bar for each pair: how likely the first beats the second."""
-    labels = [f"{pair.x.label}  over  {pair.y.label}" for pair in pairs]
+    labels = ["  over  ".join(_fitting(method.label, 8, WIDTH - 0.9) for method in (pair.x, pair.y)) for pair in pairs]
     long = max(map(len, labels)) > LONG
     labels = [label.replace("  over  ", "\nover  ") for label in labels] if long else labels
     figure = Figure(figsize=(WIDTH, 0.7 + (0.75 if long else 0.58) * len(pairs)), layout="constrained")
@@ -189,7 +202,7 @@ def _figure(title: str, rows: int) -> tuple[Figure, Axes]:
     """A panel with room for a legend of that many rows below it."""
     figure = Figure(figsize=(WIDTH, 3.2 + 0.2 * rows), layout="constrained")
     axes = figure.add_subplot()
-    axes.set_title(title)
+    axes.set_title(_fitting(title, 11.5, WIDTH - 0.9, weight="bold"))
     axes.margins(x=0.02)
     return figure, axes
 
@@ -198,10 +211,19 @@ def _legend(figure: Figure, series: Sequence[Series], look: Mapping[Method, Look
     handles = []
     for entry in series:
         colour, line = look[entry.method]
-        handles.append(
-            Line2D([], [], color=colour, linestyle=line, linewidth=2.1, label=f"{entry.method.label}  ({entry.size})")
-        )
-    figure.legend(handles=handles, loc="outside lower left", ncols=1, labelspacing=0.3, borderaxespad=0.2)
+        handles.append(Line2D([], [], color=colour, linestyle=line, linewidth=2.1, label="method"))
+    legend = figure.legend(handles=handles, loc="outside lower left", ncols=1, labelspacing=0.3, borderaxespad=0.2)
+    for text, entry in zip(legend.get_texts(), series, strict=True):  # afterwards: a label that begins with _ is hidden
+        text.set_text(f"{_fitting(entry.method.label, 9.5, WIDTH - 1.6)}  ({entry.size})")
+
+
+def _fitting(text: str, size: float, inches: float, *, weight: str = "normal") -> str:
+    """The text, or so much of its beginning and its end as is not wider."""
+    font, most = FontProperties(family=STYLE["font.family"], size=size, weight=weight), 72 * inches
+    shown = text
+    while (width := text_to_path.get_text_width_height_descent(shown, font, ismath=False)[0]) > most:
+        shown = shorten(text, int(len(shown) * min(0.95, most / width)))
+    return shown
 
 
 COARSE = [1, 10, 60, 600, 3600, 36_000, 86_400, 864_000]
@@ -216,7 +238,7 @@ def _time_axis(axes: Axes, xs: Iterable[np.ndarray]) -> None:
     """Seconds as people read them; logarithmic where methods differ so much that the fast ones would be a stroke."""
     xs = [x for x in xs if len(x)]
     first, ends = min(x[0] for x in xs), [x[-1] for x in xs]
-    if max(ends) / max(min(ends), 1e-9) > SPREAD and first > 0:
+    if max(ends) / max(min(ends), 1e-9) > SPREAD and first > 1e-3:
         axes.set_xscale("log")
         axes.xaxis.set_major_locator(FixedLocator(COARSE if max(ends) / first > 200 else FINE))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -247,28 +269,33 @@ def duration(seconds: float) -> str:
 
 
 def number(value: float) -> str:
-    """Four digits, with separators: 5,088, 712.8, 12.35, 0.031; a dash for NaN."""
+    """Four digits, with separators: 5,088, 712.8, 12.35, 0.031, 1.2e+15; a dash for NaN."""
     if not np.isfinite(value):
         return NOTHING
     size = abs(value)
-    text = f"{value:.3g}" if size < 1 else f"{value:,.{0 if size >= 1000 else 1 if size >= 100 else 2}f}"
-    text = text.rstrip("0").rstrip(".") if "." in text else text
+    short = size < 1 or size >= LARGE
+    text = f"{value:.3g}" if short else f"{value:,.{0 if size >= 1000 else 1 if size >= 100 else 2}f}"
+    text = text.rstrip("0").rstrip(".") if "." in text and "e" not in text else text
     return text.replace("-", MINUS)
 
 
 def save(figure: Figure, folder: Path, name: str) -> str:
     """Writes `name.png` and `name.svg`, light on white, and returns SVG for the page."""
-    figure.savefig(folder / f"{name}.png", dpi=200, facecolor="white")
-    figure.savefig(folder / f"{name}.svg", facecolor="white", metadata={"Date": None})
-    text = io.StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
-    return _inline(text.getvalue(), name)
+    write_atomically(folder / f"{name}.png", _drawn(figure, "png", dpi=200, facecolor="white"))
+    write_atomically(folder / f"{name}.svg", _drawn(figure, "svg", facecolor="white", metadata={"Date": None}))
+    return _inline(_drawn(figure, "svg", transparent=True, metadata={"Date": None}).decode(), name)
+
+
+def _drawn(figure: Figure, kind: str, **options: Any) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format=kind, **options)
+    return file.getvalue()
 
 
 def _inline(svg: str, name: str) -> str:
     """SVG as part of a page: scalable, its own names, colours as variables of the page (see `colour_variables`)."""
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg, count=1)
     svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1)
     prefix = re.sub(r"\W+", "-", name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import io
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -15,31 +16,41 @@ from matplotlib.figure import Figure
 
 import diffac
 from diffac.errors import UsageError
+from diffac.logging.files import csv_row
+from diffac.messages import shorten
 from diffac.reports import page, pictures
-from diffac.reports.comparison import Cell, Comparison, Method, differing_settings, setting_text
+from diffac.reports.comparison import Cell, Comparison, Method, differing_settings, setting_text, with_room
 from diffac.reports.page import Column, Picture, Section, Value
 from diffac.reports.pictures import NOTHING, Series, duration, number
-from diffac.reports.runs import PAGE, Run, Skipped, read_runs
+from diffac.reports.runs import Run, read_runs
+from diffac.reports.search import PAGE, PARTS_OF_A_REPORT, Skipped
 from diffac.reports.statistics import FEW_SEEDS, MIN_SEEDS, RESAMPLES, Interval
-from diffac.runs import write_atomically
+from diffac.untrusted import inside, write_atomically
 
 PROFILE_POINTS = 201
 """Thresholds of a performance profile."""
 METHOD = ("recipe", "backend", "variant")
+LISTED = 1_000
+"""Most runs in the table of runs and in that of what is left out; data/ has all."""
+LONGEST_FILE_NAME = 100
 
 
-def write_report(paths: Sequence[str], out: Path, *, env_id: str | None, unfinished: bool) -> Path:
-    """See `diffac.reports.make_report`."""
+def write_report(
+    paths: Sequence[str], out: Path, *, env_id: str | None, unfinished: bool
+) -> tuple[Path, list[Skipped]]:
+    """The page, and what is left out of it; see `diffac.reports.make_report`."""
     runs, skipped = read_runs(paths, env_id=env_id, unfinished=unfinished)
+    runs, too_many = with_room(runs)
+    skipped += too_many
     try:
-        for folder in ("pictures", "data"):
-            (out / folder).mkdir(parents=True, exist_ok=True)
+        for folder in PARTS_OF_A_REPORT:
+            inside(out, folder).mkdir(parents=True, exist_ok=True)
         with pictures.style():
             text = _Report(Comparison(runs), skipped, out).page()
         write_atomically(out / PAGE, text.encode())
     except OSError as error:
         raise UsageError(f"the report cannot be written to {out}: {error}") from error
-    return out / PAGE
+    return out / PAGE, skipped
 
 
 class _Report:
@@ -47,6 +58,7 @@ class _Report:
 
     def __init__(self, comparison: Comparison, skipped: Sequence[Skipped], out: Path) -> None:
         self.comparison, self.skipped, self.out = comparison, skipped, out
+        self.files: set[str] = set()
         self.look = pictures.looks(comparison.methods)
         self.colour = {light: f"var(--{name})" for name, light, _ in pictures.colour_variables()}
 
@@ -260,6 +272,9 @@ class _Report:
             note += f" Not compared, for want of {MIN_SEEDS} seeds in an environment with another such method: {names}"
         if not pairs:
             return Section("Probability of improvement", page.paragraph(note, "note"))
+        if len(pairs) > pictures.MOST_PAIRS:
+            note += f" Drawn are {pictures.MOST_PAIRS} of {len(pairs):,} pairs; data/improvement.csv has all."
+            pairs = pairs[: pictures.MOST_PAIRS]
         drawn = self.picture("improvement", "Probability of improvement", pictures.draw_pairs(pairs, self.look))
         return Section("Probability of improvement", page.paragraph(note, "note") + page.panels([drawn]))
 
@@ -298,30 +313,44 @@ class _Report:
         ]
         versions = page.table(made, [[letters[o], o[0] or "not recorded", o[1] or "not recorded"] for o in origins])
         where = page.paragraph(f"Places are below {base}", "note")
+        where += _unlisted(len(rows), "runs")
+        rows = rows[:LISTED]
         return Section("Runs", where + page.table(columns, rows) + page.heading("Made with") + versions)
 
     def left_out(self) -> Section:
         """What is not used, and why."""
         self.csv("left_out", [{"source": entry.source, "reason": entry.reason} for entry in self.skipped])
         columns = [Column("What", is_text=True, wide=True), Column("Why", is_text=True, wide=True)]
-        return Section("Left out", page.table(columns, [[entry.source, entry.reason] for entry in self.skipped]))
+        rows = [[entry.source, entry.reason] for entry in self.skipped[:LISTED]]
+        return Section("Left out", _unlisted(len(self.skipped), "left_out") + page.table(columns, rows))
 
     # ---- files
 
     def picture(self, name: str, description: str, figure: Figure) -> Picture:
-        """Saves a picture."""
-        name = re.sub(r"[^A-Za-z0-9._-]+", "-", name)
+        """Saves a picture, in files whose names no other picture has, on no file system."""
+        name = stem = shorten(re.sub(r"[^A-Za-z0-9._-]+", "-", name), LONGEST_FILE_NAME).replace("…", "-")
+        number = 1
+        while name.lower() in self.files:
+            number += 1
+            name = f"{stem}_{number}"
+        self.files.add(name.lower())
         return Picture(name, pictures.save(figure, self.out / "pictures", name), description)
 
     def csv(self, name: str, records: Sequence[Mapping[str, Any]], columns: Sequence[str] = ()) -> None:
         """Writes rows; NaN and None are empty cells."""
         columns = list(columns or records[0])
-        with (self.out / "data" / f"{name}.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(columns)
-            for record in records:
-                cells = (record[column] for column in columns)
-                writer.writerow(["" if cell is None or cell != cell else cell for cell in cells])
+        file = io.StringIO(newline="")
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(columns)
+        writer.writerows(csv_row(record[column] for column in columns) for record in records)
+        write_atomically(self.out / "data" / f"{name}.csv", file.getvalue().encode())
+
+
+def _unlisted(number: int, file: str) -> str:
+    """Says where the rows are that a long table of the page lacks."""
+    if number <= LISTED:
+        return ""
+    return page.paragraph(f"The first {LISTED:,} of {number:,}; data/{file}.csv has all.", "note")
 
 
 def _measure(cells: Sequence[Cell]) -> str:
@@ -373,11 +402,8 @@ def _differing_versions(runs: Sequence[Run]) -> list[str]:
 
 
 def _version_table(run: Run) -> dict[str, str]:
-    versions = run.manifest.get("versions")
-    table = {str(name): str(version) for name, version in versions.items()} if isinstance(versions, dict) else {}
-    if "python" in run.manifest:
-        table["python"] = str(run.manifest["python"])
-    return table
+    python = {"python": run.manifest["python"]} if "python" in run.manifest else {}
+    return {**run.manifest.get("versions", {}), **python}
 
 
 def _versions(run: Run) -> str:
@@ -388,12 +414,10 @@ def _versions(run: Run) -> str:
 
 def _resumed(run: Run) -> str:
     """Where the run was taken up again, and by what, if it was another backend."""
-    entries = run.manifest.get("resumed")
-    texts = []
-    for entry in entries if isinstance(entries, list) else []:
-        other = entry.get("backend") != run.backend
-        texts.append(f"resumed at {entry.get('env_step'):,}" + (f" with {entry.get('backend')}" if other else ""))
-    return "; ".join(texts)
+    return "; ".join(
+        f"resumed at {entry['env_step']:,}" + (f" with {entry['backend']}" if entry["backend"] != run.backend else "")
+        for entry in run.manifest.get("resumed", [])
+    )
 
 
 def _machine(run: Run) -> str:

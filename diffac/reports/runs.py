@@ -1,32 +1,51 @@
-"""Reads what runs left behind, ours and other people's, into one form."""
+"""Reads what runs left behind, ours and other people's, into one form.
+
+Nothing that is read is trusted: whatever is wrong with a file, it is left out with a reason. A `Run` holds only names
+that can be shown, and numbers with which can be reckoned.
+"""
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import io
 import json
-import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import yaml
 
+from diffac import checks
 from diffac.errors import UsageError
+from diffac.messages import printable, shorten
+from diffac.reports.search import CONFIG, EVALUATIONS, MANIFEST, METRICS, RUN, Skipped, search
+from diffac.untrusted import parse_json, read_bytes, read_json, read_npz, read_yaml
 
-PAGE = "report.html"
-"""Name of a report's page; a folder that holds one is not searched for runs."""
-NOT_SEARCHED = {"checkpoints", "best", "videos"}
-RUN = {"config.yaml", "manifest.json"}
-"""Files of every run of diffac. Its `evaluations/` is not searched: what is there was played after the training."""
-COMPANIONS = {"metrics.csv", "progress.csv"}
+COMPANIONS = {METRICS, "progress.csv"}
 """CSV files of logs (ours, Stable-Baselines3's) beside the evaluations: not read for returns."""
 WINDOW = 100
 """Training episodes whose mean return is a point of a monitor's curve (Stable-Baselines3's `rollout/ep_rew_mean`)."""
 MONITOR_POINTS = 200
 """Points to which a monitor's curve is thinned."""
+LONGEST_NAME = 100
+"""Characters of the name of an environment, a recipe or a backend."""
+LONGEST_TEXT = 500
+"""... of any other text of a configuration or manifest, and of a setting."""
+LARGEST = 1e100
+"""Absolute return up to which sums of squares stay finite."""
+LONGEST_TIME = 1e10
+"""Seconds, about 300 years."""
+MOST_STEPS = 2**53
+MOST_POINTS = 100_000
+"""Evaluations of a run."""
+MOST_ROWS = 1_000_000
+"""Rows of a CSV file."""
+MOST_BYTES = 2**26
+"""... and its bytes."""
+MOST_RUNS = 1_000
+"""Runs of a CSV file."""
 WITHOUT_EFFECT = frozenset(
     {
         "seed",
@@ -41,8 +60,8 @@ WITHOUT_EFFECT = frozenset(
 )
 """Settings that do not change what a run learns (the seed aside, by which runs of one method differ)."""
 UNKNOWN = "unknown environment"
-ENV_FOLDER = re.compile(r"(?P<env_id>[A-Za-z][\w.-]*-v\d+)(_(?P<number>\d+))?$")
-SEED_FOLDER = re.compile(r"seed[_=-]?(\d+)", re.IGNORECASE)
+ENV_FOLDER = re.compile(r"(?P<env_id>[A-Za-z][\w.-]*-v\d+)(_(?P<number>\d{1,9}))?$")
+SEED_FOLDER = re.compile(r"seed[_=-]?(\d{1,9})", re.IGNORECASE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,7 +90,9 @@ class Run:
     planned_steps: int | None = None
     """Environment steps that were asked for."""
     config: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """As `_config` checks it."""
     manifest: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """As `_manifest` checks it."""
 
     @property
     def finished(self) -> bool:
@@ -88,14 +109,6 @@ class Run:
         keep = self.steps <= step
         cut = {name: None if (a := getattr(self, name)) is None else a[keep] for name in ("seconds", "updates")}
         return dataclasses.replace(self, steps=self.steps[keep], returns=self.returns[keep], **cut)
-
-
-@dataclasses.dataclass(frozen=True)
-class Skipped:
-    """Something that looked like a run and is not used."""
-
-    source: str
-    reason: str
 
 
 class _Unusable(Exception):
@@ -116,13 +129,13 @@ def read_runs(
         UsageError: a path does not exist, or nothing that can be used was found.
     """
     found: list[Run | Skipped] = []
+    _check_typed("--env-id", env_id)
     for argument in arguments:
         name, equals, path = argument.partition("=")
         if not equals or Path(argument).exists():
             name, path = "", argument
-        if not Path(path).exists():
-            raise UsageError(f"there is no file or folder {path!r}")
-        found += _read(Path(path), name, env_id)
+        _check_typed("the name of a method", name)
+        found += _read(_existing(path), name, env_id)
     skipped = list(dict.fromkeys(entry for entry in found if isinstance(entry, Skipped)))
     runs: list[Run] = []
     for run in (entry for entry in found if isinstance(entry, Run)):
@@ -159,84 +172,184 @@ def _newest(runs: Sequence[Run]) -> tuple[list[Run], list[Skipped]]:
     return sorted(kept.values(), key=lambda run: run.source), older
 
 
+def _check_typed(what: str, name: str | None) -> None:
+    if name is not None and (len(name) > LONGEST_NAME or name != printable(name)):
+        raise UsageError(f"{what} must have at most {LONGEST_NAME} printable characters, got {name!r}")
+
+
+def _existing(path: str) -> Path:
+    """A path that the user typed, which may lead over links, unlike those that are found."""
+    try:
+        found = Path(path)
+        return found.resolve(strict=True) if found.is_symlink() or not found.exists() else found
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a circle of links
+        raise UsageError(f"there is no file or folder {path!r}") from error
+
+
 def _read(path: Path, name: str, env_id: str | None) -> Iterator[Run | Skipped]:
     """Everything in a file or below a folder."""
-    if path.is_file():
+    if not path.is_dir():
         yield from _read_files(path.parent, [path.name], name, env_id)
         return
-    for folder, children, files in os.walk(path):
-        if PAGE in files:
-            children.clear()
-            continue
-        parts = NOT_SEARCHED | ({"evaluations"} if set(files) >= RUN else set())
-        children[:] = sorted(c for c in children if c not in parts and not c.startswith("."))
-        yield from _read_files(Path(folder), sorted(files), name, env_id)
+    for found in search(path):
+        if isinstance(found, Skipped):
+            yield found
+        else:
+            yield from _read_files(*found, name, env_id)
 
 
 def _read_files(folder: Path, files: Sequence[str], name: str, env_id: str | None) -> Iterator[Run | Skipped]:
     """What one folder holds: a run of diffac or of Stable-Baselines3, and CSV files."""
     monitors = [folder / file for file in files if file.endswith("monitor.csv")]
-    if "evaluations.npz" in files or set(files) >= RUN:
-        yield _attempt(folder, lambda: _read_evaluations(folder, name, env_id))
+    if EVALUATIONS in files or set(files) >= RUN:
+        yield from _attempt(folder, lambda: _read_evaluations(folder, files, name, env_id))
     elif monitors:
-        yield _attempt(folder, lambda: _read_monitors(monitors, name, env_id))
+        yield from _attempt(
+            monitors[0] if len(monitors) == 1 else folder, lambda: _read_monitors(monitors, name, env_id)
+        )
     for file in files:
         if file.endswith(".csv") and not file.endswith("monitor.csv") and file not in COMPANIONS:
-            yield from _read_table(folder / file, name, env_id)
+            path = folder / file
+            yield from _attempt(path, lambda path=path: _read_table(path, name, env_id))
 
 
-def _attempt(source: Path | str, read: Callable[[], Run]) -> Run | Skipped:
+def _attempt(source: Path | str, read: Callable[[], Run | Iterator[Run | Skipped]]) -> Iterator[Run | Skipped]:
+    """What is read; or why not, whatever is wrong: nothing that somebody left in a folder ends a report."""
     try:
-        return read()
-    except _Unusable as error:
-        return Skipped(str(source), str(error))
+        found = read()
+        yield from [found] if isinstance(found, Run) else found
+    except (_Unusable, UsageError) as error:
+        yield Skipped.because(source, error)
+    except Exception as error:
+        yield Skipped.because(source, ValueError(f"it cannot be read: {type(error).__name__}: {error}"))
 
 
-def _read_evaluations(folder: Path, name: str, env_id: str | None) -> Run:
+def _read_evaluations(folder: Path, files: Collection[str], name: str, env_id: str | None) -> Iterator[Run | Skipped]:
     """The folder of a run of ours, or one that Stable-Baselines3's `EvalCallback` wrote to."""
-    config = _mapping(folder / "config.yaml", yaml.safe_load)
-    manifest = _mapping(folder / "manifest.json", json.loads)
-    path = folder / "evaluations.npz"
-    if not path.exists():
+    config = _config(folder / CONFIG) if CONFIG in files else {}
+    manifest = _manifest(folder / MANIFEST) if MANIFEST in files else {}
+    if EVALUATIONS not in files:
         raise _Unusable("no evaluation took place")
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {key: file[key] for key in file.files}
-    except Exception as error:  # zipfile, zlib, NumPy and pickle refuse in many ways
-        raise _Unusable(f"evaluations.npz cannot be read: {error}") from error
+    arrays = read_npz(folder / EVALUATIONS, ("timesteps", "results", "updates"))
     if missing := {"timesteps", "results"} - arrays.keys():
-        raise _Unusable(f"evaluations.npz lacks {' and '.join(sorted(missing))}")
+        raise _Unusable(f"{EVALUATIONS} lacks {' and '.join(sorted(missing))}")
     steps, results = arrays["timesteps"], arrays["results"]
     if not (steps.ndim == 1 and results.ndim == 2 and len(steps) == len(results) and results.shape[-1] > 0):
-        raise _Unusable(f"evaluations.npz has timesteps {steps.shape} and results {results.shape}; wanted: [n], [n, m]")
-    found = _Names.of(folder, env_id)
-    monitored, clock = _monitored(sorted(folder.glob("*monitor.csv")))
-    clock = _clock(folder / "metrics.csv") or clock
+        raise _Unusable(f"{EVALUATIONS} has timesteps {steps.shape} and results {results.shape}; wanted: [n], [n, m]")
     updates = arrays.get("updates")
-    run = Run(
-        source=str(folder),
-        env_id=str(config.get("env_id") or monitored or found.env_id),
-        recipe=name or str(config.get("recipe") or found.recipe),
-        backend="" if name else str(config.get("backend", "")),
-        seed=config.get("seed", found.seed),
-        steps=steps.astype(np.int64),
-        returns=results.mean(axis=1, dtype=np.float64),
-        updates=updates if updates is not None and len(updates) == len(steps) else None,
-        seconds=None if clock is None else np.interp(steps, *clock),
-        planned_steps=config.get("total_timesteps"),
-        config=config,
-        manifest=manifest,
+    if updates is not None and updates.shape != steps.shape:
+        raise _Unusable(f"{EVALUATIONS} has updates {updates.shape} and timesteps {steps.shape}; wanted: [n] each")
+    _check_size(len(steps))
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and is refused
+        returns = _bounded(results.astype(np.float64), steps).mean(axis=1)
+    found = _Names.of(folder, env_id)
+    monitored, clock, unread = _beside(folder, files)
+    yield from unread
+    yield _checked(
+        Run(
+            source=str(folder),
+            env_id=config.get("env_id") or monitored or found.env_id,
+            recipe=name or config.get("recipe") or found.recipe,
+            backend="" if name else config.get("backend", ""),
+            seed=config.get("seed", found.seed),
+            steps=steps,
+            returns=returns,
+            updates=None if updates is None else _whole_numbers("updates", updates),
+            seconds=None if clock is None else np.interp(steps, *clock),
+            planned_steps=config.get("total_timesteps"),
+            config=config,
+            manifest=manifest,
+        )
     )
-    return _checked(run)
 
 
-def _monitored(paths: Sequence[Path]) -> tuple[str, tuple[np.ndarray, np.ndarray] | None]:
-    """Environment ("" where unknown) and clock (steps, seconds) that monitors beside evaluations tell, if they can."""
-    try:
-        env_id, steps, seconds, _ = _read_monitor_rows(paths)
-    except _Unusable:
-        return "", None
-    return env_id, (steps, seconds)
+def _config(path: Path) -> dict[str, Any]:
+    """The configuration of a run of ours: names of texts, numbers, bools and lists or tables of them."""
+    config = checks.mapping(read_yaml(path), path.name)
+    if any(not isinstance(config.get(key), str) for key in ("recipe", "env_id", "backend")):
+        raise _Unusable(
+            f"{path.name} is no configuration of diffac: recipe, env_id and backend must be texts; where it belongs to "
+            f"another program, move it away, and {EVALUATIONS} is read without it"
+        )
+    for key, most in (("seed", 2**63), ("total_timesteps", MOST_STEPS)):
+        if key in config:
+            checks.whole(config[key], f"{path.name}: {key}", most=most)
+    for key, value in config.items():
+        _check_text(f"a name in {path.name}", key, LONGEST_NAME)
+        _check_setting(f"{path.name}: {shorten(key, LONGEST_NAME)}", value)
+    return config
+
+
+def _check_setting(what: str, value: Any) -> None:
+    texts = [value] if isinstance(value, str) else []
+    if isinstance(value, dict | list | tuple):
+        texts = [json.dumps(value, ensure_ascii=False, allow_nan=True)]  # a TypeError for what is no setting
+    elif not isinstance(value, str | int | float | bool | None):
+        raise _Unusable(f"{what} is a {type(value).__name__}")
+    for text in texts:
+        _check_text(what, text, LONGEST_TEXT)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    """What the page shows of a manifest."""
+    found, where = checks.mapping(read_json(path), path.name), path.name
+    manifest: dict[str, Any] = {
+        key: _check_text(f"{where}: {key}", found[key], LONGEST_TEXT)
+        for key in ("started", "python", "git_revision", "platform", "processor")
+        if found.get(key) is not None
+    }
+    if "cpu_count" in found:
+        manifest["cpu_count"] = checks.whole(found["cpu_count"], f"{where}: cpu_count")
+    manifest["versions"] = checks.mapping(found.get("versions", {}), f"{where}: versions")
+    for package, version in manifest["versions"].items():
+        _check_text(f"{where}: versions", package, LONGEST_NAME)
+        _check_text(f"{where}: versions", version, LONGEST_NAME)
+    manifest["resumed"] = [
+        {
+            "env_step": checks.whole(entry.get("env_step"), f"{where}: env_step"),
+            "backend": _check_text(f"{where}: backend", entry.get("backend"), LONGEST_NAME),
+        }
+        for entry in (
+            checks.mapping(entry, f"{where}: resumed")
+            for entry in checks.items(found.get("resumed", []), f"{where}: resumed")
+        )
+    ]
+    return manifest
+
+
+def _check_text(what: str, value: Any, longest: int) -> str:
+    if not isinstance(value, str):
+        raise _Unusable(f"{what} is no text but {checks.shown(value)}")
+    if len(value) > longest:
+        raise _Unusable(f"{what} has {len(value):,} characters, more than {longest}")
+    if value != printable(value):
+        raise _Unusable(f"{what} holds control characters: {value!r}")
+    return value
+
+
+def _beside(folder: Path, files: Collection[str]) -> tuple[str, tuple[np.ndarray, np.ndarray] | None, list[Skipped]]:
+    """What logs beside evaluations tell: environment ("" where unknown), clock (steps, seconds); and what is bad."""
+    env_id, clock, unread = "", None, []
+    monitors = [folder / file for file in sorted(files) if file.endswith("monitor.csv")]
+
+    def monitored() -> Iterator[Run | Skipped]:
+        nonlocal env_id, clock
+        env_id, steps, seconds, _ = _read_monitor_rows(monitors)
+        clock = steps, seconds
+        yield from ()
+
+    def metrics() -> Iterator[Run | Skipped]:
+        nonlocal clock
+        clock = _clock(folder / METRICS) or clock
+        yield from ()
+
+    for path, read in ((monitors[0] if monitors else None, monitored), (folder / METRICS, metrics)):
+        if path is not None and path.name in files:
+            unread += [each for each in _attempt(path, read) if isinstance(each, Skipped)]
+    return env_id, clock, [entry for entry in unread if entry.reason != NO_EPISODE]
+
+
+NO_EPISODE = "no episode has ended"
 
 
 def _read_monitors(paths: Sequence[Path], name: str, env_id: str | None) -> Run:
@@ -267,46 +380,57 @@ def _read_monitor_rows(paths: Sequence[Path]) -> tuple[str, np.ndarray, np.ndarr
     """(env_id or "", steps [n], seconds [n], returns [n]) of all episodes, in the order in which they ended."""
     env_id, begins, rows = "", [], []
     for path in paths:
-        with path.open(newline="", encoding="utf-8", errors="replace") as file:
-            try:
-                header = json.loads(file.readline().removeprefix("#"))
-                begin = float(header["t_start"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise _Unusable(f"{path.name} does not begin with a line of Stable-Baselines3's Monitor") from error
-            env_id = env_id or str(header.get("env_id") or "")
-            begins.append(begin)
-            lines = list(csv.DictReader(file))
+        first, _, rest = _text(path).partition("\n")
+        header = parse_json(first.removeprefix("#"), path.name) if first.startswith("#") else None
+        if not isinstance(header, dict) or not isinstance(begin := header.get("t_start"), int | float):
+            raise _Unusable(f"{path.name} does not begin with a line of Stable-Baselines3's Monitor")
+        if isinstance(header.get("env_id"), str):
+            env_id = env_id or header["env_id"]
+        begins.append(float(begin))
+        lines = list(_lines(rest))
         for number, line in enumerate(lines):
             try:
-                rows.append((begin + float(line["t"]), float(line["l"]), float(line["r"])))
+                end, length, ret = (float(line[key]) for key in ("t", "l", "r"))
             except (KeyError, TypeError, ValueError) as error:
                 if number == len(lines) - 1 and {"r", "l", "t"} <= line.keys():
                     break  # a process that is killed leaves half a line
                 raise _Unusable(f"{path.name}, line {number + 3}: wanted are columns r, l, t of numbers") from error
+            if not (0 <= length <= MOST_STEPS and abs(end) <= LONGEST_TIME and abs(ret) <= LARGEST):
+                raise _Unusable(f"{path.name}, line {number + 3}: return {ret:g}, length {length:g} or time {end:g}")
+            rows.append((begin + end, length, ret))
     if not rows:
-        raise _Unusable("no episode has ended")
+        raise _Unusable(NO_EPISODE)
     seconds, lengths, returns = np.array(sorted(rows)).T
-    return env_id, np.cumsum(lengths).astype(np.int64), seconds - min(begins), returns
+    return env_id, np.cumsum(lengths), seconds - min(begins), returns
+
+
+def _text(path: Path) -> str:
+    """The content of a CSV file."""
+    return read_bytes(path, MOST_BYTES).decode("utf-8-sig", errors="replace")
+
+
+def _lines(text: str) -> Iterator[dict[str, Any]]:
+    """Rows of a CSV file by the names of their columns."""
+    for number, line in enumerate(csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)):
+        if number == MOST_ROWS:
+            raise _Unusable(f"has more than {MOST_ROWS:,} rows")
+        yield line
 
 
 def _read_table(path: Path, name: str, env_id: str | None) -> Iterator[Run | Skipped]:
     """A CSV file with columns step, return, seed, and perhaps env_id, recipe, backend, seconds: runs of many seeds."""
-    try:
-        groups = _table_groups(path)
-    except _Unusable as error:
-        yield Skipped(str(path), str(error))
-        return
+    groups = _table_groups(path)
     found = _Names.of(path.parent, env_id)
     for (env, recipe, backend, seed), rows in groups.items():
-        yield _attempt(
-            f"{path}, seed {seed}",
+        yield from _attempt(
+            f"{path}, seed {shorten(seed, 20)}",
             lambda env=env, recipe=recipe, backend=backend, seed=seed, rows=rows: _checked(
                 Run(
                     source=str(path),
                     env_id=env or found.env_id,
                     recipe=name or recipe or path.stem,
                     backend="" if name else backend,
-                    seed=int(seed),
+                    seed=checks.whole(int(seed), "its seed", -(2**63), 2**63),
                     **_curve(rows),
                 )
             ),
@@ -316,20 +440,21 @@ def _read_table(path: Path, name: str, env_id: str | None) -> Iterator[Run | Ski
 def _table_groups(path: Path) -> dict[tuple[str, str, str, str], list[tuple[float, float, float]]]:
     """(env_id, recipe, backend, seed) -> rows (step, return, seconds or NaN)."""
     groups: dict[tuple[str, str, str, str], list[tuple[float, float, float]]] = {}
-    with path.open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        table = csv.DictReader(file, skipinitialspace=True)
-        columns = [column or "" for column in table.fieldnames or []]
-        if missing := [column for column in ("step", "return", "seed") if column not in columns]:
-            have = ", ".join(columns)[:80] or "none, the file is empty"
-            raise _Unusable(f"lacks the column {' and '.join(missing)} (it has: {have}); wanted: step, return, seed")
-        for line in table:
-            try:
-                seed = str(int(line["seed"]))
-                row = (float(line["step"]), float(line["return"]), float(line.get("seconds") or "nan"))
-            except (TypeError, ValueError) as error:
-                raise _Unusable(f"line {table.line_num}: step, return and seed must be numbers") from error
-            key = (line.get("env_id") or "", line.get("recipe") or "", line.get("backend") or "", seed)
-            groups.setdefault(key, []).append(row)
+    text = _text(path)
+    columns = next(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True), [])
+    if missing := [column for column in ("step", "return", "seed") if column not in columns]:
+        have = shorten(", ".join(columns), 80) or "none, the file is empty"
+        raise _Unusable(f"lacks the column {' and '.join(missing)} (it has: {have}); wanted: step, return, seed")
+    for number, line in enumerate(_lines(text)):
+        try:
+            seed = str(int(line["seed"]))
+            row = (float(line["step"]), float(line["return"]), float(line.get("seconds") or "nan"))
+        except (TypeError, ValueError) as error:
+            raise _Unusable(f"line {number + 2}: step, return and seed must be numbers") from error
+        key = (line.get("env_id") or "", line.get("recipe") or "", line.get("backend") or "", seed)
+        groups.setdefault(key, []).append(row)
+        if len(groups) > MOST_RUNS:
+            raise _Unusable(f"holds more than {MOST_RUNS:,} runs")
     if not groups:
         raise _Unusable("has no rows")
     return groups
@@ -338,30 +463,57 @@ def _table_groups(path: Path) -> dict[tuple[str, str, str, str], list[tuple[floa
 def _curve(rows: Sequence[tuple[float, float, float]]) -> dict[str, Any]:
     """Rows in any order -> steps, mean return at each step (an evaluation may be several rows), seconds or None."""
     step, value, seconds = np.array(rows).T
-    steps, where = np.unique(step, return_inverse=True)
+    steps, where = np.unique(_whole_numbers("steps", step), return_inverse=True)
     count = np.bincount(where)
     mean_seconds = np.bincount(where, seconds) / count
     return {
-        "steps": steps.astype(np.int64) if np.isfinite(steps).all() else steps,
-        "returns": np.bincount(where, value) / count,
+        "steps": steps,
+        "returns": np.bincount(where, _bounded(value, step)) / count,
         "seconds": None if np.isnan(mean_seconds).any() else mean_seconds,
     }
 
 
 def _checked(run: Run) -> Run:
-    """The run itself.
+    """The run itself, with whole numbers as steps.
 
     Raises:
-        _Unusable: no points, steps that do not increase, or returns that are not finite.
+        _Unusable: no points or too many, steps that do not increase, returns or times out of range, or names that
+            cannot be shown.
     """
     if len(run.steps) == 0:
         raise _Unusable("no evaluation took place")
-    if not np.isfinite(run.steps).all() or (np.diff(run.steps) <= 0).any():
+    _check_size(len(run.steps))
+    steps = _whole_numbers("environment steps", run.steps)
+    if (np.diff(steps) <= 0).any():
         raise _Unusable("its environment steps do not increase")
-    if not (finite := np.isfinite(run.returns)).all():
-        bad = int(np.flatnonzero(~finite)[0])
-        raise _Unusable(f"its return at step {int(run.steps[bad]):,} is {run.returns[bad]}")
-    return run
+    _bounded(run.returns, steps)
+    if run.seconds is not None and not ((run.seconds >= 0) & (run.seconds <= LONGEST_TIME)).all():
+        raise _Unusable(f"its times are not all between 0 and {LONGEST_TIME:g} seconds")
+    for what, text in (("environment", run.env_id), ("method", run.recipe), ("backend", run.backend)):
+        _check_text(f"the name of its {what}", text, LONGEST_NAME)
+    return dataclasses.replace(run, steps=steps)
+
+
+def _check_size(evaluations: int) -> None:
+    if evaluations > MOST_POINTS:
+        raise _Unusable(f"has {evaluations:,} evaluations, more than {MOST_POINTS:,}")
+
+
+def _whole_numbers(what: str, values: np.ndarray) -> np.ndarray:
+    """As 64-bit integers, without a change of value."""
+    good = (values >= 0) & (values <= MOST_STEPS) & (values == np.floor(values))
+    if not good.all():
+        bad = values[~good][0]
+        raise _Unusable(f"its {what} must be whole numbers from 0 to {MOST_STEPS:,}, but one is {bad:g}")
+    return values.astype(np.int64)
+
+
+def _bounded(returns: np.ndarray, steps: np.ndarray) -> np.ndarray:
+    """Returns [n ...], none of which is NaN or so large that its square overflows."""
+    if not (good := np.abs(returns) <= LARGEST).all():
+        place = np.argwhere(~good)[0]
+        raise _Unusable(f"its return at step {float(steps[place[0]]):,.0f} is {float(returns[tuple(place)]):g}")
+    return returns
 
 
 class _Names(NamedTuple):
@@ -396,35 +548,21 @@ def _clock(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
 
     A process that resumes the run may start to count time anew, and repeats steps after its checkpoint.
     """
-    if not path.exists():
-        return None
     rows: list[tuple[float, float]] = []
     total = last = 0.0
-    with path.open(newline="", encoding="utf-8", errors="replace") as file:
-        for line in csv.DictReader(file):
-            try:
-                step, seconds = float(line["step"]), float(line["time/time_elapsed"])
-            except (KeyError, TypeError, ValueError):
-                continue  # a line of an evaluation, or half a line
-            total += seconds - last if seconds >= last else seconds
-            last = seconds
-            while rows and rows[-1][0] >= step:
-                rows.pop()
-            rows.append((step, total))
+    for line in _lines(_text(path)):
+        try:
+            step, seconds = float(line["step"]), float(line["time/time_elapsed"])
+        except (KeyError, TypeError, ValueError):
+            continue  # a line of an evaluation, or half a line
+        if not (0 <= step <= MOST_STEPS and 0 <= seconds <= LONGEST_TIME):
+            raise _Unusable(f"step {step:g} at {seconds:g} seconds")
+        total += seconds - last if seconds >= last else seconds
+        last = seconds
+        while rows and rows[-1][0] >= step:
+            rows.pop()
+        rows.append((step, total))
     if not rows:
         return None
     steps, seconds = np.array(rows).T
     return steps, seconds
-
-
-def _mapping(path: Path, parse: Callable[[str], Any]) -> dict[str, Any]:
-    """A file of names and values; empty where there is none."""
-    if not path.exists():
-        return {}
-    try:
-        value = parse(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, ValueError, OSError) as error:
-        raise _Unusable(f"{path.name} cannot be read: {str(error).splitlines()[0]}") from error
-    if not isinstance(value, dict):
-        raise _Unusable(f"{path.name} does not hold names and values")
-    return value

@@ -15,6 +15,8 @@ import numpy as np
 
 RESAMPLES = 2_000
 """Bootstrap samples behind an interval."""
+AT_ONCE = 2**22
+"""Numbers that are drawn at once: a bound on memory, whatever the number of seeds and points."""
 LEVEL = 0.95
 """Probability with which an interval shall cover the true value."""
 MIN_SEEDS = 2
@@ -88,15 +90,22 @@ def bootstrap(
         nothing = np.full(np.shape(statistic(*samples)), np.nan)
         return Interval(nothing, nothing)
     rng = np.random.default_rng(seed)
-    values = statistic(*([_resample(stratum, resamples, rng) for stratum in strata] for strata in samples))
-    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
+    drawn = [[rng.integers(n, size=(resamples, n)) for n in (s.shape[-1] for s in strata)] for strata in samples]
+    chunk = max(1, AT_ONCE // sum(stratum.size for strata in samples for stratum in strata))
+    values = [
+        statistic(*(
+            [_take(stratum, seeds[first : first + chunk]) for stratum, seeds in zip(*pair, strict=True)]
+            for pair in zip(samples, drawn, strict=True)
+        ))
+        for first in range(0, resamples, chunk)
+    ]  # fmt: skip
+    low, high = np.quantile(np.concatenate(values), [(1 - LEVEL) / 2, (1 + LEVEL) / 2], axis=0)
     return Interval(low, high)
 
 
-def _resample(stratum: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    """[*points, seeds] -> [resamples, *points, seeds]."""
-    seeds = stratum.shape[-1]
-    return np.moveaxis(stratum[..., rng.integers(seeds, size=(resamples, seeds))], -2, 0)
+def _take(stratum: np.ndarray, seeds: np.ndarray) -> np.ndarray:
+    """[*points, seeds], [resamples, seeds] -> [resamples, *points, seeds]."""
+    return np.moveaxis(stratum[..., seeds], -2, 0)
 
 
 def mean_std(scores: np.ndarray) -> tuple[float, float]:
