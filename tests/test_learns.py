@@ -170,6 +170,18 @@ def test_options() -> None:
     assert "--repeat" in learns.parser().format_help()
 
 
+def test_ctrl_c_is_one_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def session(*arguments: object, **options: object) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(learns, "session", session)
+    monkeypatch.setattr(learns.importlib, "import_module", lambda name: None)
+    monkeypatch.setattr(learns, "wanted", lambda *run: RUN)
+    monkeypatch.setattr(learns.sys, "argv", ["learns", "dpmd"])
+    assert learns.main() == 130
+    assert capsys.readouterr().out.startswith("stopped; ")
+
+
 def test_digests_notice_changes(monkeypatch: pytest.MonkeyPatch) -> None:
     before = {(recipe, backend): learns.code(recipe, backend) for recipe in RECIPES for backend in learns.BACKENDS}
     assert len(set(before.values())) == len(before)

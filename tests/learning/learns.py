@@ -232,7 +232,11 @@ def main() -> int:
         for seed in options.seeds
         for backend in options.backends
     ]
-    return 0 if session(runs, jobs=options.jobs, repeat=options.repeat) else 1
+    try:
+        return 0 if session(runs, jobs=options.jobs, repeat=options.repeat) else 1
+    except KeyboardInterrupt:
+        print(f"stopped; what had ended is in {DATA.name}, and the same command does the rest")
+        return 130
 
 
 if __name__ == "__main__":
