@@ -160,6 +160,18 @@ def test_some_actions_are_clipped_and_some_are_not() -> None:
 # Objectives
 
 
+def with_fixed(objective: Any, name: str) -> Any:
+    """The objective with a method that returns what it did in its first call."""
+    calls: list[Any] = []
+
+    def first(self: Any, *args: Any) -> Any:
+        calls[:] = calls or [getattr(objective, name)(*args)]
+        return calls[0]
+
+    kind = type(objective.__class__.__name__, (objective.__class__,), {name: first})
+    return kind(**{field.name: getattr(objective, field.name) for field in dataclasses.fields(objective)})
+
+
 def frozen_value(c: Case, objective: Any, noise: Any, common: Any = None) -> Callable[[Any], float]:
     """The loss as a function of the actor, with everything that is held fixed computed from the case's actor."""
     arguments = (c.batch, noise, TEMPERATURE, objective.init_state())
@@ -175,7 +187,12 @@ def frozen_value(c: Case, objective: Any, noise: Any, common: Any = None) -> Cal
     if isinstance(objective, ref.ReweightedScoreMatching):
         data = objective.proposal(c.actor, c.critic, *arguments, objective.schedule)
         return lambda actor: ref.noise_regression(actor, data)[0]
+    if isinstance(objective, ref.TimeWeightedQGradient):
+        objective = with_fixed(objective, "target")
+    if isinstance(objective, ref.ValueThroughSampler):
+        objective = with_fixed(objective, "unit")
     if getattr(objective, "rollout_sampler", None) is None:
+        objective(c.actor, c.critic, *arguments)
         return lambda actor: objective(actor, c.critic, *arguments)[0].value
 
     def roll_out(actor: Any) -> Any:
@@ -186,7 +203,9 @@ def frozen_value(c: Case, objective: Any, noise: Any, common: Any = None) -> Cal
 
     if isinstance(objective, ref.TimeWeightedQGradient):
         states = roll_out(c.actor)
+        objective(c.actor, c.critic, *arguments, states)
         return lambda actor: objective(actor, c.critic, *arguments, states)[0].value
+    objective(c.actor, c.critic, *arguments, roll_out(c.actor))
     return lambda actor: objective(actor, c.critic, *arguments, roll_out(actor))[0].value
 
 

@@ -444,7 +444,12 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
             {"sampler": ddpm, "noise_scale": 0.5},
             {"sampler": start, "noise_scale": 0.1, "clip": False},
         ),
-        "ValueThroughSampler": (outcome_of_objective, B.ValueThroughSampler, {"sampler": ddpm}, {"sampler": start}),
+        "ValueThroughSampler": (
+            outcome_of_objective,
+            B.ValueThroughSampler,
+            {"sampler": ddpm},
+            {"sampler": start, "relative": True},
+        ),
         "TimeWeightedQGradient": (
             outcome_of_objective,
             B.TimeWeightedQGradient,
@@ -457,6 +462,7 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
                 "space": "eps",
                 "source": "replay",
                 "time_offset": 0,
+                "contractive_step": 0.2,
             },
         ),
         "ReweightedScoreMatching": (

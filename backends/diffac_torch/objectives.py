@@ -38,9 +38,15 @@ class ValueThroughSampler:
 
     Metrics: "q_mean"; "clipped_fraction", the fraction of action entries at or beyond a bound, where the clip stops the
     gradient.
+
+    Args:
+        sampler: gives the actions.
+        relative: ours, not the paper's: the loss is divided by the detached mean of |min_i Q_i|, so that the weight of
+            a term beside it means the same on every task.
     """
 
     sampler: Sampler
+    relative: bool = False
 
     @property
     def rollout_sampler(self) -> Sampler:
@@ -70,9 +76,11 @@ class ValueThroughSampler:
             action = self.sampler(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
         else:
             action = rollout.action
-        q = _smallest(critic(batch.obs, action)).mean()
+        values = _smallest(critic(batch.obs, action))
+        q = values.mean()
+        unit = values.detach().abs().mean() + 1e-8 if self.relative else 1
         clipped = (action.detach().abs() >= 1).to(action.dtype).mean()
-        return Loss(-q, {"q_mean": q.detach(), "clipped_fraction": clipped}, state)
+        return Loss(-q / unit, {"q_mean": q.detach(), "clipped_fraction": clipped}, state)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -95,9 +103,14 @@ class TimeWeightedQGradient:
         source: a_t is a state of the policy's own reverse "chain", its action noised "forward", or the noised action of
             the "replay" buffer.
         time_offset: 1 if the paper's times are 1..T, 0 if they are 0..T-1.
+        contractive_step: ours, not the paper's. None: the target above, whose minimiser leads every step outwards. A
+            positive number: with a_0 the clean action that the policy predicts from a_t, detached, g taken there, and
+            x = clip(a_0 + contractive_step w(t) g/||g||, -1, 1), the target is the noise (a_t - alpha_t x)/sigma_t that
+            leads from x to a_t, in "score" space its score; 0.2 is a good first choice.
 
     Raises:
-        UsageError: unknown space or source; on a call, a rollout without one state for each time.
+        UsageError: unknown space or source, or contractive_step is not positive; on a call, a rollout without one state
+            for each time.
     """
 
     sampler: Sampler
@@ -107,8 +120,11 @@ class TimeWeightedQGradient:
     space: Literal["score", "eps"] = "score"
     source: Literal["chain", "forward", "replay"] = "chain"
     time_offset: int = 1
+    contractive_step: float | None = None
 
     def __post_init__(self) -> None:
+        if self.contractive_step is not None:
+            check_positive("contractive_step", self.contractive_step)
         if self.space not in ("score", "eps"):
             raise unknown("space", self.space, ("score", "eps"))
         if self.source not in ("chain", "forward", "replay"):
@@ -148,15 +164,21 @@ class TimeWeightedQGradient:
                     actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature
                 )
         noisy = self._noisy(batch, noise, t, rollout).detach()
+        eps = actor(_condition(actor, batch.obs, num_steps), noisy, t)
+        start = noisy
+        if self.contractive_step is not None:
+            start = self.schedule.predict_action(noisy, eps.detach(), t).clamp(-1, 1)
 
         with torch.enable_grad():
-            position = noisy.clone().requires_grad_()
+            position = start.clone().requires_grad_()
             (gradient,) = torch.autograd.grad(_smallest(critic(batch.obs, position)).sum(), position)
         norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
         weight = torch.exp(self.slope * (t.to(noisy.dtype) + self.time_offset) + self.intercept).unsqueeze(-1)
         target = weight * gradient / (norm + 1e-8)
-
-        eps = actor(_condition(actor, batch.obs, num_steps), noisy, t)
+        if self.contractive_step is not None:
+            improved = (start + self.contractive_step * target).clamp(-1, 1)
+            sigma_eps = noisy - self.schedule.add_noise(improved, torch.zeros_like(improved), t)
+            target = self.schedule.score(-self.schedule.score(sigma_eps, t), t)
         if self.space == "score":
             residual = self.schedule.score(eps, t) - target
         else:

@@ -212,6 +212,17 @@ OBJECTIVES: dict[str, Part] = {
         lambda B, d: B.PolicyProposal(rate=0.1, faithful_normalisation=True),
         shift_invariant=False,  # q - mean / std, as the official code computes it
     ),
+    "value_relative": Part(
+        lambda B, d: B.ValueThroughSampler(chain(B, d), relative=True), critic="gaussian", shift_invariant=False
+    ),
+    "time_weighted_contractive": Part(
+        lambda B, d: B.TimeWeightedQGradient(chain(B, d), schedule(B, d), contractive_step=0.2)
+    ),
+    "time_weighted_contractive_eps": Part(
+        lambda B, d: B.TimeWeightedQGradient(
+            chain(B, d), schedule(B, d), space="eps", source="replay", contractive_step=0.5
+        )
+    ),
     "time_weighted_forward_noisy": Part(
         lambda B, d: B.TimeWeightedQGradient(
             B.AdditiveNoise(B.BestOf(chain(B, d), num_candidates=2), 0.3), schedule(B, d), source="forward"

@@ -30,6 +30,10 @@ class Config(ActorCriticConfig):
     """Whether the target is a score or a predicted noise."""
     target_source: Literal["chain", "forward", "replay"] = "chain"
     """Where the noisy actions come from: the policy's own chain, its noised actions, or noised replay actions."""
+    contractive_step: float | None = None
+    """Ours: size of a step up Q from the predicted action, towards which the score points; None: the paper's target."""
+    relative_eta: bool = False
+    """Ours: the value term is divided by the mean of |Q|, so that eta means the same on every task."""
     noise_scale: float = 0.1
     """Factor of the additive exploration noise; its standard deviation is noise_scale * temperature."""
     initial_temperature: float = 3.0
@@ -82,6 +86,7 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     q_gradient = b.TimeWeightedQGradient(
         policy, schedule, slope=config.weight_slope, intercept=config.weight_intercept,
         space=config.target_space, source=config.target_source, time_offset=config.time_offset,
+        contractive_step=config.contractive_step,
     )  # fmt: skip
     temperature = b.MixtureEntropyTemperature(
         policy, config.initial_temperature, config.target_entropy_per_dim,
@@ -89,7 +94,7 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     )  # fmt: skip
     learner = b.Learner(
         sampler=policy,
-        actor_objective=b.Sum((1.0, b.ValueThroughSampler(policy)), (config.eta, q_gradient)),
+        actor_objective=b.Sum((1.0, b.ValueThroughSampler(policy, config.relative_eta)), (config.eta, q_gradient)),
         critic_objective=b.GaussianTD(config.gamma, config.tau),
         temperature=temperature,
         actor_optimiser=b.Adam(config.learning_rate),

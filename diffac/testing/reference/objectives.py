@@ -37,7 +37,12 @@ class ThroughSampler:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ValueThroughSampler(ThroughSampler):
-    """DACER: minus the mean of the smallest critic's value, differentiated through the whole sampler."""
+    """DACER: minus the mean of the smallest critic's value, differentiated through the whole sampler.
+
+    Relative: divided by the mean of its absolute value, held fixed.
+    """
+
+    relative: bool = False
 
     def __call__(
         self,
@@ -55,9 +60,14 @@ class ValueThroughSampler(ThroughSampler):
         )
         values, pull_critic = critic(batch.obs, action)
         q, pull_min = smallest(values)
-        _, daction = pull_critic(pull_min(np.full(q.shape, -1 / q.size)))
+        unit = self.unit(q)
+        _, daction = pull_critic(pull_min(np.full(q.shape, -1 / (unit * q.size))))
         metrics = {"q_mean": q.mean(), "clipped_fraction": np.mean(np.abs(action) >= 1)}
-        return Loss(-q.mean(), metrics, state), pull_sampler(daction)
+        return Loss(-q.mean() / unit, metrics, state), pull_sampler(daction)
+
+    def unit(self, q: Array) -> float:
+        """What the loss is divided by, held fixed."""
+        return np.abs(q).mean() + 1e-8 if self.relative else 1.0
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -65,7 +75,8 @@ class TimeWeightedQGradient:
     """DACER2's second loss: the score against the unit gradient of Q, the latter times exp(slope t + intercept).
 
     The states and the gradient of Q are held fixed. In "eps" space residuals are taken between noises, and a noise is
-    -sigma times a score. What the paper leaves open is an argument (ALGORITHMS, section 2).
+    -sigma times a score. What the paper leaves open is an argument (ALGORITHMS, section 2). Contractive: the target is
+    the score of a_t given the predicted action after a step up Q, -(a_t - alpha x)/sigma^2.
     """
 
     sampler: Any
@@ -75,6 +86,7 @@ class TimeWeightedQGradient:
     space: str = "score"
     source: str = "chain"
     time_offset: int = 1
+    contractive_step: float | None = None
 
     @property
     def rollout_sampler(self) -> Any:
@@ -115,20 +127,30 @@ class TimeWeightedQGradient:
             clean = policy.action if policy.noise_free is None else policy.noise_free
             states = policy.noisy if self.source == "chain" else s.add_noise(clean, noise["eps"], t)
 
-        values, pull_critic = critic(batch.obs, states)
-        q, pull_min = smallest(values)
-        _, q_gradient = pull_critic(pull_min(np.ones(q.shape)))
-        norm = np.sqrt((q_gradient**2).sum(-1, keepdims=True))
-        weight = np.exp(self.slope * (t + self.time_offset) + self.intercept)[..., None]
-
         eps, pull_actor = actor(batch.obs, states, t)
-        residual = s.score(eps, t) - weight * q_gradient / (norm + 1e-8)
+        target, norm = self.target(critic, batch.obs, np.asarray(states), eps)
+        residual = s.score(eps, t) - target
         dresidual_deps = -1 / s.at("sigma", t)
         if self.space == "eps":
             residual, dresidual_deps = -s.at("sigma", t) * residual, 1.0
         value = (residual**2).sum(-1).mean()
-        gradient, _ = pull_actor(2 / q.size * residual * dresidual_deps)
+        gradient, _ = pull_actor(2 / norm.size * residual * dresidual_deps)
         return Loss(value, {"q_gradient_norm": norm.mean(), "score_error": value}, state), gradient
+
+    def target(self, critic: Any, obs: Array, states: Array, eps: Array) -> tuple[Array, Array]:
+        """The score that is taught, held fixed, and the norm of Q's gradient, [T batch 1]."""
+        s, t = self.schedule, np.arange(self.schedule.num_steps)[:, None]
+        predicted, _ = clip(s.predict_action(states, eps, t))
+        values, pull_critic = critic(obs, states if self.contractive_step is None else predicted)
+        q, pull_min = smallest(values)
+        _, q_gradient = pull_critic(pull_min(np.ones(q.shape)))
+        norm = np.sqrt((q_gradient**2).sum(-1, keepdims=True))
+        weight = np.exp(self.slope * (t + self.time_offset) + self.intercept)[..., None]
+        target = weight * q_gradient / (norm + 1e-8)
+        if self.contractive_step is not None:
+            improved, _ = clip(predicted + self.contractive_step * target)
+            target = -(states - s.at("alpha", t) * improved) / s.at("sigma", t) ** 2
+        return target, norm
 
 
 class Regression(NamedTuple):

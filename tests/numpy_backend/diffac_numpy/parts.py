@@ -85,14 +85,16 @@ class ActorObjective(Part):
         return self.bare(lifted(actor), lifted(critic), batch, noise, temperature, state)[0]
 
 
-def ValueThroughSampler(sampler: Any) -> ActorObjective:
-    return ActorObjective(reference.ValueThroughSampler(bare(sampler)))
+def ValueThroughSampler(sampler: Any, relative: bool = False) -> ActorObjective:
+    return ActorObjective(reference.ValueThroughSampler(bare(sampler), relative))
 
 
 def TimeWeightedQGradient(sampler: Any, schedule: Any, **options: Any) -> ActorObjective:
     for name, allowed in (("space", ("score", "eps")), ("source", ("chain", "forward", "replay"))):
         if options.get(name, allowed[0]) not in allowed:
             raise unknown(name, options[name], allowed)
+    if options.get("contractive_step") is not None:
+        check_positive("contractive_step", options["contractive_step"])
     return ActorObjective(reference.TimeWeightedQGradient(bare(sampler), schedule, **options))
 
 
