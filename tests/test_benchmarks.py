@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from importlib.util import find_spec
 from pathlib import Path
@@ -52,6 +53,8 @@ def test_naive_is_the_same_mathematics(backend: ModuleType, recipe: str) -> None
     """Three updates with the same noise: with the actor, without and with it again."""
     naive = importlib.import_module(f"benchmarks.naive_{backend.name}")
     learner, actor, critic = small(recipe, backend.name)
+    temperature = float(np.exp(learner.temperature.init_state()["log_temperature"]))
+    learner = dataclasses.replace(learner, temperature=backend.FixedTemperature(temperature))  # naive has no rule
     other = naive.Naive(learner, actor, critic)
     state = learner.init(actor, critic)
     before = backend.to_arrays(state)

@@ -257,7 +257,7 @@ def test_regression_data_and_weights_are_detached(backend: ModuleType, kind: str
     def regression(actor: Any, critic: Any, batch: Any, noise: Any, temperature: Any, state: Any) -> Loss:
         data = proposal(frozen, critic, batch, noise, temperature, state, schedules)
         error = ((actor(data.obs, data.noisy, data.t) - data.target) ** 2).sum(-1)
-        return Loss((data.weight * error + data.spread).mean(), {}, {})
+        return Loss((data.weight * error + data.spread).mean(), {}, data.state)
 
     rng = np.random.default_rng(3)
     rest = (critic, make_batch(rng), make_noise(rng, objective), TEMPERATURE, objective.init_state())

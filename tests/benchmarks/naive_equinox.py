@@ -104,10 +104,11 @@ class Naive:
         (loss, critic_state), critic_gradient = jax.value_and_grad(self.critic_loss, has_aux=True)(
             state["critics"], state, batch, noise["critic"]
         )
-        (_, actor_state), actor_gradient = jax.value_and_grad(self.actor_loss, has_aux=True)(
-            state["actor"], state, batch, noise["actor"]
-        )
         critics, critic_adam, _ = learner.critic_optimiser.step(state["critic_adam"], state["critics"], critic_gradient)
+        seen = critics if learner.critic_steps_before_actor == 1 else state["critics"]
+        (_, actor_state), actor_gradient = jax.value_and_grad(self.actor_loss, has_aux=True)(
+            state["actor"], {**state, "critics": seen}, batch, noise["actor"]
+        )
         actor, actor_adam, _ = learner.actor_optimiser.step(state["actor_adam"], state["actor"], actor_gradient)
 
         def towards(slow: Any, fast: Any) -> Any:
@@ -118,7 +119,6 @@ class Naive:
             "ema_actor": towards(state["ema_actor"], actor) if learner.ema_actor else None,
             "target_critics": towards(state["target_critics"], critics),
             "actor_adam": actor_adam,
-            "actor_state": actor_state,
         }
         due = state["updates"] % learner.actor_delay == 0
         kept = {name: state[name] for name in updated}
@@ -126,6 +126,7 @@ class Naive:
             "critics": critics,
             "critic_adam": critic_adam,
             "critic_state": critic_state,
+            "actor_state": actor_state,
             "updates": state["updates"] + 1,
         }
         return state, loss
@@ -218,7 +219,7 @@ class Naive:
     def reverse_loss(self, proposal: Any, actor: Any, state: Any, obs: Array, noise: Any) -> Array:
         """SDAC: the denoiser is evaluated once for each particle."""
         count, t, schedule, critics = proposal.num_particles, noise["t"], self.schedule, state["critics"]
-        action = self.best(jax.lax.stop_gradient(actor), critics, obs, noise["rollout"])
+        action = self.act(jax.lax.stop_gradient(actor), critics, obs, noise["rollout"])
         noisy = schedule.add_noise(action, noise["eps"], t)
         mean = schedule.predict_action(noisy, jnp.zeros_like(noisy), t)
         std = schedule.predict_action(jnp.zeros_like(noisy), -jnp.ones_like(noisy), t)

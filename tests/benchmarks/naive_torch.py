@@ -110,18 +110,19 @@ class Naive:
         reward = learner.reward_scale * reward
         with torch.no_grad():
             next_action = self.act(next_obs, noise["next_action"])
-        old_critics = copy.deepcopy(self.critics)
 
         loss, critic_state = self.critic_loss(obs, action, reward, next_obs, going_on, next_action, noise["critic"])
         self.critic_adam.zero_grad()
         loss.backward()
-        actor_loss, actor_state = self.actor_loss(old_critics, obs, next_obs, next_action, noise["actor"])
-        gradients = torch.autograd.grad(actor_loss, list(self.actor.parameters()))
-
         self.critic_state = critic_state
-        _adam_step(self.critic_adam, learner.critic_optimiser.learning_rate, self.updates)
+        critic_rate, critic_first = learner.critic_optimiser.learning_rate, learner.critic_steps_before_actor == 1
+        if critic_first:
+            _adam_step(self.critic_adam, critic_rate, self.updates)
+        actor_loss, self.actor_state = self.actor_loss(self.critics, obs, next_obs, next_action, noise["actor"])
+        gradients = torch.autograd.grad(actor_loss, list(self.actor.parameters()))
+        if not critic_first:
+            _adam_step(self.critic_adam, critic_rate, self.updates)
         if self.updates % learner.actor_delay == 0:
-            self.actor_state = actor_state
             for parameter, gradient in zip(self.actor.parameters(), gradients, strict=True):
                 parameter.grad = gradient
             _adam_step(self.actor_adam, learner.actor_optimiser.learning_rate, self.updates // learner.actor_delay)
@@ -228,7 +229,7 @@ class Naive:
         """SDAC: the denoiser is evaluated once for each particle."""
         count, t = proposal.num_particles, noise["t"].long()
         with torch.no_grad():
-            action = self.best(obs, noise["rollout"])
+            action = self.act(obs, noise["rollout"])
             noisy = self.schedule.add_noise(action, noise["eps"], t)
             guesses, eps = _truncated_guesses(self.schedule, noisy, t, noise["particles"])
             rows = obs.repeat(count, 1)

@@ -119,13 +119,13 @@ def skip(patch: Any) -> None:
 
     original = learner._run_if
 
-    def always(due: Any, part: Any, state: Any) -> Any:
+    def always(due: Any, part: Any, otherwise: Any, state: Any) -> Any:
         if part.__name__ != "update_actor":
-            return original(due, part, state)
-        old, static = eqx.partition(state, eqx.is_array)
-        new, metrics = part(state)
+            return original(due, part, otherwise, state)
+        old, static = eqx.partition(otherwise(state), eqx.is_array)
+        new, results = part(state)
         chosen = jax.tree.map(lambda n, o: jnp.where(due, n, o), eqx.filter(new, eqx.is_array), old)
-        return eqx.combine(chosen, static), {name: jnp.where(due, x, jnp.nan) for name, x in metrics.items()}
+        return eqx.combine(chosen, static), jax.tree.map(lambda x: jnp.where(due, x, jnp.nan), results)
 
     patch(learner, "_run_if", always)
 

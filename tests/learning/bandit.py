@@ -141,14 +141,23 @@ def sdac(backend: str, *, truncated: bool = True, updates: int = 1500, num_steps
     return train(backend, objective, sampler, updates=updates, seed=seed, rate=rate)
 
 
-def value(backend: str, *, eta: float | None = None, updates: int = 600, num_steps: int = 5, seed: int = 0) -> Policy:
+def value(
+    backend: str,
+    *,
+    eta: float | None = None,
+    contractive_step: float | None = None,
+    updates: int = 600,
+    num_steps: int = 5,
+    seed: int = 0,
+) -> Policy:
     """DACER's objective (arXiv 2405.15177) or, with eta, DACER2's (2505.23426)."""
     module, _ = modules(backend)
     schedule = module.TabularSchedule(vp_table(num_steps))
     sampler = module.DDPMSampler(schedule)
     objective = module.ValueThroughSampler(sampler)
     if eta is not None:
-        objective = module.Sum((1.0, objective), (eta, module.TimeWeightedQGradient(sampler, schedule)))
+        q_gradient = module.TimeWeightedQGradient(sampler, schedule, contractive_step=contractive_step)
+        objective = module.Sum((1.0, objective), (eta, q_gradient))
     return train(backend, objective, sampler, updates=updates, seed=seed, rate=1e-3)
 
 
