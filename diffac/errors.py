@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -19,16 +20,59 @@ class UsageError(ValueError):
         super().__init__(printable(message))
 
 
-def check_positive(name: str, value: Any, *, zero_allowed: bool = False) -> None:
-    """Refuses a count or factor that is not positive (or negative, where zero is allowed)."""
-    if not (value >= 0 if zero_allowed else value > 0):
-        raise UsageError(f"{name} must be {'at least 0' if zero_allowed else 'greater than 0'}, got {value!r}")
+_WORDS = {
+    "(-inf, inf)": "a finite number",
+    "(0, inf)": "a finite number greater than 0",
+    "[0, inf)": "a finite number, at least 0",
+}
 
 
-def unknown(kind: str, given: str, allowed: Iterable[str], hint: str = "") -> UsageError:
+def check_number(name: str, value: Any, allowed: str = "(-inf, inf)") -> None:
+    """Refuses what is no finite number in the interval `allowed`, written such as "[0, 1)"."""
+    number = _number(value)
+    low, high = (float(end) for end in allowed[1:-1].split(","))
+    if number is None or not (
+        math.isfinite(number)
+        and (low < number or (allowed[0] == "[" and low == number))
+        and (number < high or (allowed[-1] == "]" and number == high))
+    ):
+        raise UsageError(f"{name} must be {_WORDS.get(allowed, f'a number in {allowed}')}, got {value!r}")
+
+
+def check_count(name: str, value: Any, least: int = 1) -> None:
+    """Refuses what is no whole number from `least` on; a float is none."""
+    number = _number(value)
+    if not isinstance(number, int) or number < least:
+        wanted = "greater than 0" if least == 1 else f"at least {least}"
+        raise UsageError(f"{name} must be a whole number, {wanted}, got {value!r}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Refuses what is neither True nor False."""
+    if not isinstance(_scalar(value), bool):
+        raise UsageError(f"{name} must be True or False, got {value!r}")
+
+
+def check_choice(name: str, value: Any, allowed: Iterable[str]) -> None:
+    """Refuses what is not among the allowed names."""
+    if not isinstance(value, str) or value not in allowed:
+        raise unknown(name, value, allowed)
+
+
+def _scalar(value: Any) -> Any:
+    """The object of Python that an array of one number, or one of its scalars, holds; else the value as it is."""
+    return value.item() if getattr(value, "shape", None) == () else value
+
+
+def _number(value: Any) -> int | float | None:
+    value = _scalar(value)
+    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def unknown(kind: str, given: Any, allowed: Iterable[str], hint: str = "") -> UsageError:
     """The error for a name that is not among the allowed ones; names the nearest."""
     allowed = sorted(allowed)
-    near = difflib.get_close_matches(given, allowed, n=1)
+    near = difflib.get_close_matches(given, allowed, n=1) if isinstance(given, str) else []
     parts = [f"unknown {kind} {given!r}"]
     if near:
         parts.append(f"did you mean {near[0]!r}?")
@@ -55,9 +99,8 @@ class DamagedError(RunError, UsageError):
     """
 
 
-def check_critic_steps(before_actor: int, critic_steps: int) -> None:
-    """Raises `UsageError` unless the critic's steps before the actor's loss are among all of its steps."""
-    if isinstance(before_actor, bool) or before_actor not in range(critic_steps + 1):
-        raise UsageError(
-            f"critic_steps_before_actor must be an integer in 0..critic_steps = {critic_steps}, got {before_actor!r}"
-        )
+def check_present(part: str, what: str, value: Any, advice: str) -> Any:
+    """The value; refuses a call of a part without something that it needs."""
+    if value is None:
+        raise UsageError(f"{part} needs {what}, got None; {advice}")
+    return value

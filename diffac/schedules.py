@@ -10,7 +10,7 @@ import functools
 
 import numpy as np
 
-from diffac.errors import UsageError, check_positive
+from diffac.errors import UsageError, check_count, check_number
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -63,7 +63,6 @@ def table_from_betas(beta: np.ndarray) -> ScheduleTable:
     return table
 
 
-@functools.cache  # backends compile a table in as a constant: one object, one compilation
 def vp_table(num_steps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> ScheduleTable:
     """Discretised variance-preserving SDE with a linear rate (Xiao et al. 2022, arXiv 2112.07804; used by DACER).
 
@@ -74,25 +73,46 @@ def vp_table(num_steps: int, beta_min: float = 0.1, beta_max: float = 10.0) -> S
         beta_min: rate of the SDE at time 0.
         beta_max: rate of the SDE at time 1.
     """
-    check_positive("num_steps", num_steps)
+    check_count("num_steps", num_steps)
+    check_number("beta_min", beta_min, "[0, inf)")
+    check_number("beta_max", beta_max, "(0, inf)")
+    return _vp_table(num_steps, beta_min, beta_max)
+
+
+# Backends compile a table in as a constant: one object, one compilation.
+
+
+@functools.cache
+def _vp_table(num_steps: int, beta_min: float, beta_max: float) -> ScheduleTable:
     i = np.arange(1, num_steps + 1, dtype=np.float64)
     exponent = beta_min / num_steps + 0.5 * (beta_max - beta_min) * (2 * i - 1) / num_steps**2
     return table_from_betas(1 - np.exp(-exponent))
 
 
-@functools.cache
 def cosine_table(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> ScheduleTable:
     """Cosine schedule (Nichol and Dhariwal 2021, arXiv 2102.09672, equation 17); beta is clipped at `max_beta`."""
-    check_positive("num_steps", num_steps)
+    check_count("num_steps", num_steps)
+    check_number("offset", offset, "[0, inf)")
+    check_number("max_beta", max_beta, "(0, 1)")
+    return _cosine_table(num_steps, offset, max_beta)
+
+
+@functools.cache
+def _cosine_table(num_steps: int, offset: float, max_beta: float) -> ScheduleTable:
     time = np.arange(num_steps + 1, dtype=np.float64) / num_steps
     alpha_bar = np.cos((time + offset) / (1 + offset) * np.pi / 2) ** 2
     return table_from_betas(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
 
 
-@functools.cache
 def linear_table(num_steps: int, scale: float = 0.8) -> ScheduleTable:
     """beta = scale * linspace(1e-4, 0.999, T), the schedule of the official SDAC code (scale 0.8)."""
-    check_positive("num_steps", num_steps)
+    check_count("num_steps", num_steps)
+    check_number("scale", scale, "(0, 1]")
+    return _linear_table(num_steps, scale)
+
+
+@functools.cache
+def _linear_table(num_steps: int, scale: float) -> ScheduleTable:
     return table_from_betas(scale * np.linspace(1e-4, 0.999, num_steps))
 
 
@@ -106,5 +126,9 @@ class LinearSchedule:
     end: int
 
     def __post_init__(self) -> None:
-        if not 0 <= self.begin < self.end:
+        check_number("initial", self.initial)
+        check_number("final", self.final)
+        check_count("begin", self.begin, 0)
+        check_count("end", self.end)
+        if not self.begin < self.end:
             raise UsageError(f"a LinearSchedule needs 0 <= begin < end, got begin={self.begin} and end={self.end}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -76,14 +77,50 @@ def test_impossible_betas_are_refused(beta: Any) -> None:
 @pytest.mark.parametrize("steps", [0, -3])
 @pytest.mark.parametrize("name", TABLES)
 def test_impossible_lengths_are_refused(name: str, steps: int) -> None:
-    with pytest.raises(UsageError, match=f"num_steps must be greater than 0, got {steps}"):
+    with pytest.raises(UsageError, match=f"num_steps must be a whole number, greater than 0, got {steps}"):
         TABLES[name](steps)
 
 
-@pytest.mark.parametrize(("begin", "end"), [(5, 5), (5, 4), (-1, 4)])
-def test_impossible_linear_schedules_are_refused(begin: int, end: int) -> None:
-    with pytest.raises(ValueError, match=f"begin={begin} and end={end}"):
-        LinearSchedule(1.0, 0.1, begin, end)
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ((1.0, 0.1, 5, 5), "begin=5 and end=5"),
+        ((1.0, 0.1, 5, 4), "begin=5 and end=4"),
+        ((1.0, 0.1, -1, 4), "begin must be a whole number, at least 0, got -1"),
+        ((1.0, 0.1, 0.5, 4), "begin must be a whole number, at least 0, got 0.5"),
+        ((1.0, 0.1, 0, math.nan), "end must be a whole number, greater than 0, got nan"),
+        ((math.nan, 0.1, 0, 4), "initial must be a finite number, got nan"),
+        ((1.0, math.inf, 0, 4), "final must be a finite number, got inf"),
+        (("1", 0.1, 0, 4), "initial must be a finite number, got '1'"),
+    ],
+)
+def test_impossible_linear_schedules_are_refused(given: tuple[Any, ...], sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        LinearSchedule(*given)
+    assert sentence in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda: vp_table(2.0), "num_steps must be a whole number, greater than 0, got 2.0"),  # type: ignore[arg-type]
+        (lambda: vp_table([5]), "num_steps must be a whole number, greater than 0, got [5]"),  # type: ignore[arg-type]
+        (lambda: vp_table(5, beta_min=-1.0), "beta_min must be a finite number, at least 0, got -1.0"),
+        (lambda: vp_table(5, beta_max=math.inf), "beta_max must be a finite number greater than 0, got inf"),
+        (lambda: cosine_table(5, offset=math.nan), "offset must be a finite number, at least 0, got nan"),
+        (lambda: cosine_table(5, max_beta=1.0), "max_beta must be a number in (0, 1), got 1.0"),
+        (lambda: linear_table(5, scale=2.0), "scale must be a number in (0, 1], got 2.0"),
+    ],
+)
+def test_impossible_numbers_of_tables_are_refused(make: Any, sentence: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        make()
+    assert sentence in str(caught.value)
+
+
+def test_numbers_of_numpy_make_the_same_table() -> None:
+    assert vp_table(np.int64(5)) is vp_table(5)  # type: ignore[arg-type]
+    assert linear_table(5, np.float64(0.5)) is linear_table(5, 0.5)
 
 
 # The backends

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
-from diffac.errors import unknown
+from diffac.errors import check_choice
 
 Function = Callable[[Array], Array]
 
@@ -52,6 +52,5 @@ def activation(name: str) -> Function:
     Raises:
         UsageError: the name is unknown.
     """
-    if name not in _ACTIVATIONS:
-        raise unknown("activation", name, _ACTIVATIONS)
+    check_choice("activation", name, _ACTIVATIONS)
     return _ACTIVATIONS[name]

@@ -9,14 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffac.errors import UsageError, check_positive
+from diffac.arguments import LOG_PROB, NEXT_ACTION, check_arguments, check_distributional
+from diffac.errors import check_present
 from diffac.noise import Noise, NoiseSpec, Normal, Shape
 from diffac.protocols import Array, Critic, DistributionalCritic, Loss, State, Transition
-
-
-def _check_gamma(gamma: float) -> None:
-    if not 0 <= gamma <= 1:
-        raise UsageError(f"gamma must be in [0, 1], got {gamma!r}")
 
 
 def _discounted(batch: Transition, gamma: float, next_value: Array) -> Array:
@@ -59,8 +55,7 @@ class MeanSquaredTD(eqx.Module):
     factor: float = 1.0
 
     def __check_init__(self) -> None:
-        _check_gamma(self.gamma)
-        check_positive("factor", self.factor)
+        check_arguments("MeanSquaredTD", vars(self))
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """No noise."""
@@ -74,11 +69,12 @@ class MeanSquaredTD(eqx.Module):
         self, critic: Critic, target_critic: Critic, batch: Transition, noise: Noise, temperature: Array, state: State
     ) -> Loss:
         """The loss on a batch."""
+        check_present("MeanSquaredTD", "batch.next_action", batch.next_action, NEXT_ACTION)
         next_value = target_critic(batch.next_obs, batch.next_action).min(0)
         if self.soft:
-            if batch.next_log_prob is None:
-                raise UsageError("soft=True needs a sampler that knows log_prob, such as TanhGaussianSampler")
-            next_value = next_value - temperature * batch.next_log_prob
+            what = "batch.next_log_prob"
+            log_prob = check_present("MeanSquaredTD(soft=True)", what, batch.next_log_prob, LOG_PROB)
+            next_value = next_value - temperature * log_prob
         y = _discounted(batch, self.gamma, next_value)
         q = critic(batch.obs, batch.action)
         value = self.factor * ((q - y) ** 2).mean(-1).sum()
@@ -112,10 +108,7 @@ class GaussianTD(eqx.Module):
     clip: float = 3.0
 
     def __check_init__(self) -> None:
-        _check_gamma(self.gamma)
-        check_positive("clip", self.clip)
-        if not 0 < self.tau <= 1:
-            raise UsageError(f"tau must be in (0, 1], got {self.tau!r}")
+        check_arguments("GaussianTD", vars(self))
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Entry "target" [batch]: one number for each state serves, as only one critic's sample is used."""
@@ -123,8 +116,7 @@ class GaussianTD(eqx.Module):
 
     def init_state(self, critic: Any) -> State:
         """omega [ensemble], 0 before the first batch."""
-        if not isinstance(critic, DistributionalCritic):
-            raise UsageError("GaussianTD needs a critic with a method `distribution`, such as GaussianCritic")
+        check_distributional(critic)
         return {"omega": np.zeros(critic.size)}  # type: ignore[attr-defined]
 
     def __call__(
@@ -137,6 +129,7 @@ class GaussianTD(eqx.Module):
         state: State,
     ) -> Loss:
         """The loss on a batch."""
+        check_present("GaussianTD", "batch.next_action", batch.next_action, NEXT_ACTION)
         next_mean, next_std = target_critic.distribution(batch.next_obs, batch.next_action)
         smaller = next_mean.argmin(0, keepdims=True)
         next_mean, next_std = (jnp.take_along_axis(x, smaller, 0)[0] for x in (next_mean, next_std))

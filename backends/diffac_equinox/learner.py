@@ -13,7 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffac.errors import UsageError, check_critic_steps, check_positive
+from diffac.arguments import check_arguments
+from diffac.batches import check_batch, check_obs
+from diffac.errors import UsageError, check_count
 from diffac.metrics import scatter
 from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
 from diffac.noise import draw as draw_on_host
@@ -148,11 +150,7 @@ class Learner(eqx.Module):
     critic_steps_before_actor: int = 0
 
     def __check_init__(self) -> None:
-        for name in ("actor_delay", "reward_scale", "critic_steps"):
-            check_positive(name, getattr(self, name))
-        if not 0 < self.tau <= 1:
-            raise UsageError(f"tau must be in (0, 1], got {self.tau!r}")
-        check_critic_steps(self.critic_steps_before_actor, self.critic_steps)
+        check_arguments("Learner", vars(self))
 
     def init(self, actor: Any, critic: Any) -> LearnerState:
         """The state before the first update. It holds copies: the networks given stay valid.
@@ -196,7 +194,7 @@ class Learner(eqx.Module):
         Raises:
             UsageError: shapes or types of the batch are wrong, or noise is missing.
         """
-        _check_batch(batch, ("batch",))
+        check_batch(batch, ("batch",), state.actor)
         missing = [name for name, spec in self.noise_spec(batch.action.shape).items() if spec and name not in noise]
         if missing:
             raise UsageError(f"noise lacks {', '.join(missing)}; noise_spec says what a step needs")
@@ -221,7 +219,8 @@ class Learner(eqx.Module):
         Raises:
             UsageError: shapes or types of the batches are wrong.
         """
-        _check_batch(batches, ("updates", "batch"))
+        check_count("key", key, 0)
+        check_batch(batches, ("updates", "batch"), state.actor)
         arrays, structure, others = _states.get(state, lambda: state)
         program = _update_program(_Identity(self), structure, others)
         arrays, metrics = program(arrays, _at_hand(Transition(*batches[:5])), key_data(key))
@@ -263,7 +262,7 @@ class Learner(eqx.Module):
         Raises:
             UsageError: obs is not a floating array [num_envs obs_dim].
         """
-        _check_obs("obs", obs, ("num_envs",))
+        check_obs(obs, ("num_envs",), state.actor)
         arrays, structure, others = _policies.get(state, lambda: _acting(state))
         return np.asarray(_act_program(_Identity(self), structure, others)(arrays, obs, noise), np.float32)
 
@@ -533,24 +532,3 @@ def _parameter_dtype(name: str, module: Any) -> Any:
     if not isinstance(module, eqx.Module) or not leaves:
         raise UsageError(f"{name} must be an equinox.Module with parameters, got {type(module).__name__}")
     return leaves[0].dtype
-
-
-def _check_obs(name: str, obs: Any, axes: tuple[str, ...]) -> None:
-    if np.ndim(obs) != len(axes) + 1 or not np.issubdtype(obs.dtype, np.floating) or 0 in obs.shape:
-        given = f"{obs.dtype} {obs.shape}" if hasattr(obs, "dtype") else type(obs).__name__
-        raise UsageError(f"{name} must be a floating array, not empty, [{' '.join(axes)} obs_dim], got {given}")
-
-
-def _check_batch(batch: Transition, axes: tuple[str, ...]) -> None:
-    _check_obs("obs", batch.obs, axes)
-    leading = batch.obs.shape[:-1]
-    expected = {
-        "action": (*leading, *batch.action.shape[-1:]),
-        "reward": leading,
-        "next_obs": batch.obs.shape,
-        "terminated": leading,
-    }
-    for name, shape in expected.items():
-        given = getattr(batch, name).shape
-        if given != shape:
-            raise UsageError(f"{name} has shape {given}, expected {shape} beside obs of shape {batch.obs.shape}")

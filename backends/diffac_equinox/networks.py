@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from diffac.errors import UsageError, check_positive
+from diffac.arguments import check_arguments
+from diffac.errors import UsageError, check_count
 from diffac.initialisers import layer_parameters
 from diffac_equinox.activations import Function, activation
 
@@ -31,7 +32,7 @@ def time_embedding(t: Int[Array, "*batch"] | int, dim: int = 16) -> Float[Array,
     Raises:
         UsageError: dim is odd or not positive.
     """
-    check_positive("dim", dim)
+    check_count("dim", dim)
     if dim % 2:
         raise UsageError(f"dim must be even (half sines, half cosines), got {dim!r}")
     angle = jnp.asarray(t)[..., None] * 10_000.0 ** (-2 * np.arange(dim // 2) / dim)
@@ -47,12 +48,6 @@ class Linear(eqx.Module):
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
         """x weight^T + bias, without an ensemble axis."""
         return x @ self.weight.T + self.bias
-
-
-def _check_sizes(hidden_sizes: tuple[int, ...], **others: int) -> None:
-    hidden = {f"hidden_sizes[{i}]": size for i, size in enumerate(hidden_sizes)}
-    for name, size in {**others, **hidden}.items():
-        check_positive(name, size)
 
 
 def _check_input(name: str, array: Array, size: int) -> None:
@@ -142,16 +137,12 @@ class MLPDenoiser(eqx.Module):
         activation: str = "mish",
         time_dim: int = 16,
     ) -> None:
-        _check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim, time_dim=time_dim)
+        check_arguments("MLPDenoiser", locals())
         rng = np.random.default_rng(key)
         self.time_layers = _layers(rng, (time_dim, 2 * time_dim, time_dim))
         self.layers = _layers(rng, (obs_dim + action_dim + time_dim, *hidden_sizes, action_dim))
         self.obs_dim, self.action_dim, self.time_dim = obs_dim, action_dim, time_dim
         self.activation = activation
-
-    def __check_init__(self) -> None:
-        activation(self.activation)
-        time_embedding(0, self.time_dim)
 
     def condition(self, obs: Float[Array, "*batch obs"], num_steps: int) -> Condition:
         """The shares of obs and of all times t < num_steps; may stand for `obs` in `__call__`."""
@@ -217,17 +208,10 @@ class GaussianActor(eqx.Module):
         log_std_min: float = -20.0,
         log_std_max: float = 2.0,
     ) -> None:
-        _check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim)
+        check_arguments("GaussianActor", locals())
         self.layers = _layers(np.random.default_rng(key), (obs_dim, *hidden_sizes, 2 * action_dim))
         self.obs_dim, self.activation = obs_dim, activation
         self.log_std_min, self.log_std_max = log_std_min, log_std_max
-
-    def __check_init__(self) -> None:
-        activation(self.activation)
-        if not self.log_std_min < self.log_std_max:
-            raise UsageError(
-                f"log_std_min must be below log_std_max, got {self.log_std_min!r} and {self.log_std_max!r}"
-            )
 
     def __call__(
         self, obs: Float[Array, "*batch obs"]
@@ -295,12 +279,9 @@ class EnsembleCritic(eqx.Module):
         hidden_sizes: tuple[int, ...] = (256, 256, 256),
         activation: str = "mish",
     ) -> None:
-        _check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim, size=size)
+        check_arguments("EnsembleCritic", locals())
         self.layers = _layers(np.random.default_rng(key), (obs_dim + action_dim, *hidden_sizes, 1), size)
         self.obs_dim, self.action_dim, self.size, self.activation = obs_dim, action_dim, size, activation
-
-    def __check_init__(self) -> None:
-        activation(self.activation)
 
     def __call__(
         self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*#batch act"]
@@ -346,12 +327,9 @@ class GaussianCritic(eqx.Module):
         hidden_sizes: tuple[int, ...] = (256, 256, 256),
         activation: str = "mish",
     ) -> None:
-        _check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim, size=size)
+        check_arguments("EnsembleCritic", locals())
         self.layers = _layers(np.random.default_rng(key), (obs_dim + action_dim, *hidden_sizes, 2), size)
         self.obs_dim, self.action_dim, self.size, self.activation = obs_dim, action_dim, size, activation
-
-    def __check_init__(self) -> None:
-        activation(self.activation)
 
     def __call__(
         self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*#batch act"]

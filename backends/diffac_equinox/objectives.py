@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, get_args, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
-from diffac.errors import UsageError, check_positive, unknown
+from diffac.arguments import LOG_PROB, NEXT_ACTION, check_arguments, check_chain
+from diffac.errors import check_present
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
 from diffac.protocols import (
     ActorObjective,
@@ -53,6 +54,9 @@ class ValueThroughSampler(eqx.Module):
 
     sampler: Sampler
     relative: bool = False
+
+    def __check_init__(self) -> None:
+        check_arguments("ValueThroughSampler", vars(self))
 
     @property
     def rollout_sampler(self) -> Sampler:
@@ -129,11 +133,7 @@ class TimeWeightedQGradient(eqx.Module):
     contractive_step: float | None = None
 
     def __check_init__(self) -> None:
-        if self.contractive_step is not None:
-            check_positive("contractive_step", self.contractive_step)
-        for name, allowed in (("space", get_args(Space)), ("source", get_args(Source))):
-            if getattr(self, name) not in allowed:
-                raise unknown(name, getattr(self, name), allowed)
+        check_arguments("TimeWeightedQGradient", vars(self))
 
     @property
     def rollout_sampler(self) -> Sampler | None:
@@ -195,13 +195,7 @@ class TimeWeightedQGradient(eqx.Module):
         if self.source == "forward":
             clean = rollout.action if rollout.noise_free is None else rollout.noise_free
             return self.schedule.add_noise(clean, noise["eps"], t)
-        length = None if rollout.noisy is None else len(rollout.noisy)
-        if length != self.schedule.num_steps:
-            raise UsageError(
-                f'source "chain" needs the states of all {self.schedule.num_steps} times, the sampler kept {length}; '
-                'use DDPMSampler with the same schedule, or source="forward"'
-            )
-        return rollout.noisy
+        return check_chain(rollout.noisy, self.schedule.num_steps)
 
 
 class Regression(NamedTuple):
@@ -275,6 +269,9 @@ class ReweightedScoreMatching(eqx.Module):
     schedule: NoiseSchedule
     proposal: Proposal
 
+    def __check_init__(self) -> None:
+        check_arguments("ReweightedScoreMatching", vars(self))
+
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """The proposal's."""
         return self.proposal.noise_spec(shape, self.schedule.num_steps)
@@ -325,8 +322,7 @@ class ReverseProposal(eqx.Module):
     truncated: bool = True
 
     def __check_init__(self) -> None:
-        check_positive("num_particles", self.num_particles)
-        check_positive("value_scale", self.value_scale)
+        check_arguments("ReverseProposal", vars(self))
 
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
         """Entries "rollout" (the sampler's), "t" [batch], "eps" [*shape], "particles" [K *shape]."""
@@ -409,8 +405,7 @@ class PolicyProposal(eqx.Module):
     faithful_normalisation: bool = False
 
     def __check_init__(self) -> None:
-        if not 0 < self.rate < 1:
-            raise UsageError(f"rate must be strictly between 0 and 1, got {self.rate!r}")
+        check_arguments("PolicyProposal", vars(self))
 
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
         """Entries "t" [batch], "eps" [*shape]."""
@@ -435,6 +430,7 @@ class PolicyProposal(eqx.Module):
         schedule: NoiseSchedule,
     ) -> Regression:
         """The regression problem of a batch."""
+        check_present("PolicyProposal", "batch.next_action", batch.next_action, NEXT_ACTION)
         q = critic(batch.next_obs, batch.next_action).min(0)
         new = self._moved(state, q)
         if self.faithful_normalisation:
@@ -473,6 +469,9 @@ class EntropyRegularisedValue(eqx.Module):
 
     sampler: Sampler
 
+    def __check_init__(self) -> None:
+        check_arguments("EntropyRegularisedValue", vars(self))
+
     @property
     def rollout_sampler(self) -> Sampler:
         """The sampler."""
@@ -499,11 +498,10 @@ class EntropyRegularisedValue(eqx.Module):
         """The loss on a batch."""
         if rollout is None:
             rollout = self.sampler.rollout(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
-        if rollout.log_prob is None:
-            raise UsageError("EntropyRegularisedValue needs a sampler that knows log_prob, such as TanhGaussianSampler")
-        q_mean, entropy = _smallest(critic(batch.obs, rollout.action)).mean(), -rollout.log_prob.mean()
+        log_prob = check_present("EntropyRegularisedValue", "rollout.log_prob", rollout.log_prob, LOG_PROB)
+        q_mean, entropy = _smallest(critic(batch.obs, rollout.action)).mean(), -log_prob.mean()
         value = -temperature * entropy - q_mean
-        return Loss(value, {"q_mean": q_mean, "entropy": entropy}, state, jax.lax.stop_gradient(rollout.log_prob))
+        return Loss(value, {"q_mean": q_mean, "entropy": entropy}, state, jax.lax.stop_gradient(log_prob))
 
 
 class Sum(eqx.Module):
@@ -526,8 +524,7 @@ class Sum(eqx.Module):
     shared: tuple[int, ...] = eqx.field(static=True)
 
     def __init__(self, *terms: tuple[float, ActorObjective]) -> None:
-        if not terms:
-            raise UsageError("Sum needs at least one term, for example Sum((1.0, ValueThroughSampler(sampler)))")
+        check_arguments("Sum", locals())
         self.terms = terms
         samplers = [getattr(objective, "rollout_sampler", None) for _, objective in terms]
         groups = [tuple(i for i, other in enumerate(samplers) if other is one) for one in samplers if one is not None]

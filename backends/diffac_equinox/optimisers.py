@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from diffac.errors import UsageError, check_positive
+from diffac.arguments import check_arguments
 from diffac.protocols import Loss, Metrics
 from diffac.returned import checked_loss
 from diffac.schedules import LinearSchedule
@@ -77,15 +77,7 @@ class Adam(eqx.Module):
     eps: float = 1e-8
 
     def __check_init__(self) -> None:
-        rates = self.learning_rate
-        for rate in (rates.initial, rates.final) if isinstance(rates, LinearSchedule) else (rates,):
-            check_positive("learning_rate", rate, zero_allowed=isinstance(rates, LinearSchedule))
-        if self.max_grad_norm is not None:
-            check_positive("max_grad_norm", self.max_grad_norm)
-        check_positive("eps", self.eps)
-        for name, decay in (("b1", self.b1), ("b2", self.b2)):
-            if not 0 <= decay < 1:
-                raise UsageError(f"{name} must be in [0, 1), got {decay!r}")
+        check_arguments("Adam", vars(self))
 
     def init(self, module: Any) -> AdamState:
         """The state before the first step."""

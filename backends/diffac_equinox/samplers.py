@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffac.errors import UsageError, check_positive
+from diffac.arguments import check_arguments
+from diffac.errors import check_present
 from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
 from diffac.protocols import Array, Critic, Rollout, Sampler
 from diffac_equinox.networks import _clip
@@ -64,7 +65,7 @@ class DDPMSampler(eqx.Module):
     start_scale: float = 1.0
 
     def __check_init__(self) -> None:
-        check_positive("start_scale", self.start_scale, zero_allowed=True)
+        check_arguments("DDPMSampler", vars(self))
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Entry "start" [*shape]; "steps" [T-1 *shape], whose entry t-1 belongs to the step from t to t-1."""
@@ -116,9 +117,7 @@ class DDIMSampler(eqx.Module):
     num_steps: int | None = None
 
     def __check_init__(self) -> None:
-        check_positive("start_scale", self.start_scale, zero_allowed=True)
-        if self.num_steps is not None and not 1 <= self.num_steps <= self.schedule.num_steps:
-            raise UsageError(f"num_steps must be in 1..{self.schedule.num_steps}, got {self.num_steps!r}")
+        check_arguments("DDIMSampler", vars(self))
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Entry "start" [*shape]."""
@@ -170,7 +169,7 @@ class TanhGaussianSampler(eqx.Module):
     epsilon: float = 0.0
 
     def __check_init__(self) -> None:
-        check_positive("epsilon", self.epsilon, zero_allowed=True)
+        check_arguments("TanhGaussianSampler", vars(self))
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Entry "exploration" [*shape]."""
@@ -213,7 +212,7 @@ class BestOf(eqx.Module):
     num_candidates: int = 32
 
     def __check_init__(self) -> None:
-        check_positive("num_candidates", self.num_candidates)
+        check_arguments("BestOf", vars(self))
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Entry "candidates": the sampler's noise for actions [num_candidates *shape]."""
@@ -223,12 +222,11 @@ class BestOf(eqx.Module):
         self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
     ) -> Rollout:
         """The rollout of the best candidate of each state."""
-        if critic is None:
-            raise UsageError("BestOf ranks its candidates with a critic: pass critic=")
+        ranked: Any = check_present("BestOf", "a critic to rank its candidates", critic, "pass critic=...")
         action, noisy, log_prob, noise_free = self.sampler.rollout(
             actor, obs, noise["candidates"], critic=critic, temperature=temperature
         )
-        best = critic(obs, jax.lax.stop_gradient(action)).min(0).argmax(0)
+        best = ranked(obs, jax.lax.stop_gradient(action)).min(0).argmax(0)
 
         def choose(candidates: Array | None, axis: int) -> Array | None:
             if candidates is None:
@@ -265,7 +263,7 @@ class AdditiveNoise(eqx.Module):
     clip: bool = True
 
     def __check_init__(self) -> None:
-        check_positive("noise_scale", self.noise_scale, zero_allowed=True)
+        check_arguments("AdditiveNoise", vars(self))
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Entry "inner": the inner sampler's; "exploration" [*shape]."""
@@ -281,9 +279,9 @@ class AdditiveNoise(eqx.Module):
 
     def explore(self, action: Array, noise: Noise, temperature: Array | None) -> Array:
         """Actions of the inner sampler with the noise."""
-        if temperature is None:
-            raise UsageError("AdditiveNoise scales its noise with the temperature: pass temperature=")
-        action = action + self.noise_scale * temperature * noise[EXPLORATION]
+        what = "the temperature to scale its noise"
+        scale = self.noise_scale * check_present("AdditiveNoise", what, temperature, "pass temperature=...")
+        action = action + scale * noise[EXPLORATION]
         return _clip(action) if self.clip else action
 
     def noise_entropy(self, temperature: Array, action_dim: int) -> Array:

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int
 
+from diffac.arguments import check_arguments
 from diffac.schedules import ScheduleTable
 
 
@@ -27,6 +28,9 @@ class TabularSchedule(eqx.Module):
     """
 
     table: ScheduleTable = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        check_arguments("TabularSchedule", vars(self))
 
     @property
     def num_steps(self) -> int:

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffac.batches import check_batch, check_obs
 from diffac.errors import UsageError
 from diffac.noise import Noise
 from diffac.protocols import Array, Critic, State, Transition
@@ -19,8 +20,6 @@ from diffac_equinox.learner import (
     LearnerState,
     PackedMetrics,
     _acting,
-    _check_batch,
-    _check_obs,
     _fused_updates,
     _policy,
 )
@@ -63,7 +62,7 @@ class StackedSeeds:
         """`Learner.update` for every seed, in one call."""
         together = _stack([None if batch is None else batch[:5] for batch in batches])
         stacked = Transition(*together)
-        _check_batch(stacked, ("seeds", "updates", "batch"))
+        check_batch(stacked, ("seeds", "updates", "batch"))
         numbers = np.stack(_filled([None if key is None else key_data(key) for key in keys]))
         inputs = (self._learner, _at_hand(stacked), numbers, self._vectorised)
         self._state, metrics = _update_all(inputs, self._state)
@@ -72,7 +71,7 @@ class StackedSeeds:
     def act(self, obs: Sequence[np.ndarray | None], noise: Sequence[Noise | None]) -> Sequence[np.ndarray]:
         """`Learner.act` for every seed, in one call."""
         together = _stack(obs)
-        _check_obs("obs", together, ("seeds", "num_envs"))
+        check_obs(together, ("seeds", "num_envs"))
         action = _act_all(self._learner, self._vectorised, _acting(self._state), together, _stack(noise))
         return list(np.asarray(action, np.float32))
 

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float
 
-from diffac.errors import UsageError, check_positive
+from diffac.arguments import check_arguments
+from diffac.errors import UsageError
 from diffac.noise import Noise, NoiseSpec, Shape
 from diffac.protocols import Array, Critic, Metrics, Sampler, State
 from diffac_equinox.optimisers import AdamState, adam_direction
@@ -51,12 +52,6 @@ def _samples_spec(sampler: Sampler, num_samples: int, num_states: int, shape: Sh
     return {"samples": sampler.noise_spec((num_samples, min(num_states, batch), action_dim))}
 
 
-def _check(initial: float, interval: int, learning_rate: float) -> None:
-    check_positive("initial", initial)
-    check_positive("interval", interval, zero_allowed=True)
-    check_positive("learning_rate", learning_rate)
-
-
 def _adam_state(initial: float) -> State:
     zeros = {name: np.array(0.0) for name in ("m", "v", "count")}
     return {"log_temperature": np.array(math.log(initial)), **zeros}
@@ -83,7 +78,7 @@ class FixedTemperature(eqx.Module):
     temperature: float = 1.0
 
     def __check_init__(self) -> None:
-        check_positive("temperature", self.temperature)
+        check_arguments("FixedTemperature", vars(self))
 
     @property
     def interval(self) -> int:
@@ -144,10 +139,7 @@ class NoiseEntropyTemperature(eqx.Module):
     num_samples: int = 128
 
     def __check_init__(self) -> None:
-        _check(self.initial, self.interval, self.learning_rate)
-        for name in ("action_dim", "num_states", "num_samples"):
-            check_positive(name, getattr(self, name))
-        check_positive("sampler.noise_scale", self.sampler.noise_scale)
+        check_arguments("NoiseEntropyTemperature", vars(self))
 
     def init_state(self) -> State:
         """The logarithm of the temperature, and Adam's state."""
@@ -207,9 +199,7 @@ class MixtureEntropyTemperature(eqx.Module):
     num_iterations: int = 100
 
     def __check_init__(self) -> None:
-        _check(self.initial, self.interval, self.learning_rate)
-        for name in ("num_states", "num_samples", "num_components", "num_iterations"):
-            check_positive(name, getattr(self, name))
+        check_arguments("MixtureEntropyTemperature", vars(self))
 
     def init_state(self) -> State:
         """The logarithm of the temperature, and Adam's state."""
@@ -261,8 +251,7 @@ class TargetEntropyTemperature(eqx.Module):
     learning_rate: float = 3e-4
 
     def __check_init__(self) -> None:
-        _check(self.initial, self.interval, self.learning_rate)
-        check_positive("action_dim", self.action_dim)
+        check_arguments("TargetEntropyTemperature", vars(self))
 
     def init_state(self) -> State:
         """The logarithm of the temperature, and Adam's state."""
@@ -316,6 +305,7 @@ def mixture_entropy(
         num_iterations: of expectation maximisation, at most.
         covariance_floor: added to the diagonal of every covariance, as scikit-learn does.
     """
+    check_arguments("mixture_entropy", locals())
     batch, dim = samples.shape[1:-1], samples.shape[-1]
     states = samples.reshape(len(samples), -1, dim).swapaxes(0, 1)
     fit = jax.vmap(lambda x: _entropy_of_fit(x, num_components, num_iterations, covariance_floor))

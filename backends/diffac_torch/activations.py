@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffac.errors import unknown
+from diffac.errors import check_choice
 from diffac_torch.programs import is_recording, reason_of
 
 _MIN_SIZE = 16_384
@@ -129,6 +129,5 @@ def activation(name: str) -> Callable[[Tensor], Tensor]:
     Raises:
         UsageError: unknown name.
     """
-    if name not in _ACTIVATIONS:
-        raise unknown("activation", name, _ACTIVATIONS)
+    check_choice("activation", name, _ACTIVATIONS)
     return _ACTIVATIONS[name]

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffac.errors import UsageError, check_positive
+from diffac.arguments import LOG_PROB, NEXT_ACTION, check_arguments, check_distributional
+from diffac.errors import check_present
 from diffac.noise import Noise, NoiseSpec, Normal, Shape
 from diffac.protocols import Critic, DistributionalCritic, Loss, State, Transition
 from diffac_torch.samplers import Scalar
@@ -38,8 +39,7 @@ class MeanSquaredTD:
     factor: float = 1.0
 
     def __post_init__(self) -> None:
-        _check_discount(self.gamma)
-        check_positive("factor", self.factor)
+        check_arguments("MeanSquaredTD", vars(self))
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """No noise."""
@@ -59,15 +59,13 @@ class MeanSquaredTD:
         state: State,
     ) -> Loss:
         """The loss on a batch, as `CriticObjective` says."""
+        check_present("MeanSquaredTD", "batch.next_action", batch.next_action, NEXT_ACTION)
         with torch.no_grad():
             next_value = target_critic(batch.next_obs, batch.next_action).amin(0)
             if self.soft:
-                if batch.next_log_prob is None:
-                    raise UsageError(
-                        "MeanSquaredTD(soft=True) needs the log-probability of the next action; use a sampler that "
-                        "knows it, such as TanhGaussianSampler, or soft=False"
-                    )
-                next_value = next_value - temperature * batch.next_log_prob
+                what = "batch.next_log_prob"
+                log_prob = check_present("MeanSquaredTD(soft=True)", what, batch.next_log_prob, LOG_PROB)
+                next_value = next_value - temperature * log_prob
             target = _bootstrap(batch, self.gamma, next_value)
         q = critic(batch.obs, batch.action)
         value = self.factor * (q - target).square().mean(-1).sum()
@@ -107,10 +105,7 @@ class GaussianTD:
     clip: float = 3.0
 
     def __post_init__(self) -> None:
-        _check_discount(self.gamma)
-        check_positive("clip", self.clip)
-        if not 0 < self.tau <= 1:
-            raise UsageError(f"tau must be in (0, 1], got {self.tau!r}")
+        check_arguments("GaussianTD", vars(self))
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for a batch of actions of that shape."""
@@ -118,8 +113,7 @@ class GaussianTD:
 
     def init_state(self, critic: DistributionalCritic) -> State:
         """omega, zero for each member of the ensemble."""
-        if not hasattr(critic, "distribution"):
-            raise UsageError(f"GaussianTD needs a critic with `distribution`, and {type(critic).__name__} has none")
+        check_distributional(critic)
         return {"omega": np.zeros(critic.size)}  # type: ignore[attr-defined]
 
     def __call__(
@@ -132,6 +126,7 @@ class GaussianTD:
         state: State,
     ) -> Loss:
         """The loss on a batch, as `CriticObjective` says."""
+        check_present("GaussianTD", "batch.next_action", batch.next_action, NEXT_ACTION)
         mean, std = critic.distribution(batch.obs, batch.action)
         with torch.no_grad():
             next_means, next_stds = target_critic.distribution(batch.next_obs, batch.next_action)
@@ -165,11 +160,6 @@ def _value_metrics(q: Tensor) -> dict[str, Tensor]:
         "q_max": high.amax(),
         "q_disagreement": (high - low).mean(),
     }
-
-
-def _check_discount(gamma: float) -> None:
-    if not 0 <= gamma <= 1:
-        raise UsageError(f"gamma must be in [0, 1], got {gamma!r}")
 
 
 def _bootstrap(batch: Transition, gamma: float, next_value: Tensor) -> Tensor:

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffac.errors import UsageError, check_critic_steps, check_positive
+from diffac.arguments import check_arguments
+from diffac.batches import check_batch, check_obs
+from diffac.errors import UsageError, check_count
 from diffac.metrics import scatter
 from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
 from diffac.protocols import (
@@ -140,11 +142,7 @@ class Learner:
     _act_program: AnyBatchProgram | None = dataclasses.field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        for name in ("actor_delay", "reward_scale", "critic_steps"):
-            check_positive(name, getattr(self, name))
-        if not 0 < self.tau <= 1:
-            raise UsageError(f"tau must be in (0, 1], got {self.tau!r}")
-        check_critic_steps(self.critic_steps_before_actor, self.critic_steps)
+        check_arguments("Learner", vars(self))
         self._critic_program, self._actor_program = Program(_critic_gradient), Program(loss_and_gradient)
 
     def init(self, actor: Any, critic: Any) -> LearnerState:
@@ -195,7 +193,7 @@ class Learner:
         """
         place = _place("actor", state.actor)
         batch = _to_device(batch, *place)
-        _check_batch(state.actor, batch, ("batch",))
+        check_batch(batch, ("batch",), state.actor)
         missing = [name for name, spec in self.noise_spec(batch.action.shape).items() if spec and name not in noise]
         if missing:
             raise UsageError(f"noise lacks {', '.join(missing)}; noise_spec says what a step needs")
@@ -222,10 +220,11 @@ class Learner:
         Raises:
             UsageError: shapes or types of the batches are wrong.
         """
+        check_count("key", key, 0)
         dtype, device = _place("actor", state.actor)
         self._device = device
         batches = _to_device(batches, dtype, device)
-        _check_batch(state.actor, batches, ("updates", "batch"))
+        check_batch(batches, ("updates", "batch"), state.actor)
         collected = defaultdict(list)
         for index in range(len(batches.obs)):
             batch = Transition(*(array[index] for array in batches[:5]))
@@ -268,7 +267,7 @@ class Learner:
             UsageError: obs is not a floating array [num_envs obs_dim].
         """
         obs_tensor, noise = _to_device((obs, noise), *_place("actor", state.actor))
-        _check_obs(state.actor, obs_tensor, ("num_envs",))
+        check_obs(obs_tensor, ("num_envs",), state.actor)
         networks, arguments = _acting(state), {"obs": obs_tensor, "noise": noise, "temperature": state.temperature}
         action = None if self._act_program is None else self._act_program(networks, arguments)
         if action is None:
@@ -445,31 +444,3 @@ def _place(name: str, module: Any) -> tuple[torch.dtype, torch.device]:
     if parameter is None:
         raise UsageError(f"{name} must be a torch.nn.Module with parameters, got {type(module).__name__}")
     return parameter.dtype, parameter.device
-
-
-def _check_obs(actor: Any, obs: Any, axes: Sequence[str]) -> None:
-    size = getattr(actor, "obs_dim", "obs_dim")
-    if (
-        not isinstance(obs, Tensor)
-        or not obs.is_floating_point()
-        or obs.ndim != len(axes) + 1
-        or obs.numel() == 0
-        or size not in ("obs_dim", obs.shape[-1])
-    ):
-        given = f"{obs.dtype} {tuple(obs.shape)}" if isinstance(obs, Tensor) else type(obs).__name__
-        raise UsageError(f"obs must be a floating array, not empty, of shape [{' '.join(axes)} {size}], got {given}")
-
-
-def _check_batch(actor: Any, batch: Transition, axes: Sequence[str]) -> None:
-    _check_obs(actor, batch.obs, axes)
-    leading = tuple(batch.obs.shape[:-1])
-    expected = {
-        "action": (*leading, *(getattr(actor, "action_dim", size) for size in batch.action.shape[-1:])),
-        "reward": leading,
-        "next_obs": tuple(batch.obs.shape),
-        "terminated": leading,
-    }
-    for name, shape in expected.items():
-        given = tuple(getattr(batch, name).shape)
-        if given != shape:
-            raise UsageError(f"{name} has shape {given}, expected {shape} beside obs of shape {tuple(batch.obs.shape)}")

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diffac.errors import UsageError, check_positive
+from diffac.arguments import check_arguments
+from diffac.errors import UsageError, check_count
 from diffac.initialisers import layer_parameters
 from diffac_torch.activations import activation
 from diffac_torch.programs import is_recording
@@ -43,9 +44,9 @@ def time_embedding(t: int | Int[Tensor, "*t"] | Float[Tensor, "*t"], dim: int = 
     Raises:
         UsageError: dim is odd or not positive.
     """
-    check_positive("dim", dim)
+    check_count("dim", dim)
     if dim % 2:
-        raise UsageError(f"the dimension of a time embedding must be even, got {dim}")
+        raise UsageError(f"dim must be even (half sines, half cosines), got {dim!r}")
     t = torch.as_tensor(t)
     if not t.is_floating_point():
         t = t.to(torch.get_default_dtype())
@@ -131,12 +132,6 @@ class Linear(nn.Module):
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
 
 
-def _check_sizes(hidden_sizes: Sequence[int], **others: int) -> None:
-    hidden = {f"hidden_sizes[{i}]": size for i, size in enumerate(hidden_sizes)}
-    for name, size in {**others, **hidden}.items():
-        check_positive(name, size)
-
-
 def _layers(rng: np.random.Generator, sizes: tuple[int, ...], ensemble: int | None = None) -> nn.ModuleList:
     return nn.ModuleList([Linear(weight, bias) for weight, bias in layer_parameters(rng, sizes, ensemble)])
 
@@ -205,9 +200,7 @@ class MLPDenoiser(nn.Module):
         time_dim: int = 16,
     ) -> None:
         super().__init__()
-        _check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim, time_dim=time_dim)
-        if time_dim % 2:
-            raise UsageError(f"time_dim must be even, got {time_dim}")
+        check_arguments("MLPDenoiser", locals())
         self.obs_dim, self.action_dim, self.time_dim = obs_dim, action_dim, time_dim
         self.activation = _activation(activation)
         rng = np.random.default_rng(key)
@@ -265,7 +258,7 @@ class GaussianActor(nn.Module):
         log_std_max: upper bound; beyond a bound the value is clipped and its gradient is zero.
 
     Raises:
-        UsageError: a size is not positive or the activation is unknown.
+        UsageError: a size is not positive, the activation is unknown, or log_std_min >= log_std_max.
     """
 
     def __init__(
@@ -280,7 +273,7 @@ class GaussianActor(nn.Module):
         log_std_max: float = 2.0,
     ) -> None:
         super().__init__()
-        _check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim)
+        check_arguments("GaussianActor", locals())
         self.obs_dim, self.action_dim = obs_dim, action_dim
         self.log_std_min, self.log_std_max = log_std_min, log_std_max
         self.activation = _activation(activation)
@@ -308,7 +301,7 @@ class _Ensemble(nn.Module):
         activation: str,
     ) -> None:
         super().__init__()
-        _check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim, size=size)
+        check_arguments("EnsembleCritic", locals())
         self.obs_dim, self.action_dim, self.size = obs_dim, action_dim, size
         self.activation = _activation(activation)
         self.layers = _layers(np.random.default_rng(key), (obs_dim + action_dim, *hidden_sizes, outputs), size)

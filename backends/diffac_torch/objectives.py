@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from diffac.errors import UsageError, check_positive, unknown
+from diffac.arguments import LOG_PROB, NEXT_ACTION, check_arguments, check_chain
+from diffac.errors import check_present
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
 from diffac.protocols import (
     ActorObjective,
@@ -47,6 +48,9 @@ class ValueThroughSampler:
 
     sampler: Sampler
     relative: bool = False
+
+    def __post_init__(self) -> None:
+        check_arguments("ValueThroughSampler", vars(self))
 
     @property
     def rollout_sampler(self) -> Sampler:
@@ -123,12 +127,7 @@ class TimeWeightedQGradient:
     contractive_step: float | None = None
 
     def __post_init__(self) -> None:
-        if self.contractive_step is not None:
-            check_positive("contractive_step", self.contractive_step)
-        if self.space not in ("score", "eps"):
-            raise unknown("space", self.space, ("score", "eps"))
-        if self.source not in ("chain", "forward", "replay"):
-            raise unknown("source", self.source, ("chain", "forward", "replay"))
+        check_arguments("TimeWeightedQGradient", vars(self))
 
     @property
     def rollout_sampler(self) -> Sampler | None:
@@ -193,13 +192,7 @@ class TimeWeightedQGradient:
         if self.source == "forward":
             clean = rollout.action if rollout.noise_free is None else rollout.noise_free
             return self.schedule.add_noise(clean, noise["eps"], t)
-        if rollout.noisy is None or len(rollout.noisy) != len(t):
-            given = "no states" if rollout.noisy is None else f"{len(rollout.noisy)} states"
-            raise UsageError(
-                f"TimeWeightedQGradient with source='chain' needs a rollout with the states at all {len(t)} times of "
-                f"its schedule, and the sampler gave {given}; use a DDPMSampler with that schedule, or source='forward'"
-            )
-        return rollout.noisy
+        return check_chain(rollout.noisy, len(t))
 
 
 class Regression(NamedTuple):
@@ -273,6 +266,9 @@ class ReweightedScoreMatching:
     schedule: NoiseSchedule
     proposal: Proposal
 
+    def __post_init__(self) -> None:
+        check_arguments("ReweightedScoreMatching", vars(self))
+
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise of the proposal for a batch of actions of that shape."""
         return self.proposal.noise_spec(shape, self.schedule.num_steps)
@@ -328,8 +324,7 @@ class ReverseProposal:
     truncated: bool = True
 
     def __post_init__(self) -> None:
-        check_positive("num_particles", self.num_particles)
-        check_positive("value_scale", self.value_scale)
+        check_arguments("ReverseProposal", vars(self))
 
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
         """Noise for a batch of actions of that shape; num_steps is the schedule's T."""
@@ -432,8 +427,7 @@ class PolicyProposal:
     faithful_normalisation: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 < self.rate < 1:
-            raise UsageError(f"rate must be strictly between 0 and 1, got {self.rate!r}")
+        check_arguments("PolicyProposal", vars(self))
 
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
         """Noise for a batch of actions of that shape; num_steps is the schedule's T."""
@@ -456,8 +450,7 @@ class PolicyProposal:
         schedule: NoiseSchedule,
     ) -> Regression:
         """Regression data at the noised actions of the TD target."""
-        if batch.next_action is None:
-            raise UsageError("PolicyProposal needs batch.next_action, the policy's action at next_obs, and got None")
+        check_present("PolicyProposal", "batch.next_action", batch.next_action, NEXT_ACTION)
         q = critic(batch.next_obs, batch.next_action).amin(0)
         new_state = self._moved(state, q)
         if self.faithful_normalisation:
@@ -502,6 +495,9 @@ class EntropyRegularisedValue:
 
     sampler: Sampler
 
+    def __post_init__(self) -> None:
+        check_arguments("EntropyRegularisedValue", vars(self))
+
     @property
     def rollout_sampler(self) -> Sampler:
         """The sampler of the rollout."""
@@ -528,15 +524,11 @@ class EntropyRegularisedValue:
         """The loss on a batch, as `RolloutObjective` says."""
         if rollout is None:
             rollout = self.sampler.rollout(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
-        if rollout.log_prob is None:
-            raise UsageError(
-                "EntropyRegularisedValue needs a sampler that knows the log-probability of its actions, such as "
-                f"TanhGaussianSampler, and {type(self.sampler).__name__} does not"
-            )
+        log_prob = check_present("EntropyRegularisedValue", "rollout.log_prob", rollout.log_prob, LOG_PROB)
         q = _smallest(critic(batch.obs, rollout.action))
-        metrics = {"q_mean": q.detach().mean(), "entropy": -rollout.log_prob.detach().mean()}
-        value = (temperature * rollout.log_prob - q).mean()
-        return Loss(value, metrics, state, rollout.log_prob.detach())
+        metrics = {"q_mean": q.detach().mean(), "entropy": -log_prob.detach().mean()}
+        value = (temperature * log_prob - q).mean()
+        return Loss(value, metrics, state, log_prob.detach())
 
 
 class Sum:
@@ -556,8 +548,7 @@ class Sum:
     """
 
     def __init__(self, *terms: tuple[float, ActorObjective]) -> None:
-        if not terms:
-            raise UsageError("Sum needs at least one term, a pair (weight, objective)")
+        check_arguments("Sum", locals())
         self.terms = terms
         samplers = [getattr(objective, "rollout_sampler", None) for _, objective in terms]
         groups = ([other is sampler for other in samplers] for sampler in samplers if sampler is not None)

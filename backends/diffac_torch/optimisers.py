@@ -7,7 +7,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-from diffac.errors import UsageError, check_positive
+from diffac.arguments import check_arguments
+from diffac.errors import UsageError
 from diffac.protocols import Loss, Metrics
 from diffac.returned import checked_loss
 from diffac.schedules import LinearSchedule
@@ -79,17 +80,7 @@ class Adam:
     eps: float = 1e-8
 
     def __post_init__(self) -> None:
-        if isinstance(self.learning_rate, LinearSchedule):
-            check_positive("learning_rate.initial", self.learning_rate.initial, zero_allowed=True)
-            check_positive("learning_rate.final", self.learning_rate.final, zero_allowed=True)
-        else:
-            check_positive("learning_rate", self.learning_rate)
-        if self.max_grad_norm is not None:
-            check_positive("max_grad_norm", self.max_grad_norm)
-        check_positive("eps", self.eps)
-        for name, decay in (("b1", self.b1), ("b2", self.b2)):
-            if not 0 <= decay < 1:
-                raise UsageError(f"{name} must be in [0, 1), got {decay!r}")
+        check_arguments("Adam", vars(self))
 
     def init(self, module: nn.Module) -> AdamState:
         """The state before the first step."""

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from diffac.errors import UsageError, check_positive
+from diffac.arguments import check_arguments
+from diffac.errors import check_present
 from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
 from diffac.protocols import Critic, Rollout, Sampler
 from diffac_torch.networks import _condition
@@ -35,6 +36,9 @@ class DDPMSampler:
 
     schedule: TabularSchedule
     start_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_arguments("DDPMSampler", vars(self))
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for actions of shape (*batch, action_dim)."""
@@ -105,8 +109,7 @@ class DDIMSampler:
     num_steps: int | None = None
 
     def __post_init__(self) -> None:
-        if self.num_steps is not None and not 1 <= self.num_steps <= self.schedule.num_steps:
-            raise UsageError(f"num_steps must be between 1 and {self.schedule.num_steps}, got {self.num_steps}")
+        check_arguments("DDIMSampler", vars(self))
 
     @property
     def _times(self) -> list[int]:
@@ -181,7 +184,7 @@ class TanhGaussianSampler:
     epsilon: float = 0.0
 
     def __post_init__(self) -> None:
-        check_positive("epsilon", self.epsilon, zero_allowed=True)
+        check_arguments("TanhGaussianSampler", vars(self))
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for actions of shape (*batch, action_dim)."""
@@ -240,7 +243,7 @@ class BestOf:
     num_candidates: int = 32
 
     def __post_init__(self) -> None:
-        check_positive("num_candidates", self.num_candidates)
+        check_arguments("BestOf", vars(self))
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for actions of shape (*batch, action_dim)."""
@@ -281,10 +284,9 @@ class BestOf:
         return actions.gather(0, best.expand(1, *actions.shape[1:])).squeeze(0)  # take_along_dim cannot be exported
 
     @torch.no_grad()
-    def _best(self, critic: Critic | None, obs: Tensor, actions: Tensor) -> Tensor:
+    def _best(self, critic: Any, obs: Tensor, actions: Tensor) -> Tensor:
         """Index of the best candidate, [1 *batch]."""
-        if critic is None:
-            raise UsageError("BestOf ranks its candidates by a critic, and none was given; pass critic=...")
+        check_present("BestOf", "a critic to rank its candidates", critic, "pass critic=...")
         return critic(obs, actions).amin(0).argmax(0, keepdim=True)
 
 
@@ -311,7 +313,7 @@ class AdditiveNoise:
     clip: bool = True
 
     def __post_init__(self) -> None:
-        check_positive("noise_scale", self.noise_scale, zero_allowed=True)
+        check_arguments("AdditiveNoise", vars(self))
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for actions of shape (*batch, action_dim)."""
@@ -351,9 +353,7 @@ class AdditiveNoise:
 
     def explore(self, action: Tensor, noise: Noise, temperature: Scalar | None) -> Tensor:
         """Actions of the inner sampler with the noise."""
-        if temperature is None:
-            raise UsageError(
-                "AdditiveNoise scales its noise by the temperature, and none was given; pass temperature=..."
-            )
-        action = action + self.noise_scale * temperature * noise[EXPLORATION]
+        what = "the temperature to scale its noise"
+        scale = self.noise_scale * check_present("AdditiveNoise", what, temperature, "pass temperature=...")
+        action = action + scale * noise[EXPLORATION]
         return action.clamp(-1, 1) if self.clip else action

@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffac.arguments import check_arguments
 from diffac.schedules import ScheduleTable
 
 Time: TypeAlias = int | Int[Tensor, "*#batch"]
@@ -28,6 +29,9 @@ class TabularSchedule:
     _tensors: dict[tuple[str, torch.dtype, torch.device], Tensor] = dataclasses.field(
         default_factory=dict, init=False, repr=False
     )
+
+    def __post_init__(self) -> None:
+        check_arguments("TabularSchedule", vars(self))
 
     @property
     def num_steps(self) -> int:

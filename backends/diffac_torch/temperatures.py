@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffac.errors import UsageError, check_positive
+from diffac.arguments import check_arguments
+from diffac.errors import UsageError
 from diffac.noise import Noise, NoiseSpec, Shape
 from diffac.protocols import Critic, Metrics, Sampler, State
 from diffac_torch.samplers import AdditiveNoise
@@ -28,7 +29,7 @@ class FixedTemperature:
     temperature: float = 1.0
 
     def __post_init__(self) -> None:
-        check_positive("temperature", self.temperature)
+        check_arguments("FixedTemperature", vars(self))
 
     @property
     def interval(self) -> int:
@@ -90,10 +91,7 @@ class NoiseEntropyTemperature:
     num_samples: int = 128
 
     def __post_init__(self) -> None:
-        _check_rule(self.initial, self.interval, self.learning_rate)
-        for name in ("action_dim", "num_states", "num_samples"):
-            check_positive(name, getattr(self, name))
-        check_positive("sampler.noise_scale", self.sampler.noise_scale)
+        check_arguments("NoiseEntropyTemperature", vars(self))
 
     def init_state(self) -> State:
         """The logarithm of the temperature, and Adam's state."""
@@ -157,11 +155,7 @@ class MixtureEntropyTemperature:
     num_iterations: int = 100
 
     def __post_init__(self) -> None:
-        check_positive("num_states", self.num_states)
-        check_positive("num_samples", self.num_samples)
-        check_positive("num_components", self.num_components)
-        check_positive("num_iterations", self.num_iterations)
-        _check_rule(self.initial, self.interval, self.learning_rate)
+        check_arguments("MixtureEntropyTemperature", vars(self))
 
     def init_state(self) -> State:
         """The logarithm of `initial`, and zero moments."""
@@ -217,8 +211,7 @@ class TargetEntropyTemperature:
     learning_rate: float = 3e-4
 
     def __post_init__(self) -> None:
-        check_positive("action_dim", self.action_dim)
-        _check_rule(self.initial, self.interval, self.learning_rate)
+        check_arguments("TargetEntropyTemperature", vars(self))
 
     def init_state(self) -> State:
         """The logarithm of `initial`, and zero moments."""
@@ -272,6 +265,7 @@ def mixture_entropy(
     Returns:
         Entropies [*batch] in nats.
     """
+    check_arguments("mixture_entropy", locals())
     _, *batch, d = samples.shape
     x = samples.detach().double().flatten(1, -2).transpose(0, 1) if batch else samples.detach().double().unsqueeze(0)
     responsibility = _clusters(x, num_components)
@@ -365,12 +359,6 @@ def _samples_spec(sampler: Sampler, num_samples: int, num_states: int, shape: Sh
     """Noise for num_samples actions at each of the first num_states states of a batch of actions of that shape."""
     batch, action_dim = shape
     return {"samples": sampler.noise_spec((num_samples, min(num_states, batch), action_dim))}
-
-
-def _check_rule(initial: float, interval: int, learning_rate: float) -> None:
-    check_positive("initial", initial)
-    check_positive("interval", interval, zero_allowed=True)
-    check_positive("learning_rate", learning_rate)
 
 
 def _initial_state(temperature: float) -> State:

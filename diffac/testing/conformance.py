@@ -35,10 +35,11 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from diffac import protocols
+from diffac import arguments, protocols
 from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.protocols import Transition
+from diffac.recipes import load_recipe, preset_values, recipe_modules
 from diffac.testing import parts, problems, reference
 from diffac.testing.parts import DIMS, LEARNERS, OBJECTIVES, SAMPLERS
 from diffac.testing.problems import Answer, Problem, difference, make_problem, solve, solve_by_reference, tools
@@ -111,6 +112,61 @@ def test_names(backend: Any) -> None:
         name for name in ("to_backend", "to_numpy", "compiled", "value_and_grad") if not hasattr(tools(backend), name)
     ]
     assert not missing
+
+
+@pytest.mark.parametrize("name", arguments.CONSTRUCTORS)
+def test_constructors(backend: Any, name: str) -> None:
+    """Arguments, their order, kinds and defaults, as `diffac.arguments` declares them: recipes rely on all of it."""
+
+    def described(signature: inspect.Signature) -> list[str]:
+        return [str(p.replace(annotation=p.empty)) for p in signature.parameters.values()]
+
+    given, wanted = inspect.signature(getattr(backend, name)), arguments.signature(name)
+    assert described(given) == described(wanted), f"{name} takes {given}, and should take {wanted}"
+    kinds = [p.kind for p in wanted.parameters.values()]
+    assert [p.kind for p in given.parameters.values()] == kinds, f"{name} takes {given}, and should take {wanted}"
+
+
+def sensible_arguments(B: Any, name: str) -> dict[str, Any]:
+    """What a part cannot do without."""
+    sampler = parts.chain(B, DIMS)
+    sensible = {
+        "table": parts.TABLES["vp"](DIMS.steps),
+        "schedule": parts.schedule(B, DIMS),
+        "sampler": B.AdditiveNoise(sampler),
+        "proposal": B.PolicyProposal(),
+        "obs_dim": 3,
+        "action_dim": 2,
+        "key": 0,
+        "samples": tools(B).to_backend(np.zeros((4, 2, 1))),
+        "actor_objective": B.ValueThroughSampler(sampler),
+        "critic_objective": B.MeanSquaredTD(),
+        "temperature": B.FixedTemperature(),
+        "actor_optimiser": B.Adam(),
+        "critic_optimiser": B.Adam(),
+    }
+    declared = arguments.CONSTRUCTORS[name].items()
+    return {n: sensible[n] for n, argument in declared if argument.default is arguments.REQUIRED}
+
+
+@pytest.mark.parametrize("name", [name for name in arguments.CONSTRUCTORS if name != "Sum"])
+def test_arguments_without_sense_are_refused(backend: Any, name: str) -> None:
+    """Each number out of its range, not finite or of another type, with the sentence of `diffac.arguments`."""
+    make, sensible, wrong = getattr(backend, name), sensible_arguments(backend, name), []
+    with unchecked_shapes():
+        make(**sensible)
+        for argument, declared in arguments.CONSTRUCTORS[name].items():
+            for value in declared.wrong:
+                with pytest.raises(UsageError) as expected:
+                    declared.check(argument, value)
+                try:
+                    make(**{**sensible, argument: value})
+                    said = "nothing"
+                except Exception as error:  # whatever a backend does with it
+                    said = f"{type(error).__name__}: {error}"
+                if said != f"UsageError: {expected.value}":
+                    wrong.append(f"{argument}={value!r}: {said} in place of {expected.value}")
+    assert not wrong, "\n".join(wrong)
 
 
 CONTRACTS = {
@@ -427,6 +483,47 @@ def test_compiled_acting(backend: Any) -> None:
         (state, _), (same, _) = learner.step(state, batch, noise), plain.step(same, batch, noise)
 
 
+# recipes
+
+SMALL = {
+    "total_timesteps": 1_000,
+    "learning_starts": 10,
+    "hidden_sizes": (4,),
+    "batch_size": DIMS.batch,
+    "num_diffusion_steps": 2,
+    "num_candidates": 2,
+    "num_particles": 2,
+}
+"""Sizes for recipes, as far as they have them."""
+
+
+@pytest.mark.parametrize("name", recipe_modules())
+def test_recipes_run(backend: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every preset can be built; the default one learns and acts, and all its numbers stay finite."""
+    recipe = load_recipe(name)
+    monkeypatch.setattr(recipe, "get_backend", lambda _: backend, raising=False)
+
+    def built(preset: str) -> tuple[Any, Any, Any]:
+        config = recipe.Config(**preset_values(recipe, name, preset))
+        sizes = {n: size for n, size in SMALL.items() if hasattr(config, n)}
+        return recipe.build(dataclasses.replace(config, **sizes), DIMS.obs, DIMS.action)
+
+    for preset in recipe.PRESETS:
+        built(preset)
+    learner, *networks = built("default")
+    state, rng = learner.init(*networks), np.random.default_rng(0)
+    for key in range(2):
+        batches = parts.make_batch(rng, leading=(2,), filled=False)
+        state, metrics = learner.update(state, batches, key)
+    fetched = learner.fetch([metrics, learner.measure(state)])
+    assert fetched["state_nonfinite"][1] == 0, fetched
+    assert np.isfinite(fetched["critic_loss"][0]), fetched
+    obs = rng.standard_normal((4, DIMS.obs)).astype(np.float32)
+    action = learner.act(state, obs, draw(rng, learner.act_noise_spec((4, DIMS.action))))
+    assert action.shape == (4, DIMS.action), f"actions of shape {action.shape}"
+    assert np.isfinite(action).all(), f"actions {action}"
+
+
 # properties that are more than agreement
 
 
@@ -490,6 +587,24 @@ def _sample(B: Any, sampler: Any) -> Any:
     return sampler(parts.ACTORS["denoiser"](B, DIMS, 0), obs, t.to_backend(parts.make_noise(rng, sampler)))
 
 
+def _loss(B: Any, objective: Any, module: Any, other: Any, state: Any, **change: Any) -> Any:
+    rng = np.random.default_rng(0)
+    batch = parts.make_batch(rng)._replace(**change)
+    noise = parts.make_noise(rng, objective)
+    return tools(B).value_and_grad(objective, module, other, batch, noise, np.array(1.0), state)
+
+
+def _critic_loss(B: Any, objective: Any, **change: Any) -> Any:
+    critic = parts.CRITICS["twin"](B, DIMS, 0)
+    return _loss(B, objective, critic, critic, {}, **change)
+
+
+def _policy_proposal_without_next_action(B: Any) -> Any:
+    objective = B.ReweightedScoreMatching(parts.schedule(B, DIMS), B.PolicyProposal())
+    actor, critic = parts.ACTORS["denoiser"](B, DIMS, 0), parts.CRITICS["twin"](B, DIMS, 1)
+    return _loss(B, objective, actor, critic, objective.init_state(), next_action=None)
+
+
 MISTAKES: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
     "candidates": (lambda B: B.BestOf(_chain(B), num_candidates=0), ("num_candidates", "0")),
     "particles": (lambda B: B.ReverseProposal(_chain(B), num_particles=-1), ("num_particles", "-1")),
@@ -505,6 +620,23 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
     "delay": (lambda B: _learner(B, actor_delay=0), ("actor_delay", "0")),
     "hidden sizes": (lambda B: B.TwinCritic(3, 2, key=0, hidden_sizes=(8, 0)), ("hidden_sizes", "0")),
     "time features": (lambda B: B.MLPDenoiser(3, 2, key=0, time_dim=7), ("dim", "7")),
+    "bounds": (
+        lambda B: B.GaussianActor(3, 2, key=0, log_std_min=1.0, log_std_max=1.0),
+        ("log_std_min must be below log_std_max, got 1.0 and 1.0",),
+    ),
+    "nothing to anneal": (lambda B: B.NoiseEntropyTemperature(2, B.AdditiveNoise(_chain(B), 0.0)), ("noise_scale",)),
+    "weight": (lambda B: B.Sum((float("nan"), B.ValueThroughSampler(_chain(B)))), ("weight of term 0", "nan")),
+    "pair": (lambda B: B.Sum(B.ValueThroughSampler(_chain(B))), ("term 0 of Sum must be a pair (weight, objective)",)),
+    "next action": (_policy_proposal_without_next_action, ("PolicyProposal needs batch.next_action, got None",)),
+    "next action for critics": (
+        lambda B: _critic_loss(B, B.MeanSquaredTD(), next_action=None),
+        ("MeanSquaredTD needs batch.next_action, got None",),
+    ),
+    "critics without distribution": (
+        lambda B: B.GaussianTD().init_state(parts.CRITICS["twin"](B, DIMS, 0)),
+        ("GaussianTD needs a critic with a method `distribution`", "EnsembleCritic"),
+    ),
+    "no reward": (lambda B: _step(B, reward=None), ("reward must be an array of shape (5,), got NoneType",)),
     "no critic": (lambda B: _sample(B, B.BestOf(_chain(B), num_candidates=2)), ("critic",)),
     "no temperature": (lambda B: _sample(B, B.AdditiveNoise(_chain(B))), ("temperature",)),
     "column of rewards": (lambda B: _step(B, reward=np.zeros((DIMS.batch, 1))), ("reward", f"{DIMS.batch}, 1")),
@@ -517,7 +649,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
 def test_mistakes_are_named(backend: Any, mistake: str) -> None:
     """A UsageError that says what was given and what it was given for."""
     action, mentions = MISTAKES[mistake]
-    with pytest.raises(UsageError) as caught:
+    with unchecked_shapes(), pytest.raises(UsageError) as caught:
         action(backend)
     for mention in mentions:
         assert mention in str(caught.value), f"{mention!r} is not mentioned in: {caught.value}"

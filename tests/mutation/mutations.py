@@ -284,8 +284,8 @@ OBJECTIVES = [
         "entropy value: log-probability detached",
         "objective-entropy",
         "objectives.py",
-        "temperature * rollout.log_prob - q",
-        "temperature * rollout.log_prob.detach() - q",
+        "temperature * log_prob - q",
+        "temperature * log_prob.detach() - q",
     ),
     torch(
         "sum: weights dropped",
@@ -436,7 +436,7 @@ SAMPLERS = [
         "additive: temperature dropped",
         "sampler-additive",
         "samplers.py",
-        "self.noise_scale * temperature * noise[EXPLORATION]",
+        "scale * noise[EXPLORATION]",
         "self.noise_scale * noise[EXPLORATION]",
     ),
     torch(
@@ -909,8 +909,8 @@ IN_BOTH = [
         "both: sign of the entropy in the soft target",
         "critic_objective-mean_squared_soft",
         "critics.py",
-        ("next_value - temperature * batch.next_log_prob", "next_value + temperature * batch.next_log_prob"),
-        ("next_value - temperature * batch.next_log_prob", "next_value + temperature * batch.next_log_prob"),
+        ("next_value - temperature * log_prob", "next_value + temperature * log_prob"),
+        ("next_value - temperature * log_prob", "next_value + temperature * log_prob"),
     ),
     both(
         "both: omega not set by the first batch",
@@ -972,7 +972,7 @@ IN_BOTH = [
         "both: temperature on the value",
         "objective-entropy_value",
         "objectives.py",
-        ("temperature * rollout.log_prob - q", "rollout.log_prob - temperature * q"),
+        ("temperature * log_prob - q", "log_prob - temperature * q"),
         ("-temperature * entropy - q_mean", "-entropy - temperature * q_mean"),
     ),
     both(

@@ -4,8 +4,6 @@ The reference knows values and pullbacks. A backend adds what its users meet: ne
 are checked, calls that return values alone, updates that draw their own noise, states as named arrays.
 """
 
-from diffac.testing.reference import TabularSchedule as TabularSchedule
-from diffac.testing.reference import mixture_entropy as mixture_entropy
 from diffac_numpy.convert import from_arrays as from_arrays
 from diffac_numpy.convert import to_arrays as to_arrays
 from diffac_numpy.learner import Adam as Adam
@@ -29,9 +27,11 @@ from diffac_numpy.parts import PolicyProposal as PolicyProposal
 from diffac_numpy.parts import ReverseProposal as ReverseProposal
 from diffac_numpy.parts import ReweightedScoreMatching as ReweightedScoreMatching
 from diffac_numpy.parts import Sum as Sum
+from diffac_numpy.parts import TabularSchedule as TabularSchedule
 from diffac_numpy.parts import TanhGaussianSampler as TanhGaussianSampler
 from diffac_numpy.parts import TargetEntropyTemperature as TargetEntropyTemperature
 from diffac_numpy.parts import TimeWeightedQGradient as TimeWeightedQGradient
 from diffac_numpy.parts import ValueThroughSampler as ValueThroughSampler
+from diffac_numpy.parts import mixture_entropy as mixture_entropy
 
 name = "numpy"

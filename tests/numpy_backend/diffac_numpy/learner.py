@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from diffac.errors import UsageError, check_critic_steps, check_positive
+from diffac.arguments import check_arguments
+from diffac.batches import check_batch
 from diffac.noise import draw, without_exploration
 from diffac.protocols import Transition
 from diffac.schedules import LinearSchedule
@@ -24,10 +25,7 @@ def Adam(
     eps: float = 1e-8,
 ) -> reference.Adam:
     """The reference's, with checked arguments."""
-    if not isinstance(learning_rate, LinearSchedule):
-        check_positive("learning_rate", learning_rate)
-    if max_grad_norm is not None:
-        check_positive("max_grad_norm", max_grad_norm)
+    check_arguments("Adam", locals())
     return reference.Adam(learning_rate, max_grad_norm, b1, b2, eps)
 
 
@@ -37,28 +35,30 @@ class Learner:
     def __init__(
         self,
         *,
+        sampler: Any,
+        actor_objective: Any,
+        critic_objective: Any,
+        temperature: Any,
+        actor_optimiser: Any,
+        critic_optimiser: Any,
         tau: float = 0.005,
         actor_delay: int = 2,
+        reward_scale: float = 1.0,
+        ema_actor: bool = False,
         critic_steps: int = 1,
         critic_steps_before_actor: int = 0,
-        **parts: Any,
     ) -> None:
-        check_positive("actor_delay", actor_delay)
-        check_positive("critic_steps", critic_steps)
-        if not 0 < tau <= 1:
-            raise UsageError(f"tau must be in (0, 1], got {tau!r}")
-        check_critic_steps(critic_steps_before_actor, critic_steps)
-        self.sampler, self.temperature = parts["sampler"], parts["temperature"]
-        parts = {name: bare(part) for name, part in parts.items()}
-        steps = {"critic_steps": critic_steps, "critic_steps_before_actor": critic_steps_before_actor}
-        self.bare = reference.Learner(tau=tau, actor_delay=actor_delay, **steps, **parts)
+        given = {name: value for name, value in locals().items() if name != "self"}
+        check_arguments("Learner", given)
+        self.bare = reference.Learner(**{name: bare(value) for name, value in given.items()})
+        self.sampler, self.temperature = sampler, temperature
         self.noise_spec, self.measure, self.fetch = self.bare.noise_spec, self.bare.measure, self.bare.fetch
 
     def init(self, actor: Any, critic: Any) -> reference.LearnerState:
         return self.bare.init(lifted(actor), lifted(critic))
 
     def step(self, state: Any, batch: Transition, noise: Any) -> tuple[Any, dict[str, Any]]:
-        check(batch)
+        check_batch(batch, ("batch",))
         return self.bare.step(state, batch, noise)
 
     def draw_noise(self, key: int, index: int, shape: tuple[int, ...]) -> Any:
@@ -84,20 +84,3 @@ class Learner:
 
     def compile_act(self, state: Any, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
         """There is nothing to compile."""
-
-
-def check(batch: Transition) -> None:
-    """Refuses what would broadcast to something else."""
-    if batch.obs.dtype.kind != "f":
-        raise UsageError(f"obs must be a floating array [batch obs_dim], got {batch.obs.dtype}")
-    size = len(batch.obs)
-    wanted = {
-        "action": (size, batch.action.shape[-1]),
-        "reward": (size,),
-        "next_obs": batch.obs.shape,
-        "terminated": (size,),
-    }
-    for name, shape in wanted.items():
-        given = getattr(batch, name).shape
-        if given != shape:
-            raise UsageError(f"{name} has shape {given}, expected {shape} beside obs of shape {batch.obs.shape}")

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffac.errors import UsageError, check_positive
+from diffac.arguments import check_arguments
 from diffac.initialisers import layer_parameters
 from diffac.testing import reference
 
@@ -22,11 +22,6 @@ def layers(
     for i, (weight, bias) in enumerate(layer_parameters(rng, sizes, ensemble)):
         named |= {f"{prefix}.{i}.weight": weight, f"{prefix}.{i}.bias": bias}
     return named
-
-
-def check_sizes(hidden_sizes: Sizes, **others: int) -> None:
-    for name, size in {**others, **{f"hidden_sizes[{i}]": size for i, size in enumerate(hidden_sizes)}}.items():
-        check_positive(name, size)
 
 
 class Network:
@@ -54,9 +49,7 @@ class MLPDenoiser(Network):
         activation: str = "mish",
         time_dim: int = 16,
     ) -> None:
-        check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim, time_dim=time_dim)
-        if time_dim % 2:
-            raise UsageError(f"time_dim must be even (half sines, half cosines), got {time_dim}")
+        check_arguments("MLPDenoiser", locals())
         rng = np.random.default_rng(key)
         arrays = layers(rng, (time_dim, 2 * time_dim, time_dim), "time_layers")
         arrays |= layers(rng, (obs_dim + action_dim + time_dim, *hidden_sizes, action_dim))
@@ -83,7 +76,7 @@ class GaussianActor(Network):
         log_std_min: float = -20.0,
         log_std_max: float = 2.0,
     ) -> None:
-        check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim)
+        check_arguments("GaussianActor", locals())
         arrays = layers(np.random.default_rng(key), (obs_dim, *hidden_sizes, 2 * action_dim))
         self.bound = reference.GaussianActor(arrays, activation, log_std_min, log_std_max)
 
@@ -106,15 +99,20 @@ class EnsembleCritic(Network):
         hidden_sizes: Sizes = HIDDEN,
         activation: str = "mish",
     ) -> None:
-        check_sizes(hidden_sizes, obs_dim=obs_dim, action_dim=action_dim, size=size)
+        check_arguments("EnsembleCritic", locals())
         sizes = (obs_dim + action_dim, *hidden_sizes, self.outputs)
+        self.size = size
         self.bound = self.kind(layers(np.random.default_rng(key), sizes, ensemble=size), activation)
 
     def __call__(self, obs: Any, action: Any) -> Any:
         return self.bound(obs, action)[0]
 
 
-TwinCritic = EnsembleCritic
+def TwinCritic(
+    obs_dim: int, action_dim: int, *, key: int, hidden_sizes: Sizes = HIDDEN, activation: str = "mish"
+) -> EnsembleCritic:
+    """Two of them."""
+    return EnsembleCritic(obs_dim, action_dim, key=key, hidden_sizes=hidden_sizes, activation=activation)
 
 
 class GaussianCritic(EnsembleCritic):

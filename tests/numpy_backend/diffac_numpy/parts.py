@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffac.errors import UsageError, check_positive, unknown
+from diffac.arguments import NEXT_ACTION, check_arguments, check_distributional
+from diffac.errors import check_present
 from diffac.protocols import Loss, Rollout
 from diffac.testing import reference
 from diffac_numpy.networks import lifted
@@ -29,15 +30,22 @@ def bare(part: Any) -> Any:
     return part.bare if isinstance(part, Part) else part
 
 
+def TabularSchedule(table: Any) -> reference.TabularSchedule:
+    check_arguments("TabularSchedule", locals())
+    return reference.TabularSchedule(table)
+
+
 class Sampler(Part):
     """Returns rollouts and actions alone."""
 
     def rollout(self, actor: Any, obs: Any, noise: Any, *, critic: Any = None, temperature: Any = None) -> Rollout:
         for part in self.layers():
-            if isinstance(part, reference.BestOf) and critic is None:
-                raise UsageError("BestOf ranks its candidates with a critic: pass critic=")
-            if isinstance(part, reference.AdditiveNoise) and temperature is None:
-                raise UsageError("AdditiveNoise scales its noise with the temperature: pass temperature=")
+            if isinstance(part, reference.BestOf):
+                check_present("BestOf", "a critic to rank its candidates", critic, "pass critic=...")
+            if isinstance(part, reference.AdditiveNoise):
+                check_present(
+                    "AdditiveNoise", "the temperature to scale its noise", temperature, "pass temperature=..."
+                )
         return self.bare.rollout(lifted(actor), obs, noise, critic=lifted(critic), temperature=temperature)[0]
 
     def __call__(self, actor: Any, obs: Any, noise: Any, *, critic: Any = None, temperature: Any = None) -> Any:
@@ -52,29 +60,27 @@ class Sampler(Part):
 
 
 def DDPMSampler(schedule: Any, start_scale: float = 1.0) -> Sampler:
-    check_positive("start_scale", start_scale, zero_allowed=True)
+    check_arguments("DDPMSampler", locals())
     return Sampler(reference.DDPMSampler(schedule, start_scale))
 
 
 def DDIMSampler(schedule: Any, start_scale: float = 1.0, num_steps: int | None = None) -> Sampler:
-    check_positive("start_scale", start_scale, zero_allowed=True)
-    if num_steps is not None and not 1 <= num_steps <= schedule.num_steps:
-        raise UsageError(f"num_steps must be in 1..{schedule.num_steps}, got {num_steps}")
-    return Sampler(reference.DDIMSampler(schedule, start_scale=start_scale, num_steps=num_steps))
+    check_arguments("DDIMSampler", locals())
+    return Sampler(reference.DDIMSampler(schedule, start_scale, num_steps))
 
 
 def TanhGaussianSampler(epsilon: float = 0.0) -> Sampler:
-    check_positive("epsilon", epsilon, zero_allowed=True)
+    check_arguments("TanhGaussianSampler", locals())
     return Sampler(reference.TanhGaussianSampler(epsilon))
 
 
 def BestOf(sampler: Any, num_candidates: int = 32) -> Sampler:
-    check_positive("num_candidates", num_candidates)
+    check_arguments("BestOf", locals())
     return Sampler(reference.BestOf(bare(sampler), num_candidates))
 
 
 def AdditiveNoise(sampler: Any, noise_scale: float = 0.1, clip: bool = True) -> Sampler:
-    check_positive("noise_scale", noise_scale, zero_allowed=True)
+    check_arguments("AdditiveNoise", locals())
     return Sampler(reference.AdditiveNoise(bare(sampler), noise_scale, clip))
 
 
@@ -82,45 +88,53 @@ class ActorObjective(Part):
     """Returns the loss alone; `testing.value_and_grad` takes the gradient too."""
 
     def __call__(self, actor: Any, critic: Any, batch: Any, noise: Any, temperature: Any, state: Any) -> Loss:
+        if isinstance(getattr(self.bare, "proposal", None), reference.PolicyProposal):
+            check_present("PolicyProposal", "batch.next_action", batch.next_action, NEXT_ACTION)
         return self.bare(lifted(actor), lifted(critic), batch, noise, temperature, state)[0]
 
 
 def ValueThroughSampler(sampler: Any, relative: bool = False) -> ActorObjective:
+    check_arguments("ValueThroughSampler", locals())
     return ActorObjective(reference.ValueThroughSampler(bare(sampler), relative))
 
 
-def TimeWeightedQGradient(sampler: Any, schedule: Any, **options: Any) -> ActorObjective:
-    for name, allowed in (("space", ("score", "eps")), ("source", ("chain", "forward", "replay"))):
-        if options.get(name, allowed[0]) not in allowed:
-            raise unknown(name, options[name], allowed)
-    if options.get("contractive_step") is not None:
-        check_positive("contractive_step", options["contractive_step"])
-    return ActorObjective(reference.TimeWeightedQGradient(bare(sampler), schedule, **options))
+def TimeWeightedQGradient(
+    sampler: Any,
+    schedule: Any,
+    slope: float = 0.4,
+    intercept: float = -1.8,
+    space: str = "score",
+    source: str = "chain",
+    time_offset: int = 1,
+    contractive_step: float | None = None,
+) -> ActorObjective:
+    check_arguments("TimeWeightedQGradient", locals())
+    numbers = (slope, intercept, space, source, time_offset, contractive_step)
+    return ActorObjective(reference.TimeWeightedQGradient(bare(sampler), schedule, *numbers))
 
 
 def ReweightedScoreMatching(schedule: Any, proposal: Any) -> ActorObjective:
+    check_arguments("ReweightedScoreMatching", locals())
     return ActorObjective(reference.ReweightedScoreMatching(schedule, bare(proposal)))
 
 
 def ReverseProposal(sampler: Any, num_particles: int = 64, value_scale: float = 5.0, truncated: bool = True) -> Part:
-    check_positive("num_particles", num_particles)
-    check_positive("value_scale", value_scale)
+    check_arguments("ReverseProposal", locals())
     return Part(reference.ReverseProposal(bare(sampler), num_particles, value_scale, truncated))
 
 
 def PolicyProposal(rate: float = 0.001, faithful_normalisation: bool = False) -> Part:
-    if not 0 < rate < 1:
-        raise UsageError(f"rate must be strictly between 0 and 1, got {rate!r}")
+    check_arguments("PolicyProposal", locals())
     return Part(reference.PolicyProposal(rate, faithful_normalisation))
 
 
 def EntropyRegularisedValue(sampler: Any) -> ActorObjective:
+    check_arguments("EntropyRegularisedValue", locals())
     return ActorObjective(reference.EntropyRegularisedValue(bare(sampler)))
 
 
 def Sum(*terms: tuple[float, Any]) -> ActorObjective:
-    if not terms:
-        raise UsageError("Sum needs at least one term, for example Sum((1.0, ValueThroughSampler(sampler)))")
+    check_arguments("Sum", locals())
     return ActorObjective(reference.Sum(*((weight, bare(term)) for weight, term in terms)))
 
 
@@ -128,28 +142,22 @@ class CriticObjective(Part):
     """Returns the loss alone."""
 
     def init_state(self, critic: Any) -> Any:
+        if isinstance(self.bare, reference.GaussianTD):
+            check_distributional(critic)
         return self.bare.init_state(lifted(critic))
 
     def __call__(self, critic: Any, target_critic: Any, batch: Any, noise: Any, temperature: Any, state: Any) -> Loss:
+        check_present(type(self.bare).__name__, "batch.next_action", batch.next_action, NEXT_ACTION)
         return self.bare(lifted(critic), lifted(target_critic), batch, noise, temperature, state)[0]
 
 
-def _check_gamma(gamma: float) -> None:
-    if not 0 <= gamma <= 1:
-        raise UsageError(f"gamma must be in [0, 1], got {gamma!r}")
-
-
 def MeanSquaredTD(gamma: float = 0.99, soft: bool = False, factor: float = 1.0) -> CriticObjective:
-    _check_gamma(gamma)
-    check_positive("factor", factor)
+    check_arguments("MeanSquaredTD", locals())
     return CriticObjective(reference.MeanSquaredTD(gamma, soft, factor))
 
 
 def GaussianTD(gamma: float = 0.99, tau: float = 0.005, clip: float = 3.0) -> CriticObjective:
-    _check_gamma(gamma)
-    check_positive("clip", clip)
-    if not 0 < tau <= 1:
-        raise UsageError(f"tau must be in (0, 1], got {tau!r}")
+    check_arguments("GaussianTD", locals())
     return CriticObjective(reference.GaussianTD(gamma, tau, clip))
 
 
@@ -161,19 +169,55 @@ class Temperature(Part):
 
 
 def FixedTemperature(temperature: float = 1.0) -> Temperature:
-    check_positive("temperature", temperature)
+    check_arguments("FixedTemperature", locals())
     return Temperature(reference.FixedTemperature(temperature))
 
 
-def NoiseEntropyTemperature(action_dim: int, sampler: Any, *numbers: Any, **options: Any) -> Temperature:
-    check_positive("action_dim", action_dim)
-    return Temperature(reference.NoiseEntropyTemperature(action_dim, bare(sampler), *numbers, **options))
+def NoiseEntropyTemperature(
+    action_dim: int,
+    sampler: Any,
+    initial: float = 5.0,
+    target_entropy_per_dim: float = -0.9,
+    interval: int = 250,
+    learning_rate: float = 7e-3,
+    num_states: int = 16,
+    num_samples: int = 128,
+) -> Temperature:
+    check_arguments("NoiseEntropyTemperature", locals())
+    numbers = (initial, target_entropy_per_dim, interval, learning_rate, num_states, num_samples)
+    return Temperature(reference.NoiseEntropyTemperature(action_dim, bare(sampler), *numbers))
 
 
-def MixtureEntropyTemperature(sampler: Any, *numbers: Any, **options: Any) -> Temperature:
-    return Temperature(reference.MixtureEntropyTemperature(bare(sampler), *numbers, **options))
+def MixtureEntropyTemperature(
+    sampler: Any,
+    initial: float = 3.0,
+    target_entropy_per_dim: float = -0.9,
+    interval: int = 10_000,
+    learning_rate: float = 0.03,
+    num_states: int = 64,
+    num_samples: int = 200,
+    num_components: int = 3,
+    num_iterations: int = 100,
+) -> Temperature:
+    check_arguments("MixtureEntropyTemperature", locals())
+    numbers = (initial, target_entropy_per_dim, interval, learning_rate, num_states, num_samples)
+    return Temperature(reference.MixtureEntropyTemperature(bare(sampler), *numbers, num_components, num_iterations))
 
 
-def TargetEntropyTemperature(action_dim: int, *numbers: Any, **options: Any) -> Temperature:
-    check_positive("action_dim", action_dim)
-    return Temperature(reference.TargetEntropyTemperature(action_dim, *numbers, **options))
+def TargetEntropyTemperature(
+    action_dim: int,
+    initial: float = 1.0,
+    target_entropy_per_dim: float = -1.0,
+    interval: int = 1,
+    learning_rate: float = 3e-4,
+) -> Temperature:
+    check_arguments("TargetEntropyTemperature", locals())
+    numbers = (initial, target_entropy_per_dim, interval, learning_rate)
+    return Temperature(reference.TargetEntropyTemperature(action_dim, *numbers))
+
+
+def mixture_entropy(
+    samples: Any, num_components: int = 3, num_iterations: int = 100, covariance_floor: float = 1e-6
+) -> Any:
+    check_arguments("mixture_entropy", locals())
+    return reference.mixture_entropy(samples, num_components, num_iterations, covariance_floor)

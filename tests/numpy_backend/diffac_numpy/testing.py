@@ -24,4 +24,5 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 def value_and_grad(objective: Any, module: Any, *args: Any) -> tuple[Loss, dict[str, Any]]:
     """objective(module, *args) and the gradient of its value by parameter name."""
     other, *rest = args
+    objective(module, other, *rest)  # which checks what it is given
     return objective.bare(lifted(module), lifted(other), *rest)

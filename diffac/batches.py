@@ -1,0 +1,56 @@
+"""What a learner is given: observations and batches of the right shapes, checked before anything broadcasts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from diffac.errors import UsageError
+from diffac.protocols import Transition
+
+
+def check_obs(obs: Any, axes: Sequence[str], actor: Any = None) -> None:
+    """Refuses what is no floating array [*axes obs_dim] with something in it.
+
+    Args:
+        obs: an array of NumPy or any backend.
+        axes: names of the leading axes.
+        actor: says the length of an observation, if it has the attribute `obs_dim`.
+    """
+    size = getattr(actor, "obs_dim", "obs_dim")
+    shape, dtype = tuple(getattr(obs, "shape", ())), _dtype(obs)
+    right_size = size == "obs_dim" or shape[-1:] == (size,)
+    if "float" not in dtype or len(shape) != len(axes) + 1 or 0 in shape or not right_size:
+        raise UsageError(
+            f"obs must be a floating array, not empty, of shape [{' '.join([*axes, str(size)])}], got "
+            f"{dtype} {shape if hasattr(obs, 'shape') else ''}".rstrip()
+        )
+
+
+def check_batch(batch: Transition, axes: Sequence[str], actor: Any = None) -> None:
+    """Refuses a batch whose arrays do not belong together.
+
+    Args:
+        batch: arrays of NumPy or any backend.
+        axes: names of the leading axes.
+        actor: says the lengths of an observation and an action, if it has the attributes `obs_dim` and `action_dim`.
+    """
+    check_obs(batch.obs, axes, actor)
+    leading, obs_shape = tuple(batch.obs.shape[:-1]), tuple(batch.obs.shape)
+    action_dim = getattr(actor, "action_dim", (*getattr(batch.action, "shape", ()), 0)[len(leading)])
+    expected = {
+        "action": (*leading, action_dim),
+        "reward": leading,
+        "next_obs": obs_shape,
+        "terminated": leading,
+    }
+    for name, shape in expected.items():
+        array = getattr(batch, name)
+        if not hasattr(array, "shape"):
+            raise UsageError(f"{name} must be an array of shape {shape}, got {type(array).__name__}")
+        if tuple(array.shape) != shape:
+            raise UsageError(f"{name} has shape {tuple(array.shape)}, expected {shape} beside obs of shape {obs_shape}")
+
+
+def _dtype(array: Any) -> str:
+    return str(getattr(array, "dtype", type(array).__name__)).removeprefix("torch.")
