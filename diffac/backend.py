@@ -22,7 +22,7 @@ def get_backend(name: str) -> Backend:
     Third parties register a backend under the entry point group `diffac.backends`.
 
     Raises:
-        UsageError: no backend has this name, or its framework is not installed.
+        UsageError: no backend has this name, or its framework is not installed or broken.
     """
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in found:
@@ -34,4 +34,10 @@ def get_backend(name: str) -> Backend:
         raise UsageError(
             f"backend {name!r} needs the package {error.name!r}, which is not installed; "
             f"run: python -m pip install 'diffac[{name}]'"
+        ) from error
+    except Exception as error:  # of any type: a missing library, a variable of the environment without sense
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        raise UsageError(
+            f"backend {name!r} cannot be imported ({reason}); unset the environment variables of its framework, or "
+            f"reinstall it: python -m pip install --force-reinstall 'diffac[{name}]'"
         ) from error

@@ -66,14 +66,31 @@ def keep_compiled_programs() -> None:
             config.update("jax_compilation_cache_dir", str(folder))
 
 
+def all_devices() -> list[jax.Device]:
+    """What JAX can compute on, its first choice first.
+
+    Raises:
+        UsageError: nothing, mostly since JAX_PLATFORMS names what is not there.
+    """
+    try:
+        return jax.devices()
+    except Exception as error:  # JAX promises no type: a RuntimeError, an AssertionError without words
+        reason = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}".removesuffix(": ")
+        asked = f"JAX_PLATFORMS={jax.config.jax_platforms}" if jax.config.jax_platforms else "its own choice"  # type: ignore[attr-defined]
+        raise UsageError(
+            f"JAX cannot compute on this machine with {asked} ({reason}); unset JAX_PLATFORMS or set it to cpu"
+        ) from error
+
+
 def find_device(device: str) -> jax.Device:
     """The device of that name, as `to_device` takes it.
 
     Raises:
         UsageError: this machine, or this build of JAX, has no such device.
     """
-    gpus = [gpu for gpu in jax.devices() if gpu.platform == "gpu"]
-    found = {"auto": jax.devices()[0], "cpu": jax.devices("cpu")[0]}
+    devices = all_devices()
+    gpus = [gpu for gpu in devices if gpu.platform == "gpu"]
+    found = {"auto": devices[0], "cpu": jax.devices("cpu")[0]}
     if gpus:
         found |= {"cuda": gpus[0]} | {f"cuda:{index}": gpu for index, gpu in enumerate(gpus)}
     if device not in found:

@@ -15,6 +15,7 @@ from diffac.arguments import check_arguments
 from diffac.errors import UsageError, check_count
 from diffac.initialisers import layer_parameters
 from diffac_equinox.activations import Function, activation
+from diffac_equinox.devices import all_devices
 
 
 def time_embedding(t: Int[Array, "*batch"] | int, dim: int = 16) -> Float[Array, "*batch dim"]:
@@ -57,6 +58,7 @@ def _check_input(name: str, array: Array, size: int) -> None:
 
 
 def _layers(rng: np.random.Generator, sizes: tuple[int, ...], ensemble: int | None = None) -> tuple[Linear, ...]:
+    all_devices()  # where there is none, with a sentence
     parameters = layer_parameters(rng, sizes, ensemble)
     return tuple(Linear(jnp.asarray(weight), jnp.asarray(bias)) for weight, bias in parameters)
 

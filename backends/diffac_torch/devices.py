@@ -25,6 +25,26 @@ def use_granted_processors() -> None:
         torch.set_num_threads(granted)
 
 
+def check_defaults() -> None:
+    """Refuses defaults of torch with which no network could be made, or none that learns.
+
+    Raises:
+        UsageError: the default device is not there or holds no numbers, or the default type is not one to learn in.
+    """
+    try:
+        device = torch.empty(0).device
+    except Exception as error:  # torch promises no type
+        reason = str(error).strip().partition("\n")[0]
+        raise UsageError(
+            f"torch cannot use its default device here ({reason}); call torch.set_default_device('cpu')"
+        ) from error
+    if device.type == "meta":
+        raise UsageError("torch.set_default_device('meta') was called, and what lives there has no numbers; use 'cpu'")
+    dtype = torch.get_default_dtype()
+    if dtype not in (torch.float32, torch.float64):
+        raise UsageError(f"torch.set_default_dtype({dtype}) was called; diffac learns in float32 or float64")
+
+
 def find_device(device: str) -> torch.device:
     """The device of that name, as `to_device` takes it.
 

@@ -21,6 +21,7 @@ from diffac.arguments import check_arguments
 from diffac.errors import UsageError, check_count
 from diffac.initialisers import layer_parameters
 from diffac_torch.activations import activation
+from diffac_torch.devices import check_defaults
 from diffac_torch.programs import is_recording
 from diffac_torch.schedules import Time
 
@@ -133,6 +134,7 @@ class Linear(nn.Module):
 
 
 def _layers(rng: np.random.Generator, sizes: tuple[int, ...], ensemble: int | None = None) -> nn.ModuleList:
+    check_defaults()
     return nn.ModuleList([Linear(weight, bias) for weight, bias in layer_parameters(rng, sizes, ensemble)])
 
 

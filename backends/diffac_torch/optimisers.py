@@ -1,6 +1,7 @@
 """Gradients of one module, and the steps taken with them."""
 
 import dataclasses
+import os
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
@@ -44,6 +45,19 @@ def without_gradient(value: Any, like: Any) -> Tensor:
     return torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
 
 
+def _check_compiler_folder() -> None:
+    """Makes the folder for compiled programs as torch does with its first optimiser; it fails in ways that vary."""
+    folder = os.environ.get("TORCHINDUCTOR_CACHE_DIR")
+    if folder:
+        try:
+            os.makedirs(folder, exist_ok=True)
+        except OSError as error:
+            raise UsageError(
+                f"torch cannot make the folder {folder!r} for what it compiles ({error.strerror}); set "
+                "TORCHINDUCTOR_CACHE_DIR to a folder that can be written"
+            ) from error
+
+
 @dataclasses.dataclass
 class AdamState:
     """The optimiser of one module, which holds the moments (from the start, as zeros), and the number of steps done."""
@@ -83,7 +97,12 @@ class Adam:
         check_arguments("Adam", vars(self))
 
     def init(self, module: nn.Module) -> AdamState:
-        """The state before the first step."""
+        """The state before the first step.
+
+        Raises:
+            UsageError: torch cannot make the folder where it keeps what it compiles.
+        """
+        _check_compiler_folder()
         parameters = list(module.parameters())
         options = {"lr": self._rate(0), "betas": (self.b1, self.b2), "eps": self.eps}
         try:
