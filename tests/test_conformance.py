@@ -78,3 +78,10 @@ def test_a_known_gap_is_expected_to_fail_and_must_not_pass(tmp_path: Path) -> No
 def test_a_gap_must_name_a_test(tmp_path: Path) -> None:
     said = run_with_gaps(tmp_path, {"test_rows_agree": "misspelt"}, "test_names")
     assert "known_gaps names 'test_rows_agree', which is no test of the conformance suite" in said
+
+
+def test_a_constructor_that_differs_is_shown(tmp_path: Path) -> None:
+    said = run_with_gaps(tmp_path, {}, "test_constructors and DD")
+    assert "FAILED test_mine.py::test_constructors[DDIMSampler]" in said
+    assert "DDIMSampler takes (*args, **kw), and should take (schedule, start_scale=1.0, num_steps=None)" in said
+    assert "PASSED test_mine.py::test_constructors[DDPMSampler]" in said
