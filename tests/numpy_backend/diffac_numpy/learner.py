@@ -57,7 +57,7 @@ class Learner:
     def init(self, actor: Any, critic: Any) -> reference.LearnerState:
         return self.bare.init(lifted(actor), lifted(critic))
 
-    def step(self, state: Any, batch: Transition, noise: Any) -> tuple[Any, dict[str, Any]]:
+    def step(self, state: Any, batch: Transition, noise: Any) -> tuple[Any, Any]:
         check_batch(batch, ("batch",))
         return self.bare.step(state, batch, noise)
 
