@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,13 +9,11 @@ import gymnasium as gym
 import numpy as np
 
 from diffac.env_states import restore_env, save_env, statistics_of
-from diffac.errors import RunError, UsageError
+from diffac.errors import RunError, UsageError, said
 from diffac.spaces import Misfit, action_scaler, brief, flat_observation
 
 RESET = ("observation", "info")
 STEP = ("observation", "reward", "terminated", "truncated", "info")
-LONGEST = 300
-"""Characters of an environment's own message that are passed on."""
 
 
 class Contract(gym.Wrapper):
@@ -73,14 +69,18 @@ class Adapter(gym.Wrapper):
     ) -> tuple[np.ndarray, dict[str, Any]]:
         try:
             obs, _ = checked_reset(self.env.reset(seed=seed, options=options), self.name)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever an environment does, SystemExit too
             raise self._failure(error, "reset") from error
         return self._row(obs, "reset"), {}
 
     def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         try:
             obs, reward, terminated, truncated, _ = checked_step(self.env.step(self._scale(action)), self.name)
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise self._failure(error, "step") from error
         return self._row(obs, "step"), reward, terminated, truncated, {}
 
@@ -92,7 +92,7 @@ class Adapter(gym.Wrapper):
                 self.name, method, f"{error}, as its observation space {brief(self._own_space)} says"
             ) from error
 
-    def _failure(self, error: Exception, method: str) -> Exception:
+    def _failure(self, error: BaseException, method: str) -> Exception:
         """The error as one sentence; made here because process boundaries lose where it came from, or all of it."""
         if isinstance(error, UsageError | RunError):
             return error
@@ -205,14 +205,3 @@ def _shown(value: Any) -> str:
     return (
         f"a {type(value).__name__}, {text if len(text) <= 60 else text[:60] + '...'}" if value is not None else "None"
     )
-
-
-def said(error: BaseException) -> str:
-    """An error's message in one line, and where it came from: "no such part (file.py, line 3)"."""
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else "no message"
-    text = text if len(text) <= LONGEST else text[:LONGEST] + "..."
-    frames = traceback.extract_tb(error.__traceback__)
-    if not frames or frames[-1].filename == __file__:
-        return text
-    return f"{text} ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})"

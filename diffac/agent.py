@@ -14,9 +14,10 @@ import gymnasium as gym
 import numpy as np
 
 from diffac.building import start_learner
-from diffac.callbacks import Callback
+from diffac.callbacks import Callback, check_callback
 from diffac.checkpoints import Checkpoint, Store, codec_of
 from diffac.configs import RECIPE, make_config, plain, vars_of
+from diffac.divergence import DivergenceError, nonfinite_arrays
 from diffac.environments import of_statistics, own_spaces
 from diffac.errors import DamagedError, RunError, UsageError
 from diffac.logging import Writer
@@ -197,9 +198,13 @@ class Agent:
             The agent itself.
 
         Raises:
-            UsageError: nothing is left to do.
-            RunError: an environment broke its contract or a loss is not finite; the agent can then act, but not learn.
+            UsageError: nothing is left to do, or the callback is none.
+            CallbackError: the callback raised an error.
+            DivergenceError: a loss is not finite; the agent can then act, but not learn.
+            RunError: an environment broke its contract.
         """
+        if callback is not None:
+            check_callback(callback)
         if total_timesteps is not None and total_timesteps < 1:
             raise UsageError(f"total_timesteps must be at least 1, got {total_timesteps}")
         end = self.config.total_timesteps if total_timesteps is None else self.num_timesteps + total_timesteps
@@ -212,8 +217,9 @@ class Agent:
         with StopRequest() as stop:
             try:
                 training.advance(end, writer=writer, callback=callback, stop=stop)
-            except BaseException:
-                self.close()
+            except BaseException as error:
+                if isinstance(error, DivergenceError) or not self._is_readable():
+                    self.close()
                 raise
         stop.raise_if_requested()
         return self
@@ -329,6 +335,13 @@ class Agent:
             restore = self._restore if self._goes_on else None
             self._training = Training(self.learner, self._state, self.config, restore=restore, say=warn)
         return self._training
+
+    def _is_readable(self) -> bool:
+        """Whether the learner's state is still there; an update that broke off may have consumed it."""
+        try:
+            return not nonfinite_arrays(self._codec.to_arrays(self.state))
+        except Exception:
+            return False
 
     def _restore(self, state: Any, buffer: NumberedReplay) -> tuple[Any, dict[str, Any]]:
         assert self.checkpoint is not None

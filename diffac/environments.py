@@ -8,6 +8,7 @@ import multiprocessing
 import operator
 import os
 import signal
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,9 +17,9 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
-from diffac.adapter import Adapter, adapt, said
+from diffac.adapter import Adapter, adapt
 from diffac.configs import natural
-from diffac.errors import RunError, UsageError
+from diffac.errors import RunError, UsageError, said
 from diffac.named import check_name, function_of, import_of
 from diffac.protocols import Transition
 from diffac.signals import SIGNALS, children_undisturbed
@@ -71,14 +72,24 @@ class Stepper:
         self._returns = np.zeros(self.num_envs)
         self._lengths = np.zeros(self.num_envs, np.int64)
         self._steps = 0
+        self.whole = True
+        """Whether the environments are between two steps; False: a step or reset broke off."""
 
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
         """Starts new episodes with these seeds, one for each environment; the observations [num_envs obs_dim].
 
+        Environments in which something broke off are made anew before.
+
         Raises:
             RunError: an environment raised an error, did not answer in time or has died.
+            UsageError: it cannot be made anew.
         """
         numbers: Any = [int(seed) for seed in seeds]
+        if not self.whole:
+            close(self.envs)
+            own: Any = self.envs
+            self.envs = _together(own.env_fns, isinstance(own, AsyncVectorEnv))
+        self.whole = False
         with self._answers():
             if isinstance(self.envs, AsyncVectorEnv):
                 self.envs.reset_async(seed=numbers)
@@ -90,6 +101,7 @@ class Stepper:
         self._returns[:] = 0
         self._lengths[:] = 0
         self._steps = 0
+        self.whole = True
         return self.obs
 
     def start(self, action: np.ndarray) -> None:
@@ -109,6 +121,7 @@ class Stepper:
                 f"got {self._action.shape}"
             )
         self._check_finite_action()
+        self.whole = False
         if isinstance(self.envs, AsyncVectorEnv):
             with self._answers():
                 self.envs.step_async(self._action)
@@ -149,6 +162,7 @@ class Stepper:
         )
         self._check_finite("observation", next_obs)
         self._check_finite("reward", transition.reward)
+        self.whole = True
         return StepResult(transition, np.array(truncated, bool), self.obs, episodes)
 
     def step(self, action: np.ndarray) -> StepResult:
@@ -158,8 +172,10 @@ class Stepper:
 
     def save(self) -> dict[str, Any]:
         """The state between two steps as plain data; entry "restart" says why, where the environments' is not part."""
-        with self._answers():
-            envs = list(self.attribute("checkpoint_state"))
+        envs = [{"problem": "one of them had failed"}]
+        if self.whole:
+            with self._answers():
+                envs = list(self.attribute("checkpoint_state"))
         problem = next((env["problem"] for env in envs if "problem" in env), None)
         return {
             "restart": problem,
@@ -218,8 +234,14 @@ class Stepper:
             ) from error
         except (EOFError, ConnectionError) as error:
             raise RunError(f"{self._dead_process()} {when}; was it killed, for want of memory say?") from error
-        except Exception as error:
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:
             raise RunError(f"an environment raised {type(error).__name__} {when}: {said(error)}") from error
+
+    def close(self) -> None:
+        """Closes the environments; may be called twice."""
+        close(self.envs)
 
     def _dead_process(self) -> str:
         processes = self.envs.processes if isinstance(self.envs, AsyncVectorEnv) else []
@@ -277,7 +299,7 @@ class _Maker:
                 env = _wrap(env, name)
             check_spaces(self.env_id, env.observation_space, env.action_space)
         except UsageError:
-            env.close()
+            _close(env)
             raise
         return adapt(env, self.env_id, self.clip_action)
 
@@ -287,7 +309,9 @@ def _wrap(env: gym.Env, name: str) -> gym.Env:
     wrap = function_of(name)
     try:
         wrapped = wrap(env)
-    except Exception as error:
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
         raise UsageError(f"wrapper {name!r} raised {type(error).__name__}: {said(error)}") from error
     if not isinstance(wrapped, gym.Env):
         raise UsageError(f"wrapper {name!r} must return an environment of gymnasium, got a {type(wrapped).__name__}")
@@ -314,6 +338,8 @@ def _make_env(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env:
     try:
         import_of(env_id)
         return gym.make(env_id, **{"disable_env_checker": True, **env_kwargs})
+    except (UsageError, RunError, KeyboardInterrupt):
+        raise
     except gym.error.UnregisteredEnv as error:
         near = difflib.get_close_matches(env_id, list(gym.registry), n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
@@ -325,11 +351,14 @@ def _make_env(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env:
         raise UsageError(f"environment {env_id!r} cannot be imported: {error}{_extra(error)}") from error
     except gym.error.Error as error:
         raise UsageError(f"environment {env_id!r} cannot be made: {error}") from error
-    except TypeError as error:
+    except BaseException as error:  # whatever a constructor does, SystemExit too
         name = next((name for name in env_kwargs if f"argument {name!r}" in str(error)), None)
-        if name is None or name == "render_mode":
+        if isinstance(error, TypeError) and name not in (None, "render_mode"):
+            raise UsageError(f"environment {env_id!r} takes no {name!r}, which env_kwargs give it") from error
+        if "render_mode" in env_kwargs and isinstance(error, Exception):  # the caller knows what pictures need
             raise
-        raise UsageError(f"environment {env_id!r} takes no {name!r}, which env_kwargs give it") from error
+        text = f"{type(error).__name__}: {said(error)}"
+        raise UsageError(f"environment {env_id!r} cannot be made: {text}") from error
 
 
 def _extra(error: Exception) -> str:
@@ -414,7 +443,11 @@ def make_envs(
     if num_envs < 1:
         raise UsageError(f"num_envs must be at least 1, got {num_envs}")
     make = _Maker(env_id, env_kwargs, wrappers, render_mode, clip_action)
-    makers = [lambda: wrap(make())] * int(num_envs)
+    return _together([lambda: wrap(make())] * int(num_envs), asynchronous)
+
+
+def _together(makers: Sequence[Callable[[], gym.Env]], asynchronous: bool) -> VectorEnv:
+    """The environments that makers make, as one."""
     context = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     try:
         if asynchronous:
@@ -427,8 +460,8 @@ def make_envs(
         if "space" not in str(error):
             raise
         raise UsageError(
-            f"environments made as {env_id!r} differ in the size of their observations or actions; they are stepped "
-            f"together, so each must be made alike"
+            "environments of one id differ in the size of their observations or actions; they are stepped together, so "
+            "each must be made alike"
         ) from error
 
 
@@ -447,7 +480,7 @@ def own_spaces(
         own: Any = env.env
         return own.observation_space, own.action_space, env.statistics
     finally:
-        env.close()
+        _close(env)
 
 
 def of_statistics(env_id: str, found: Sequence[str]) -> str:
@@ -467,12 +500,14 @@ def dims(envs: VectorEnv) -> tuple[int, int]:
 
 
 def close(envs: VectorEnv) -> None:
-    """Closes environments, also when a step is under way, hangs, or a process has died."""
-    if not isinstance(envs, AsyncVectorEnv):
-        envs.close()
+    """Closes environments, also when a step is under way, hangs, or a process has died; may be called twice.
+
+    What an environment raises there comes as a warning: its work is done.
+    """
+    if envs.closed:
         return
-    if not envs.closed:
-        envs.closed = True  # gymnasium's own close waits for the step under way
+    envs.closed = True  # gymnasium's own close waits for the step under way
+    if isinstance(envs, AsyncVectorEnv):
         for process in envs.processes:
             process.kill()
         for process in envs.processes:
@@ -481,3 +516,18 @@ def close(envs: VectorEnv) -> None:
             if pipe is not None:
                 pipe.close()
         envs.error_queue.close()
+    elif isinstance(envs, SyncVectorEnv):
+        for env in envs.envs:
+            _close(env)
+
+
+def _close(env: gym.Env) -> None:
+    """Closes one environment."""
+    try:
+        env.close()
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        name = repr(env.spec.id) if env.spec is not None else type(env.unwrapped).__name__
+        text = f"{type(error).__name__}: {said(error)}"
+        warnings.warn(f"environment {name} raised an error in close(): {text}", stacklevel=2)

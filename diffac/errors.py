@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import difflib
 import math
+import os
+import traceback
 from collections.abc import Iterable
 from typing import Any
 
 from diffac.messages import printable
+
+LONGEST = 300
+"""Characters of somebody else's message that are passed on."""
 
 
 class UsageError(ValueError):
@@ -25,6 +30,17 @@ _WORDS = {
     "(0, inf)": "a finite number greater than 0",
     "[0, inf)": "a finite number, at least 0",
 }
+
+
+def said(error: BaseException) -> str:
+    """The message of somebody else's error in one line, and where it came from: "no such part (file.py, line 3)"."""
+    lines = str(error).strip().splitlines()
+    text = lines[0] if lines else "no message"
+    text = text if len(text) <= LONGEST else text[:LONGEST] + "..."
+    frames = traceback.extract_tb(error.__traceback__)
+    if not frames or os.path.dirname(frames[-1].filename) == os.path.dirname(__file__):
+        return text
+    return f"{text} ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})"
 
 
 def check_number(name: str, value: Any, allowed: str = "(-inf, inf)") -> None:

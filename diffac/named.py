@@ -14,8 +14,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
-from diffac.adapter import said
-from diffac.errors import RunError, UsageError
+from diffac.errors import RunError, UsageError, said
 from diffac.messages import note, quoted
 
 NAME = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*")

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any
 
 from diffac.building import start_learner
-from diffac.callbacks import Callback
+from diffac.callbacks import Callback, CallbackError
 from diffac.checkpoints import Checkpoint, Checkpointer, Store, codec_of
 from diffac.configs import RECIPE, config_yaml, make_config, plain, read_config, vars_of
 from diffac.divergence import DivergenceError
@@ -239,7 +239,10 @@ class _SaveEvaluations(Callback):
         self.path = path
 
     def on_evaluation(self, training: Training) -> None:
-        save_evaluations(self.path, training.evaluations)
+        try:
+            save_evaluations(self.path, training.evaluations)
+        except OSError as error:
+            raise CallbackError(f"the run cannot write to {self.path}: {error.strerror or error}") from error
 
 
 def _writers(

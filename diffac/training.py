@@ -14,11 +14,11 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from diffac.backend import get_backend
-from diffac.callbacks import Callback, goes_on
+from diffac.callbacks import Asking, Callback, Callbacks, Moment, check_callback
 from diffac.checkpoints import Checkpointer, Snapshot, codec_of
 from diffac.configs import check_fields
 from diffac.divergence import DivergenceError, diverged
-from diffac.environments import Episode, Stepper, check_env_arguments, close, dims, make_envs, of_statistics
+from diffac.environments import Episode, Stepper, check_env_arguments, dims, make_envs, of_statistics
 from diffac.errors import UsageError
 from diffac.evaluation import Evaluator
 from diffac.interval import IntervalLog
@@ -275,9 +275,12 @@ def train(
     Raises:
         DivergenceError: a loss, a gradient, an action or a parameter is not finite; losses and parameters are looked at
             when metrics are logged.
+        CallbackError: the callback raised an error; the step under way and its checkpoint were completed.
         RunError: an environment broke its contract, or a checkpoint could not be written.
         UsageError: an environment that does not exist or that diffac cannot use.
     """
+    if callback is not None:
+        check_callback(callback)
     saved: dict[str, Any] = {}
     if checkpointer is not None:
         saved = {"restore": checkpointer.restore, "say": checkpointer.say}
@@ -343,7 +346,8 @@ class Training:
                 clip_action=config.clip_action,
                 **config.env_arguments,
             )
-            stack.callback(close, envs)
+            self._stepper = Stepper(envs, timeout=config.step_timeout)
+            stack.callback(self._stepper.close)
             seed = integer(self._streams.evaluation)
             self._evaluator = stack.enter_context(
                 Evaluator(
@@ -354,7 +358,6 @@ class Training:
                     **config.env_arguments,
                 )
             )
-            self._stepper = Stepper(envs, timeout=config.step_timeout)
             self.buffer = _on_device(replay, config)(config.buffer_size, *dims(envs))
             """The replay memory."""
             self._begin(restore, say)
@@ -375,11 +378,14 @@ class Training:
             for name, stream in self._streams._asdict().items():
                 stream.bit_generator.state = saved["streams"][name]
             self._log.restore(saved["log"])
-        seeds = [integer(self._streams.envs) for _ in range(self.config.num_envs)]
         if saved is None:
-            self._stepper.reset(seeds)
-        elif (problem := self._stepper.restore(saved["environments"], seeds)) is not None:
+            self._stepper.reset(self._new_seeds())
+        elif (problem := self._stepper.restore(saved["environments"], self._new_seeds())) is not None:
             say(f"the environments begin new episodes, because they could not be saved: {problem}")
+
+    def _new_seeds(self) -> list[int]:
+        """Seeds for new episodes of all environments."""
+        return [integer(self._streams.envs) for _ in range(self.config.num_envs)]
 
     def advance(
         self,
@@ -399,6 +405,9 @@ class Training:
         A checkpoint that is due after the same step as an evaluation is written before it. An evaluation that a stop
         has cut short is played again by the next call, or by the run that goes on from the checkpoint.
 
+        After an error it can go on. Where the error came from an environment, all of them are made anew and begin new
+        episodes; the step that broke off is not counted.
+
         Args:
             env_step: environment steps since the beginning of the run.
             writer: as for `train`.
@@ -407,21 +416,42 @@ class Training:
             stop: looked at after every step, and in every step of an evaluation. None: that of the checkpointer.
 
         Raises:
-            RunError: as for `train`; the training cannot go on.
+            CallbackError: as for `train`.
+            RunError: as for `train`.
+            UsageError: the callback is none, or environments that are made anew cannot be made.
             Interrupted: a stop was asked for, and the checkpointer has saved the run. Without one, training just ends.
         """
+        callback = Callbacks() if callback is None else check_callback(callback)
         if env_step > self.config.total_timesteps:
             self.config = dataclasses.replace(self.config, total_timesteps=env_step)
-        config, log = self.config, self._log
-        writer = writer or Writers()
         if stop is None and checkpointer is not None:
             stop = checkpointer.stop
-        log.go_on()
+        if not self._stepper.whole:
+            self._stepper.reset(self._new_seeds())
+        self._log.go_on()
+        try:
+            with Asking() as asking:
+                ask = partial(asking, callback, training=self)
+                self._advance(env_step, writer or Writers(), ask, checkpointer, stop)
+                ask("on_end")
+        finally:
+            self._log.pause()
+
+    def _advance(
+        self,
+        env_step: int,
+        writer: Writer,
+        ask: Callable[[Moment], bool],
+        checkpointer: Checkpointer | None,
+        stop: Stop | None,
+    ) -> None:
+        """Steps until there, or until somebody who is asked says no."""
+        config = self.config
         going, stopping = True, False
         while not stopping:
             if self.evaluation_due:
                 try:
-                    going = self._evaluate(writer, callback, checkpointer, stop) and going
+                    going = self._evaluate(writer, ask, checkpointer, stop) and going
                 except Interrupted:
                     stopping = True
                     if checkpointer is not None and checkpointer.is_at(self.env_step):
@@ -436,15 +466,12 @@ class Training:
             if last:
                 self._update()
             self.evaluation_due = last or _crossed(before, self.env_step, config.eval_interval)
-            going = callback is None or goes_on(callback.on_step(self))
+            going = ask("on_step")
             if last or _crossed(before, self.env_step, config.log_interval):
                 self._write_metrics(writer)
             stopping = stop is not None and stop.requested
             if checkpointer is not None and checkpointer.due(before, self.env_step, last or stopping or not going):
                 self._save(checkpointer)
-        log.pause()
-        if callback is not None:
-            callback.on_end(self)
 
     def _step(self) -> None:
         """A step of all environments, and the updates that the steps before it have earned."""
@@ -501,7 +528,7 @@ class Training:
         self._log.skip(time.perf_counter() - begin)
 
     def _evaluate(
-        self, writer: Writer, callback: Callback | None, checkpointer: Checkpointer | None, stop: Stop | None
+        self, writer: Writer, ask: Callable[[Moment], bool], checkpointer: Checkpointer | None, stop: Stop | None
     ) -> bool:
         """Evaluates, in time that does not count; whether training goes on."""
         begin = time.perf_counter()
@@ -520,7 +547,7 @@ class Training:
                 "eval/mean_ep_length": float(evaluation.lengths.mean()),
             },
         )
-        going = callback is None or goes_on(callback.on_evaluation(self))
+        going = ask("on_evaluation")
         if checkpointer is not None:
             checkpointer.after_evaluation(self.env_step, self.updates, mean, self.state)
         self._log.skip(time.perf_counter() - begin)

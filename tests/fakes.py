@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium as gym
 import numpy as np
@@ -140,6 +140,30 @@ class Saving(Opaque):
         self.engine = iter(range(state["total"] + 1, 10**9))
 
 
+class Unheard(BaseException):
+    """An error that `except Exception` does not catch."""
+
+
+class Closing(Counter):
+    """`Counter` whose `close` raises what it is told."""
+
+    closed: ClassVar[list[str]] = []
+    """The errors of all that were closed."""
+
+    def __init__(self, error: type[BaseException]) -> None:
+        super().__init__(length=None)
+        self.error = error
+
+    def close(self) -> None:
+        self.closed.append(self.error.__name__)
+        raise self.error("the door is stuck")
+
+
+def unmade(error: type[BaseException]) -> gym.Env:
+    """A constructor that raises a long error."""
+    raise error("the engine\nis missing\n" + "at this place\n" * 100)
+
+
 class Failing(Counter):
     """`Counter` that raises or hangs in its 30th step, or kills its process."""
 
@@ -152,6 +176,12 @@ class Failing(Counter):
         if self.total == 30:
             if self.how == "raise":
                 raise ValueError("the gears are stuck")
+            if self.how == "exit":
+                sys.exit("the gears are stuck")
+            if self.how == "base":
+                raise Unheard("the gears are stuck")
+            if self.how == "interrupt":
+                raise KeyboardInterrupt("the gears are stuck")
             if self.how == "hang":
                 time.sleep(1000)
             os.kill(os.getpid(), signal.SIGKILL)
@@ -187,10 +217,13 @@ register("Random", Counter, length=None)
 register("Opaque", Opaque, length=None)
 register("Chatty", Chatty, length=None)
 register("Saving", Saving, length=None)
-for how in ("raise", "hang", "die"):
+for how in ("raise", "hang", "die", "exit", "base", "interrupt"):
     register(f"Failing{how}", Failing, how=how)
 for thing in ("obs", "reward", "reset"):
     register(f"Broken{thing}", Counter, broken=thing)
+for error in (ValueError, SystemExit, Unheard):
+    register(f"Closing{error.__name__}", Closing, error=error)
+    register(f"Unmade{error.__name__}", unmade, error=error)
 register("DictObs", DictObs)
 register("Named", Named, length=None)
 register("Missing", missing)

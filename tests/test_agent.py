@@ -23,7 +23,7 @@ import pytest
 
 import diffac.recipes
 from diffac.agent import Agent
-from diffac.callbacks import Callback
+from diffac.callbacks import Callback, CallbackError, Callbacks
 from diffac.checkpoints import Store
 from diffac.cli import main
 from diffac.errors import RunError, UsageError
@@ -171,16 +171,176 @@ def test_ctrl_c_leaves_a_whole_agent() -> None:
     assert agent.learn().state.keys == fake().learn().state.keys
 
 
-def test_an_environment_that_fails(tmp_path: Path) -> None:
-    agent = Agent.from_recipe("fake", "fakes:Failingraise-v0", total_timesteps=200, num_envs=4)
+@pytest.mark.parametrize("asynchronous", [False, True])
+@pytest.mark.parametrize("how", ["raise", "exit", "base", "interrupt"])
+def test_an_environment_that_fails(how: str, asynchronous: bool, tmp_path: Path) -> None:
+    """Also with what no `except Exception` sees. Afterwards the agent acts, is saved, and learns on."""
+    agent = Agent.from_recipe(
+        "fake", f"fakes:Failing{how}-v0", total_timesteps=200, num_envs=2, asynchronous=asynchronous
+    )
+    with pytest.raises(KeyboardInterrupt if how == "interrupt" and not asynchronous else RunError, match="the gears"):
+        agent.learn()
+    assert agent.num_timesteps == 58  # the 30th step of both did not happen
+    keys = agent.state.keys
+    assert len(keys) > 0
+    assert agent.predict(np.zeros(3))[0].shape == (1,)
+    agent.save(tmp_path)
+    with pytest.warns(UserWarning, match=r"begin new episodes, .* one of them had failed"):
+        loaded = Agent.load(tmp_path).learn(20)
+    for learned in (agent.learn(20), loaded):  # in new environments, which fail later
+        assert learned.num_timesteps == 78
+        assert len(learned._training.buffer) == 78
+        assert learned.state.keys[: len(keys)] == keys
+        assert len(learned.state.keys) > len(keys)
+    agent.close()
+
+
+def test_an_environment_that_fails_in_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The steps before it count, and the next evaluation takes place in new environments."""
+    agent = Agent.from_recipe("fake", "fakes:Failingraise-v0", eval_interval=40, eval_episodes=70, num_envs=4)
     with pytest.raises(RunError, match="the gears are stuck"):
         agent.learn()
-    assert agent.predict(np.zeros(3))[0].shape == (1,)
-    for action in (agent.learn, lambda: agent.save(tmp_path)):
-        with pytest.raises(RunError, match="closed or broken off; load a saved agent, or save this one with replay=F"):
-            action()
+    assert (agent.num_timesteps, agent.evaluations) == (40, [])
+    monkeypatch.setattr(fakes.Failing, "step", fakes.Counter.step)
+    agent.learn()
+    assert [record.env_step for record in agent.evaluations] == [80]
+    assert agent.evaluations[0].lengths.tolist() == [5] * 70
+
+
+class Raises(Callback):
+    """Raises an error at a step, at an evaluation and at the end, as it is told."""
+
+    def __init__(self, method: str, error: BaseException) -> None:
+        self.method, self.error, self.asked = method, error, []
+
+    def on_step(self, training: Training) -> None:
+        self._note("on_step", training)
+
+    def on_evaluation(self, training: Training) -> None:
+        self._note("on_evaluation", training)
+
+    def on_end(self, training: Training) -> None:
+        self._note("on_end", training)
+
+    def _note(self, method: str, training: Training) -> None:
+        self.asked.append((method, training.env_step))
+        if method == self.method and training.env_step >= 40:
+            raise self.error
+
+
+@pytest.mark.parametrize("error", [ValueError("no such file"), RunError("disk"), OSError(5, "EIO"), StopIteration()])
+@pytest.mark.parametrize("method", ["on_step", "on_evaluation", "on_end"])
+def test_an_error_in_a_callback_leaves_a_whole_agent(method: str, error: Exception, tmp_path: Path) -> None:
+    """It names class and method, and has its cause; nothing of the step is lost; learning on makes the same agent."""
+    whole, agent = fake(eval_interval=40).learn(), fake(eval_interval=40)
+    end = 80 if method == "on_end" else 40
+    callback = Raises(method, error)
+    with pytest.raises(CallbackError, match=rf"callback Raises\.{method} raised {type(error).__name__}: ") as raised:
+        agent.learn(callback=callback)
+    assert raised.value.__cause__ is error
+    assert agent.num_timesteps == end
+    assert [record.env_step for record in agent.evaluations] == list(range(40, end + 1, 40))
+    assert [moment for moment, _ in callback.asked].count("on_end") == 1
+    agent.predict(np.zeros(3))
+    agent.save(tmp_path)
+    for again in (agent, Agent.load(tmp_path)):
+        if again.num_timesteps < 80:
+            again.learn()
+        assert again.state.keys == whole.state.keys
+        assert [record.env_step for record in again.evaluations] == [40, 80]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), fakes.Unheard()])
+def test_what_a_callback_raises_to_end_the_program(error: BaseException, tmp_path: Path) -> None:
+    """It passes as it is, and the agent is whole too."""
+    agent = fake()
+    with pytest.raises(type(error)):
+        agent.learn(callback=Raises("on_step", error))
+    assert agent.num_timesteps == 40
+    agent.save(tmp_path)
+    assert agent.learn().state.keys == Agent.load(tmp_path).learn().state.keys == fake().learn().state.keys
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (print, "got <built-in function print>, which has no on_step, on_evaluation, on_end; derive a class"),
+        (lambda training: True, "got <function <lambda>"),
+        (Raises, "got the class Raises; write Raises()"),
+        ([Raises("", ValueError())], r"got several; write Callbacks(first, second)"),
+        (False, "got False, which has no on_step"),
+        (fakes.ListWriter(), "which has no on_step"),
+    ],
+)
+def test_what_is_no_callback_is_refused_before_anything_starts(callback: Any, message: str) -> None:
+    agent = fake()
+    for start in (lambda: agent.learn(callback=callback), lambda: Callbacks(callback)):
+        with pytest.raises(UsageError) as raised:
+            start()
+        assert message in str(raised.value)
+    with pytest.raises(UsageError, match="callback must be"):
+        train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=callback)
+    assert agent.num_timesteps == 0
+    assert agent._training is None
+
+
+def test_an_update_that_breaks_off() -> None:
+    """The agent goes on where its state is still there, and says that it cannot where it is not."""
+
+    class Breaks(fakes.FakeLearner):
+        broken, gone = True, False
+
+        def update(self, state: Any, batches: Any, key: int) -> Any:
+            if self.broken:
+                raise MemoryError("a part of the user")
+            return super().update(state, batches, key)
+
+        def to_arrays(self, state: Any) -> Any:
+            if self.gone:
+                raise RuntimeError("deleted")
+            return super().to_arrays(state)
+
+    agent = fake()
+    agent.learner = agent._codec = learner = Breaks()
+    with pytest.raises(MemoryError):
+        agent.learn()
+    learner.broken = False
+    agent.learn(20)
+    learner.broken = learner.gone = True
+    with pytest.raises(MemoryError):
+        agent.learn()
+    with pytest.raises(RunError, match="closed or broken off"):
+        agent.learn()
+
+
+@pytest.mark.parametrize("error", ["ValueError", "SystemExit", "Unheard"])
+def test_an_environment_that_does_not_close(error: str, tmp_path: Path) -> None:
+    """Before, during and after a run: the result is there, and a warning names what happened."""
+    fakes.Closing.closed.clear()
+    warning = rf"'Closing{error}-v0' raised an error in close\(\): {error}: the door is stuck \(fakes\.py, line \d+\)"
+    with pytest.warns(UserWarning, match=warning):
+        agent = Agent.from_recipe("fake", f"fakes:Closing{error}-v0", num_envs=3)
+    agent.learn()
+    with pytest.warns(UserWarning, match=warning):
+        agent.close()
+    assert fakes.Closing.closed == [error] * (1 + 3 + 2)  # its spaces, training, evaluation: every one of them
     agent.save(tmp_path, replay=False)
-    assert Agent.load(tmp_path).state.keys == agent.state.keys
+    with pytest.warns(UserWarning, match=warning):
+        result = train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(env_id=f"fakes:Closing{error}-v0"))
+    assert result.state.updates > 0
+
+
+@pytest.mark.parametrize("error", ["ValueError", "SystemExit", "Unheard"])
+def test_an_environment_that_cannot_be_made(error: str) -> None:
+    with pytest.raises(UsageError) as raised:
+        Agent.from_recipe("fake", f"fakes:Unmade{error}-v0")
+    text = str(raised.value)
+    assert text.startswith(
+        f"environment 'fakes:Unmade{error}-v0' cannot be made: {error}: the engine is missing at this "
+    )
+    assert text.endswith("(fakes.py, line " + text.rpartition(" ")[2])
+    assert len(text) < 700
+    assert "\n" not in text
 
 
 def test_a_closed_agent_still_acts() -> None:

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from diffac.agent import Agent
-from diffac.callbacks import Callback, Callbacks
+from diffac.callbacks import Callback, CallbackError, Callbacks
 from diffac.checkpoints import Checkpointer, Store
+from diffac.errors import RunError
 from diffac.training import Training, train
 
 SMALL: dict[str, Any] = {
@@ -104,16 +105,85 @@ def test_a_run_that_was_stopped_goes_on(callback: Callback, tmp_path: Path) -> N
     ]
 
 
-def test_an_error_is_not_an_end() -> None:
-    class Raises(Witness):
-        def on_step(self, training: Training) -> None:
-            super().on_step(training)
-            raise KeyError("pruned")
+class Raises(Witness):
+    """Sees everything, and raises at the first step and at the end."""
 
-    witness = Raises()
-    with pytest.raises(KeyError, match="pruned"):
-        train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=witness)
-    assert witness.seen == [("step", 4, 0)]
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text
+
+    def on_step(self, training: Training) -> None:
+        super().on_step(training)
+        raise KeyError(self.text)
+
+    def on_end(self, training: Training) -> None:
+        super().on_end(training)
+        raise OSError("closed")
+
+
+def test_an_error_is_an_end_for_everybody() -> None:
+    """All are asked and told of the end, whoever has raised; the first error is raised, the others are noted."""
+    before, after = Witness(), Witness()
+    one, other = Raises("pruned"), Raises("lost")
+    everybody = Callbacks(before, Callbacks(one), other, after)
+    with pytest.raises(CallbackError, match=r"callback Raises\.on_step raised KeyError: 'pruned' \(test_") as raised:
+        train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=everybody)
+    for witness in (before, one, other, after):
+        assert witness.seen == [("step", 4, 0), ("end", 4, 0)]
+    assert isinstance(raised.value.__cause__, KeyError)
+    notes = " ".join(raised.value.__notes__)
+    assert "Raises.on_step raised KeyError: 'lost'" in notes
+    assert notes.count("Raises.on_end raised OSError: closed") == 1
+
+
+def test_an_error_of_the_environment_is_no_end() -> None:
+    witness = Witness()
+    with pytest.raises(RunError, match="gears"):
+        train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(env_id="fakes:Failingraise-v0"), callback=witness)
+    assert {what for what, _, _ in witness.seen} == {"step", "evaluation"}
+
+
+def test_an_error_after_that_of_a_callback_hides_nothing() -> None:
+    class Unwritten(fakes.ListWriter):
+        def write(self, step: int, metrics: Any) -> None:
+            raise OSError("full")
+
+    with pytest.raises(OSError, match="full") as raised:
+        train(
+            fakes.FakeLearner(), fakes.FakeState(), fakes.config(log_interval=4), callback=Raises("pruned"),
+            writer=Unwritten(),
+        )  # fmt: skip
+    assert raised.value.__notes__[0].startswith("before that, callback Raises.on_step raised KeyError: 'pruned'")
+
+
+def test_a_run_on_disk_is_saved_when_a_callback_raises(tmp_path: Path) -> None:
+    checkpointer = Checkpointer(tmp_path, fakes.FakeLearner(), interval=1000, info={"run_id": "x"})
+    with pytest.raises(CallbackError, match="pruned"):
+        train(
+            fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=Raises("pruned"),
+            checkpointer=checkpointer,
+        )  # fmt: skip
+    found, _ = Store(tmp_path / "checkpoints").newest()
+    assert found is not None
+    assert found.env_step == 4
+
+
+@pytest.mark.parametrize("method", ["on_step", "on_evaluation"])
+@pytest.mark.parametrize("answer", ["stop", 0, np.ones(2), np.float32(0), object()])
+def test_odd_answers(method: str, answer: Any) -> None:
+    callback = type("Odd", (Witness,), {method: lambda self, training: answer})()
+    with pytest.raises(CallbackError, match=rf"callback Odd\.{method} returned .*; it must return False to stop"):
+        train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=callback)
+
+
+@pytest.mark.filterwarnings("ignore:coroutine")
+def test_a_coroutine_is_no_answer() -> None:
+    class Asks(Callback):
+        async def on_step(self, training: Training) -> bool:  # pyright: ignore
+            return False
+
+    with pytest.raises(CallbackError, match=r"callback Asks\.on_step returned <coroutine"):
+        train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=Asks())
 
 
 @pytest.mark.parametrize("recipe", ["sac", "sdac"])
