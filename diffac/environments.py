@@ -386,7 +386,10 @@ class _Processes(AsyncVectorEnv):
         if failed:
             self._state = AsyncState.DEFAULT
             _, kind, error, _ = min(failed, key=operator.itemgetter(0))
-            raise error if isinstance(error, BaseException) else kind(error)
+            error = error if isinstance(error, BaseException) else kind(error)
+            if isinstance(error, Exception):
+                raise error
+            raise RunError(f"an environment raised {type(error).__name__}: {said(error)}")  # Ctrl-C does not reach it
 
 
 def _work(index: int, make: Callable[[], gym.Env], pipe: Any, *rest: Any) -> None:
@@ -443,26 +446,26 @@ def make_envs(
     if num_envs < 1:
         raise UsageError(f"num_envs must be at least 1, got {num_envs}")
     make = _Maker(env_id, env_kwargs, wrappers, render_mode, clip_action)
-    return _together([lambda: wrap(make())] * int(num_envs), asynchronous)
-
-
-def _together(makers: Sequence[Callable[[], gym.Env]], asynchronous: bool) -> VectorEnv:
-    """The environments that makers make, as one."""
-    context = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     try:
-        if asynchronous:
-            with children_undisturbed():
-                return _Processes(makers, autoreset_mode=AutoresetMode.SAME_STEP, context=context)
-        return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+        return _together([lambda: wrap(make())] * int(num_envs), asynchronous)
     except RunError:
         raise
     except RuntimeError as error:
         if "space" not in str(error):
             raise
         raise UsageError(
-            "environments of one id differ in the size of their observations or actions; they are stepped together, so "
-            "each must be made alike"
+            f"environments made as {env_id!r} differ in the size of their observations or actions; they are stepped "
+            f"together, so each must be made alike"
         ) from error
+
+
+def _together(makers: Sequence[Callable[[], gym.Env]], asynchronous: bool) -> VectorEnv:
+    """The environments that makers make, as one."""
+    if not asynchronous:
+        return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+    context = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
+    with children_undisturbed():
+        return _Processes(makers, autoreset_mode=AutoresetMode.SAME_STEP, context=context)
 
 
 def own_spaces(

@@ -34,8 +34,7 @@ _WORDS = {
 
 def said(error: BaseException) -> str:
     """The message of somebody else's error in one line, and where it came from: "no such part (file.py, line 3)"."""
-    lines = str(error).strip().splitlines()
-    text = lines[0] if lines else "no message"
+    text = " ".join(str(error).split()) or "no message"
     text = text if len(text) <= LONGEST else text[:LONGEST] + "..."
     frames = traceback.extract_tb(error.__traceback__)
     if not frames or os.path.dirname(frames[-1].filename) == os.path.dirname(__file__):

@@ -196,14 +196,14 @@ def test_an_environment_that_fails(how: str, asynchronous: bool, tmp_path: Path)
 
 
 def test_an_environment_that_fails_in_an_evaluation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps before it count, and the next evaluation takes place in new environments."""
+    """The steps before it count, and the evaluation is played again, in new environments."""
     agent = Agent.from_recipe("fake", "fakes:Failingraise-v0", eval_interval=40, eval_episodes=70, num_envs=4)
     with pytest.raises(RunError, match="the gears are stuck"):
         agent.learn()
     assert (agent.num_timesteps, agent.evaluations) == (40, [])
     monkeypatch.setattr(fakes.Failing, "step", fakes.Counter.step)
     agent.learn()
-    assert [record.env_step for record in agent.evaluations] == [80]
+    assert [record.env_step for record in agent.evaluations] == [40, 80]
     assert agent.evaluations[0].lengths.tolist() == [5] * 70
 
 

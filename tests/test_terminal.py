@@ -84,7 +84,7 @@ def test_a_run_outlives_its_terminal(command: str, tmp_path: Path) -> None:
 
 def test_several_seeds_outlive_it_too(tmp_path: Path) -> None:
     assert shell('"$@" --num-seeds 2 2>&1 | head -1', tmp_path) == 0
-    assert len(list(tmp_path.glob("runs/*/fake/*/seed*/checkpoints/step_000000000400"))) == 2
+    assert len(list(tmp_path.glob("runs/*/fake/*/seed*/checkpoints/step_000000000400*"))) == 2
 
 
 @pytest.mark.parametrize("stream", ["2>&1 | true", "2> /dev/full"])
@@ -118,7 +118,7 @@ def test_a_terminal_that_is_closed(tmp_path: Path) -> None:
     os.close(master)
     assert process.wait(120) == 0
     (run,) = tmp_path.glob("runs/*/fake/*/seed*")
-    assert (run / "checkpoints/step_000000004000").is_dir()
+    assert list(run.glob("checkpoints/step_000000004000*"))
 
 
 def test_ctrl_c_that_ends_the_reader_too(tmp_path: Path) -> None:
