@@ -16,6 +16,7 @@ import numpy as np
 from diffac.building import start_learner
 from diffac.callbacks import Callback, check_callback
 from diffac.checkpoints import Checkpoint, Store, codec_of
+from diffac.compiling import compiling
 from diffac.configs import RECIPE, make_config, plain, vars_of
 from diffac.divergence import DivergenceError, nonfinite_arrays
 from diffac.environments import of_statistics, own_spaces
@@ -270,7 +271,8 @@ class Agent:
             if not isinstance(size, Integral) or size < 1:
                 raise UsageError(f"num_observations must be whole numbers from 1 on, got {size!r}")
         obs_dim = gym.spaces.flatdim(self.observation_space)
-        self.learner.compile_act(self.state, obs_dim, self._action_dim, sizes)
+        with compiling("the policy"):
+            self.learner.compile_act(self.state, obs_dim, self._action_dim, sizes)
 
     def save(self, folder: Path | str, *, replay: bool = True) -> None:
         """Writes the agent, in place of one that the folder holds; there is no moment at which it holds none.

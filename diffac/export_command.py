@@ -19,6 +19,7 @@ import numpy as np
 from diffac.agent import Agent
 from diffac.backend import get_backend
 from diffac.checkpoints import Checkpoint
+from diffac.compiling import compiling
 from diffac.errors import RunError, UsageError
 from diffac.exporting import BATCH, NoiseEntry, Signature, signature
 from diffac.messages import note, say
@@ -99,7 +100,8 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Path:
     backend: Any = get_backend(target.backend)
     exporter = importlib.import_module(f"{backend.__name__}.export")
     try:
-        content = exporter.export_policy(other.learner, other.state, sign, chosen.format, description)
+        with compiling("the policy"):
+            content = exporter.export_policy(other.learner, other.state, sign, chosen.format, description)
     except Exception as error:  # whatever a part of somebody else does that cannot be traced
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise RunError(f"the policy cannot be exported to format {chosen.format!r}: {reason}") from error

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,17 @@ class IntervalLog:
         """A context whose wall time counts for `time/{name}_fraction`; one of `TIMED`."""
         return _Timer(self._seconds, name)
 
+    @contextlib.contextmanager
+    def compiling(self) -> Iterator[None]:
+        """A context whose wall time is `time/compile`, and is left out of the interval's rates."""
+        begin = time.perf_counter()
+        try:
+            yield
+        finally:
+            seconds = time.perf_counter() - begin
+            self._seconds["compile"] += seconds
+            self.skip(seconds)
+
     def average(self, name: str, values: Any) -> None:
         """Adds numbers of the host to the mean that is logged under that name."""
         values = np.asarray(values)
@@ -69,7 +81,7 @@ class IntervalLog:
         self._when.append([env_step, updates])
 
     def skip(self, seconds: float) -> None:
-        """Leaves that much time, just spent on an evaluation, out of the interval's rates."""
+        """Leaves that much time, just spent on something else than steps, out of the interval's rates."""
         self.interval_begin += seconds
 
     def pause(self) -> None:
@@ -148,6 +160,7 @@ class IntervalLog:
             "time/time_elapsed": now - self.begin,
             "time/fps": (env_step - last_step) / elapsed,
             "time/updates_per_second": (updates - last_updates) / elapsed,
+            "time/compile": self._seconds["compile"],
             **{f"time/{name}_fraction": fraction for name, fraction in fractions.items()},
         }
         self._last = (env_step, updates)

@@ -16,6 +16,7 @@ import numpy as np
 from diffac.backend import get_backend
 from diffac.callbacks import Asking, Callback, Callbacks, Moment, check_callback
 from diffac.checkpoints import Checkpointer, Snapshot, codec_of
+from diffac.compiling import compiling
 from diffac.configs import check_fields
 from diffac.divergence import DivergenceError, diverged
 from diffac.environments import Episode, Stepper, check_env_arguments, dims, make_envs, of_statistics
@@ -338,6 +339,8 @@ class Training:
         """Whether the last step is one after which the policy is evaluated, and has not been yet."""
         self._streams = Streams.from_seed(config.seed)
         self._log = IntervalLog(learner.fetch)
+        self._compiled: set[str] = set()
+        """Methods of the learner that were called: their programs are compiled."""
         with contextlib.ExitStack() as stack:
             envs = make_envs(
                 config.env_id,
@@ -477,10 +480,11 @@ class Training:
         """A step of all environments, and the updates that the steps before it have earned."""
         config, stepper, log = self.config, self._stepper, self._log
         shape = (config.num_envs, stepper.action_dim)
-        with log.timed("act"):
-            if self.env_step < config.learning_starts:
+        if self.env_step < config.learning_starts:
+            with log.timed("act"):
                 action = self._streams.random_actions.uniform(-1, 1, shape).astype(np.float32)
-            else:
+        else:
+            with self._calling("act"):
                 noise = draw(self._streams.acting, self.learner.act_noise_spec(shape))
                 action = self.learner.act(self.state, stepper.obs, noise)
                 log.average("rollout/clipped_fraction", np.abs(action) >= 1)
@@ -496,12 +500,22 @@ class Training:
         log.episodes.extend(result.episodes)
         self.env_step += config.num_envs
 
+    def _calling(self, name: Literal["act", "update"]) -> contextlib.AbstractContextManager[Any]:
+        """A context that times a call of the learner. The first one compiles: that is said, and measured apart."""
+        if name in self._compiled:
+            return self._log.timed(name)
+        self._compiled.add(name)
+        stack = contextlib.ExitStack()
+        stack.enter_context(compiling({"act": "the policy", "update": "the update"}[name]))
+        stack.enter_context(self._log.compiling())
+        return stack
+
     def _update(self) -> None:
         """As many calls of `config.fused_updates` updates as have been earned."""
         config = self.config
         count = config.fused_updates
         while config.updates_earned(self.env_step) - self.updates >= count:
-            with self._log.timed("update"):
+            with self._calling("update"):
                 batches = self.buffer.sample(self._streams.replay, count, config.batch_size)
                 self.state, metrics = self.learner.update(self.state, batches, key=integer(self._streams.updates))
             self.updates += count

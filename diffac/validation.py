@@ -20,6 +20,7 @@ import numpy as np
 import tyro
 
 from diffac.backend import backend_names, get_backend
+from diffac.compiling import compiling
 from diffac.errors import RunError, UsageError, unknown
 from diffac.signals import children_undisturbed
 
@@ -321,7 +322,7 @@ def _collect(workers: Mapping[str, Any], queues: Mapping[str, Any]) -> tuple[lis
     used: list[str] = []
     collected: dict[str, list[Any]] = {precision: [] for precision in precisions}
     console = Console(stderr=True)
-    with console.status("starting the backends") as status:
+    with console.status("starting the backends") as status, compiling("the parts of both backends"):
         open_queues = set(precisions)
         while open_queues:
             for precision in sorted(open_queues):
