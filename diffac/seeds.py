@@ -80,9 +80,9 @@ def run_seeds(module: ModuleType, config: TrainConfig, name: str, num_seeds: int
     if done:
         say(*_report(done, time.perf_counter() - begin, folders))
     if failed:
-        raise RunError(
-            f"{len(failed)} of {num_seeds} seeds failed\n" + "\n".join(f"seed {s}: {e}" for s, e in failed.items())
-        )
+        for seed, error in failed.items():
+            note(f"seed {seed}: {error}")
+        raise RunError(f"{len(failed)} of {num_seeds} seeds failed")
     return list(done.values())
 
 
