@@ -181,7 +181,7 @@ def test_errors_are_those_of_the_part(torch_backend: Any, recorded_only: list[An
     learner = dataclasses.replace(learner, sampler=torch_backend.AdditiveNoise(torch_backend.TanhGaussianSampler()))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        with pytest.raises(UsageError, match="needs batch.next_log_prob"):
+        with pytest.raises(UsageError, match=r"needs batch\.next_log_prob"):
             trained(torch_backend, "sac", learner=learner)
     assert not recorded_only
 
