@@ -30,6 +30,8 @@ PATIENCE = 4.0
 """Seconds in which a run may come to the end of its step and save; then it is interrupted."""
 LEAVING = 3.0
 """Seconds in which whoever was interrupted may tidy up; then the process ends."""
+SAYING = 1.0
+"""Seconds in which the terminal may take the line that says that a signal was heard."""
 
 
 class Stop(Protocol):
@@ -74,6 +76,8 @@ class StopRequest:
         """What is said where the process ends as it is."""
         self.is_over = False
         """Whether nothing is left to interrupt: signals raise nothing any more."""
+        self.answered = threading.Event()
+        """Set when the listener has done what a signal asks for, and the line that says so is out."""
         self._listener: _Listener | None = None
 
     @property
@@ -130,8 +134,12 @@ class _Listener:
                 self._before[signum] = signal.signal(signum, self._handle)
 
     def leave(self, request: StopRequest) -> None:
-        self.requests.remove(request)
-        self._calls = 0
+        try:
+            if request.requested and request.patient:  # so that lines of what follows come after ours
+                request.answered.wait(SAYING)
+        finally:
+            self.requests.remove(request)
+            self._calls = 0
         if self.requests:
             return
         for signum, handler in self._before.items():
@@ -191,8 +199,9 @@ class _Listener:
             return stage, time.monotonic() + LEAVING
         request.signum = request.signum or signum
         if stage == 0 and request.patient:
-            _say("stopping after this step; again to stop at once")
+            _say("stopping after this step; again to stop at once", request.answered)
             return 1, time.monotonic() + PATIENCE
+        request.answered.set()
         if stage < 2:
             if signum is None:
                 self._kicks += 1
@@ -215,9 +224,19 @@ class _Listener:
         os._exit(128 + signum)
 
 
-def _say(text: str) -> None:
-    """Prints a line without waiting for a terminal that takes none."""
-    threading.Thread(target=lambda: print(text, file=sys.stderr, flush=True), daemon=True).start()
+def _say(text: str, said: threading.Event) -> None:
+    """Prints a line without waiting for a terminal that takes none.
+
+    Args:
+        text: the line.
+        said: is set when it is out.
+    """
+
+    def work() -> None:
+        print(text, file=sys.stderr, flush=True)
+        said.set()
+
+    threading.Thread(target=work, daemon=True).start()
 
 
 def _write_now(text: str) -> None:

@@ -8,12 +8,15 @@ import subprocess
 import sys
 import threading
 import time
+import types
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_resume import PATHS
 
+from diffac import signals
 from diffac.checkpoints import Store
 from diffac.signals import Interrupted, StopRequest, interruptible, undisturbed
 
@@ -205,6 +208,30 @@ def test_nohup(tmp_path: Path) -> None:
     assert program.process.poll() is None
     assert HEARD not in program.text
     program.stop(signal.SIGTERM)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
+def test_the_line_comes_before_those_that_follow(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However long the threads that say it take, but for a terminal that takes nothing."""
+    say, taken = signals._say, threading.Event()
+
+    def say_late(*args: Any) -> None:
+        time.sleep(0.3)
+        say(*args)
+
+    monkeypatch.setattr(signals, "_say", say_late)
+    with StopRequest(patient=False), StopRequest():
+        signal.raise_signal(signal.SIGINT)
+    assert capsys.readouterr().err == f"{HEARD}\n"
+    monkeypatch.setattr(signals, "_say", say)
+    monkeypatch.setattr(sys, "stderr", types.SimpleNamespace(write=lambda _: taken.wait(60), flush=taken.wait))
+    with StopRequest(patient=False), StopRequest():
+        signal.raise_signal(signal.SIGINT)
+        begin = time.monotonic()
+    assert time.monotonic() - begin < SECONDS / 2
+    taken.set()
 
 
 # a program of somebody else
