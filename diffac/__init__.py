@@ -1,54 +1,18 @@
 """diffac: diffusion policies for online reinforcement learning, from interchangeable parts.
 
 This package holds the contracts and everything that runs on the host. It imports neither torch nor jax; `get_backend`
-loads one when it is asked for. What needs environments is loaded at its first use, so that a backend does not load it.
+loads one when it is asked for. All else is loaded at its first use too: a backend does not load what needs environments,
+and the program hears Ctrl-C from its first moment on.
 """
 
 from importlib import import_module as _import_module
-from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
-from importlib.metadata import version as _version
 from typing import TYPE_CHECKING as _TYPE_CHECKING
 from typing import Any as _Any
 
-from diffac.backend import backend_names as backend_names
-from diffac.backend import get_backend as get_backend
-from diffac.errors import RunError as RunError
-from diffac.errors import UsageError as UsageError
-from diffac.noise import Integers as Integers
-from diffac.noise import Noise as Noise
-from diffac.noise import NoiseSpec as NoiseSpec
-from diffac.noise import Normal as Normal
-from diffac.noise import Uniform as Uniform
-from diffac.noise import Zeros as Zeros
-from diffac.noise import draw as draw
-from diffac.noise import without_exploration as without_exploration
-from diffac.protocols import Activation as Activation
-from diffac.protocols import ActorObjective as ActorObjective
-from diffac.protocols import Backend as Backend
-from diffac.protocols import ConditionalDenoiser as ConditionalDenoiser
-from diffac.protocols import Critic as Critic
-from diffac.protocols import CriticObjective as CriticObjective
-from diffac.protocols import Denoiser as Denoiser
-from diffac.protocols import DistributionalCritic as DistributionalCritic
-from diffac.protocols import GroupLearner as GroupLearner
-from diffac.protocols import Learner as Learner
-from diffac.protocols import Loss as Loss
-from diffac.protocols import NoiseSchedule as NoiseSchedule
-from diffac.protocols import Rollout as Rollout
-from diffac.protocols import RolloutObjective as RolloutObjective
-from diffac.protocols import Sampler as Sampler
-from diffac.protocols import SeedGroup as SeedGroup
-from diffac.protocols import Temperature as Temperature
-from diffac.protocols import Transition as Transition
-from diffac.schedules import LinearSchedule as LinearSchedule
-from diffac.schedules import ScheduleTable as ScheduleTable
-from diffac.schedules import cosine_table as cosine_table
-from diffac.schedules import linear_table as linear_table
-from diffac.schedules import table_from_betas as table_from_betas
-from diffac.schedules import vp_table as vp_table
-
 if _TYPE_CHECKING:
     from diffac.agent import Agent as Agent
+    from diffac.backend import backend_names as backend_names
+    from diffac.backend import get_backend as get_backend
     from diffac.callbacks import Callback as Callback
     from diffac.callbacks import Callbacks as Callbacks
     from diffac.environments import Episode as Episode
@@ -56,6 +20,8 @@ if _TYPE_CHECKING:
     from diffac.environments import StepResult as StepResult
     from diffac.environments import dims as dims
     from diffac.environments import make_envs as make_envs
+    from diffac.errors import RunError as RunError
+    from diffac.errors import UsageError as UsageError
     from diffac.evaluation import Evaluation as Evaluation
     from diffac.evaluation import Evaluator as Evaluator
     from diffac.evaluation import evaluate as evaluate
@@ -66,8 +32,40 @@ if _TYPE_CHECKING:
     from diffac.logging import TrackerWriter as TrackerWriter
     from diffac.logging import Writer as Writer
     from diffac.logging import Writers as Writers
+    from diffac.noise import Integers as Integers
+    from diffac.noise import Noise as Noise
+    from diffac.noise import NoiseSpec as NoiseSpec
+    from diffac.noise import Normal as Normal
+    from diffac.noise import Uniform as Uniform
+    from diffac.noise import Zeros as Zeros
+    from diffac.noise import draw as draw
+    from diffac.noise import without_exploration as without_exploration
+    from diffac.protocols import Activation as Activation
+    from diffac.protocols import ActorObjective as ActorObjective
+    from diffac.protocols import Backend as Backend
+    from diffac.protocols import ConditionalDenoiser as ConditionalDenoiser
+    from diffac.protocols import Critic as Critic
+    from diffac.protocols import CriticObjective as CriticObjective
+    from diffac.protocols import Denoiser as Denoiser
+    from diffac.protocols import DistributionalCritic as DistributionalCritic
+    from diffac.protocols import GroupLearner as GroupLearner
+    from diffac.protocols import Learner as Learner
+    from diffac.protocols import Loss as Loss
+    from diffac.protocols import NoiseSchedule as NoiseSchedule
+    from diffac.protocols import Rollout as Rollout
+    from diffac.protocols import RolloutObjective as RolloutObjective
+    from diffac.protocols import Sampler as Sampler
+    from diffac.protocols import SeedGroup as SeedGroup
+    from diffac.protocols import Temperature as Temperature
+    from diffac.protocols import Transition as Transition
     from diffac.replay import Replay as Replay
     from diffac.replay import ReplayBuffer as ReplayBuffer
+    from diffac.schedules import LinearSchedule as LinearSchedule
+    from diffac.schedules import ScheduleTable as ScheduleTable
+    from diffac.schedules import cosine_table as cosine_table
+    from diffac.schedules import linear_table as linear_table
+    from diffac.schedules import table_from_betas as table_from_betas
+    from diffac.schedules import vp_table as vp_table
     from diffac.training import ActorCriticConfig as ActorCriticConfig
     from diffac.training import EvaluationRecord as EvaluationRecord
     from diffac.training import TrainConfig as TrainConfig
@@ -75,32 +73,62 @@ if _TYPE_CHECKING:
     from diffac.training import TrainResult as TrainResult
     from diffac.training import train as train
 
-_HOST = {
+_NAMES = {
     "agent": ("Agent",),
+    "backend": ("backend_names", "get_backend"),
     "callbacks": ("Callback", "Callbacks"),
-    "environments": ("Episode", "Stepper", "StepResult", "dims", "make_envs"),
+    "environments": ("Episode", "StepResult", "Stepper", "dims", "make_envs"),
+    "errors": ("RunError", "UsageError"),
     "evaluation": ("Evaluation", "Evaluator", "evaluate"),
     "logging": ("ConsoleWriter", "CsvWriter", "JsonlWriter", "TensorBoardWriter", "TrackerWriter", "Writer", "Writers"),
+    "noise": ("Integers", "Noise", "NoiseSpec", "Normal", "Uniform", "Zeros", "draw", "without_exploration"),
+    "protocols": (
+        "Activation",
+        "ActorObjective",
+        "Backend",
+        "ConditionalDenoiser",
+        "Critic",
+        "CriticObjective",
+        "Denoiser",
+        "DistributionalCritic",
+        "GroupLearner",
+        "Learner",
+        "Loss",
+        "NoiseSchedule",
+        "Rollout",
+        "RolloutObjective",
+        "Sampler",
+        "SeedGroup",
+        "Temperature",
+        "Transition",
+    ),
     "replay": ("Replay", "ReplayBuffer"),
+    "schedules": ("LinearSchedule", "ScheduleTable", "cosine_table", "linear_table", "table_from_betas", "vp_table"),
     "training": ("ActorCriticConfig", "EvaluationRecord", "TrainConfig", "TrainResult", "Training", "train"),
 }
-"""Module -> public names in it that are loaded at their first use."""
-_MODULE_OF = {name: module for module, names in _HOST.items() for name in names}
+"""Module -> public names in it."""
+_MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
 
 def __getattr__(name: str) -> _Any:
-    if name not in _MODULE_OF:
+    if name == "__version__":
+        value = _find_version()
+    elif name in _MODULE_OF:
+        value = getattr(_import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(_import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULE_OF})
+    return sorted({*globals(), *_MODULE_OF, "__version__"})
 
 
-try:
-    __version__ = _version("diffac")
-except _PackageNotFoundError:  # run from a source folder that is not installed
-    __version__ = "0+unknown"
+def _find_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version("diffac")
+    except PackageNotFoundError:  # run from a source folder that is not installed
+        return "0+unknown"
