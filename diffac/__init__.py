@@ -1,8 +1,8 @@
 """diffac: diffusion policies for online reinforcement learning, from interchangeable parts.
 
 This package holds the contracts and everything that runs on the host. It imports neither torch nor jax; `get_backend`
-loads one when it is asked for. All else is loaded at its first use too: a backend does not load what needs environments,
-and the program hears Ctrl-C from its first moment on.
+loads one when it is asked for. All else is loaded at its first use too, so that a backend does not load what needs
+environments, and the program hears Ctrl-C from its first moment on.
 """
 
 from importlib import import_module as _import_module
