@@ -115,6 +115,8 @@ def __getattr__(name: str) -> _Any:
         value = _find_version()
     elif name in _MODULE_OF:
         value = getattr(_import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    elif name in _NAMES:
+        value = _import_module(f"{__name__}.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     globals()[name] = value
@@ -122,7 +124,7 @@ def __getattr__(name: str) -> _Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_MODULE_OF, "__version__"})
+    return sorted({*globals(), *_NAMES, *_MODULE_OF, "__version__"})
 
 
 def _find_version() -> str:

@@ -1,21 +1,38 @@
 """The program `diffac`, also as `python -m diffac`."""
 
+import contextlib
 import os
+import select
 import signal
 import sys
+from typing import Any
 
 
 def main() -> int:
-    """Runs it; returns its exit code.
-
-    Until the command line is imported, which takes seconds, Ctrl-C just ends the process: there is nothing to save, and
-    libraries may take an exception in the middle of their imports for something else.
-    """
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        signal.signal(signal.SIGINT, lambda *_: os._exit(128 + signal.SIGINT))
+    """Runs it; returns its exit code."""
+    leave_at_once()
     from diffac.cli import main as run
 
     return run()
+
+
+def leave_at_once() -> None:
+    """Has Ctrl-C, SIGTERM and SIGHUP end the process, wherever it is, while no `diffac.signals.StopRequest` is entered.
+
+    That is while modules are imported, which takes seconds, and at its very end: there is nothing to save then, and an
+    exception in the middle of an import is taken by some libraries for something else. Ignored signals stay so.
+    """
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        signum = getattr(signal, name, None)
+        if signum is not None and signal.getsignal(signum) is not signal.SIG_IGN:
+            signal.signal(signum, _leave)
+
+
+def _leave(signum: int, frame: Any) -> None:
+    with contextlib.suppress(OSError):
+        if select.select([], [2], [], 0)[1]:  # else the terminal takes nothing now
+            os.write(2, b"\ninterrupted\n")
+    os._exit(128 + signum)
 
 
 if __name__ == "__main__":

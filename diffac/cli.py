@@ -18,6 +18,7 @@ import tyro
 import yaml
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
+from diffac.__main__ import leave_at_once
 from diffac.configs import make_config, read_config
 from diffac.errors import RunError, UsageError, unknown
 from diffac.messages import printable
@@ -26,7 +27,7 @@ from diffac.recipes import load_recipe, preset_values, recipe_modules
 from diffac.running import refuse_script, resume, run
 from diffac.seeds import run_seeds
 from diffac.signals import StopRequest
-from diffac.terminal import tolerant, tolerant_terminal
+from diffac.terminal import tolerant_terminal
 from diffac.training import TrainConfig, TrainResult
 
 USAGE = """\
@@ -212,6 +213,7 @@ def recipe_main(name: str) -> None:
 
     Trains the module that is `__main__`, not the built-in recipe of that name. Call it where `__name__ == "__main__"`.
     """
+    leave_at_once()
     sys.exit(_end(exit_code(lambda: run_recipe(sys.modules["__main__"], name=name))))
 
 
@@ -309,11 +311,15 @@ def exit_code(action: Callable[[], Any]) -> int:
     0: done, 1: the run broke off, 2: impossible arguments, 130: Ctrl-C, 143: SIGTERM, 129: SIGHUP. A terminal, pipe or
     file that takes no more output changes nothing about it.
     """
-    with tolerant_terminal(), StopRequest(patient=False, owns_process=True) as stop:
-        return _exit_code(action, stop)
+    with StopRequest(patient=False, owns_process=True) as stop:
+        try:
+            with tolerant_terminal():
+                return _exit_code(action)
+        except KeyboardInterrupt:  # a terminal that takes nothing has kept the last lines
+            return 128 + (stop.signum or signal.SIGINT)
 
 
-def _exit_code(action: Callable[[], Any], stop: StopRequest) -> int:
+def _exit_code(action: Callable[[], Any]) -> int:
     try:
         action()
     except UsageError as error:
@@ -321,7 +327,6 @@ def _exit_code(action: Callable[[], Any], stop: StopRequest) -> int:
     except RunError as error:
         return _fail(error, 1)
     except KeyboardInterrupt as error:
-        stop.is_over = True
         print("", *map(printable, str(error).split("\n") if str(error) else ["interrupted"]), sep="\n", file=sys.stderr)
         return 128 + getattr(error, "signum", signal.SIGINT)
     except SystemExit as error:
@@ -348,6 +353,4 @@ def _end(code: int) -> int:
     """The exit code; after a signal the process ends with it here, and waits for no thread, compiler or library."""
     if code <= 128:
         return code
-    for stream in (sys.stdout, sys.stderr):
-        tolerant(stream).flush()
     os._exit(code)

@@ -74,8 +74,6 @@ class StopRequest:
         self.signum: int | None = None
         self.last_words: Callable[[], str] = lambda: "interrupted"
         """What is said where the process ends as it is."""
-        self.is_over = False
-        """Whether nothing is left to interrupt: signals raise nothing any more."""
         self.answered = threading.Event()
         """Set when the listener has done what a signal asks for, and the line that says so is out."""
         self._listener: _Listener | None = None
@@ -111,10 +109,10 @@ class _Listener:
 
     def __init__(self) -> None:
         self.requests: list[StopRequest] = []
-        self.urgent = self.shielded = 0
-        """How many of `interruptible` and `undisturbed` the main thread is in."""
+        self.shielded = 0
+        """How many of `undisturbed` the main thread is in."""
         self._calls = self._kicks = 0
-        self._deferred = False
+        self._deferred = self._raised = False
         self._main = threading.get_ident()
         self._before: dict[int, Any] = {}
 
@@ -138,13 +136,20 @@ class _Listener:
             if request.requested and request.patient:  # so that lines of what follows come after ours
                 request.answered.wait(SAYING)
         finally:
-            self.requests.remove(request)
             self._calls = 0
-        if self.requests:
-            return
+            self._raised |= request.requested
+            if len(self.requests) > 1:
+                self.requests.remove(request)
+            else:
+                self._close()
+
+    def _close(self) -> None:
+        """Puts back what was before."""
+        self.shielded += 1  # nothing is left to interrupt
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
         signal.set_wakeup_fd(self._fd_before)
+        self.requests.clear()
         _Listener.active = None
         self._mouth.close()  # ends the thread
         self._thread.join()
@@ -155,18 +160,28 @@ class _Listener:
         request = self.requests[-1]
         first, self._calls = self._calls == 0, self._calls + 1
         request.signum = request.signum or signum
-        if request.is_over or (first and request.patient and not self.urgent):
+        if first and request.patient:
             return
         if self.shielded:
             self._deferred = True
             return
-        raise Interrupted(request.signum)
+        self._interrupt(request.signum)
 
     def raise_deferred(self) -> None:
         """Raises what came while the main thread was shielded."""
         if self._deferred and not self.shielded:
             self._deferred = False
-            raise Interrupted(self.requests[-1].signum or signal.SIGINT)
+            self._interrupt(self.requests[-1].signum or signal.SIGINT)
+
+    def _interrupt(self, signum: int) -> None:
+        """Raises `Interrupted`; in a process of diffac's own only once, so that its last lines are said undisturbed."""
+        if not (self._raised and self._owns_process):
+            self._raised = True
+            raise Interrupted(signum)
+
+    @property
+    def _owns_process(self) -> bool:
+        return any(request.owns_process for request in self.requests)
 
     def _listen(self) -> None:
         stage, deadline = 0, None
@@ -215,8 +230,7 @@ class _Listener:
 
     def _end(self, request: StopRequest, signum: int) -> None:
         """Ends the process, where that is for us to do."""
-        owns = any(one.owns_process for one in self.requests)
-        if not owns and self._before.get(signum) is not signal.SIG_DFL:
+        if not self._owns_process and self._before.get(signum) is not signal.SIG_DFL:
             return
         for child in multiprocessing.active_children():
             child.kill()
@@ -270,29 +284,6 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def interruptible(stop: Stop | None) -> Iterator[None]:
-    """Within, already the first signal raises `Interrupted`: for long work at a safe point, which can be done again.
-
-    Args:
-        stop: whose request it is.
-
-    Raises:
-        Interrupted: a signal has come already.
-    """
-    if stop is not None:
-        stop.raise_if_requested()
-    listener = _of_this_thread()
-    if listener is None:
-        yield
-        return
-    listener.urgent += 1
-    try:
-        yield
-    finally:
-        listener.urgent -= 1
-
-
-@contextlib.contextmanager
 def children_undisturbed() -> Iterator[None]:
     """Processes that are started within do not get the signals that the terminal sends to the whole group.
 
@@ -306,27 +297,3 @@ def children_undisturbed() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def call_interruptibly(function: Callable[[], Any]) -> Any:
-    """function(), in a thread of its own where it is one call of C++: the main thread hears signals while it waits.
-
-    A call that nobody waits for any more goes on until it ends; its result is dropped.
-    """
-    if _of_this_thread() is None:
-        return function()
-    outcome: list[Any] = []
-
-    def call() -> None:
-        try:
-            outcome.extend((function(), None))
-        except BaseException as error:
-            outcome.extend((None, error))
-
-    thread = threading.Thread(target=call, name="diffac compiler", daemon=True)
-    thread.start()
-    thread.join()
-    result, error = outcome
-    if error is not None:
-        raise error
-    return result

@@ -80,6 +80,24 @@ def test_import_diffac_loads_no_framework() -> None:
     assert loaded_after("import diffac").isdisjoint(FRAMEWORKS | set(FOLDERS) - {"diffac"})
 
 
+def test_the_program_hears_ctrl_c_before_it_loads_anything() -> None:
+    assert loaded_after("import diffac.__main__") <= {"diffac", *sys.stdlib_module_names, *loaded_after("")}
+
+
+def test_public_names() -> None:
+    """What a type checker sees, what there is, and what is found at its first use are the same."""
+    tree = ast.parse((ROOT / "diffac/__init__.py").read_text())
+    (block,) = (node for node in tree.body if isinstance(node, ast.If))
+    seen: dict[str, set[str]] = {}
+    for node in block.body:
+        assert isinstance(node, ast.ImportFrom)
+        seen.setdefault(str(node.module).removeprefix("diffac."), set()).update(alias.name for alias in node.names)
+    assert seen == {module: set(names) for module, names in diffac._NAMES.items()}
+    fresh("import diffac\nfor name in dir(diffac):\n    getattr(diffac, name)\nassert 'noise' in dir(diffac)")
+    with pytest.raises(AttributeError, match="module 'diffac' has no attribute 'nothing'"):
+        diffac.nothing  # noqa: B018
+
+
 def test_no_module_of_diffac_loads_a_framework() -> None:
     """Every module of `diffac`, in an interpreter in which torch and jax cannot be imported at all."""
     names = [name for name in modules_of("diffac") if not name.startswith("diffac.testing")]
