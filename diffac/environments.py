@@ -21,6 +21,7 @@ from diffac.adapter import Adapter, adapt
 from diffac.configs import natural
 from diffac.errors import RunError, UsageError, said
 from diffac.named import check_name, function_of, import_of
+from diffac.orphans import end_with_parent
 from diffac.protocols import Transition
 from diffac.signals import SIGNALS, children_undisturbed
 from diffac.spaces import check_spaces
@@ -394,6 +395,7 @@ class _Processes(AsyncVectorEnv):
 
 def _work(index: int, make: Callable[[], gym.Env], pipe: Any, *rest: Any) -> None:
     """The program of an environment's process. That an environment cannot be made is told like its other errors."""
+    end_with_parent()
     try:
         env = make()
     except Exception as error:

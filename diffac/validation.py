@@ -22,6 +22,7 @@ import tyro
 from diffac.backend import backend_names, get_backend
 from diffac.compiling import compiling
 from diffac.errors import RunError, UsageError, unknown
+from diffac.orphans import end_with_parent
 from diffac.signals import children_undisturbed
 
 REFERENCE = "reference"
@@ -112,6 +113,7 @@ def _load(names: Sequence[str]) -> dict[str, Any]:
 
 def _work(precision: str, names: Sequence[str], config: ValidateConfig, results: Any) -> None:
     """Puts every result into the queue, then None; an exception goes there too."""
+    end_with_parent()
     os.environ["JAX_ENABLE_X64"] = str(int(precision == "float64"))
     try:
         backends = _load(names)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
+import multiprocessing
 import os
 import signal
 import sys
@@ -188,6 +190,40 @@ class Failing(Counter):
         return super().step(action)
 
 
+class Busy(Counter):
+    """`Counter` that never comes back, where it is asynchronous: from its third step, or another call.
+
+    Args:
+        how: "python": a loop of it; "sleep": a call in C; "locked": one that holds the interpreter's lock.
+        when: "make", "reset" or "step".
+    """
+
+    def __init__(self, how: str = "python", when: str = "step") -> None:
+        super().__init__()
+        self.how, self.when, self.steps = how, when, 0
+        self.work("make")
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict]:
+        self.work("reset")
+        return super().reset(**kwargs)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.steps += 1
+        if self.steps == 3:
+            self.work("step")
+        return super().step(action)
+
+    def work(self, when: str) -> None:
+        if when != self.when or multiprocessing.parent_process() is None:
+            return
+        print("busy", flush=True)
+        while self.how == "python":
+            pass
+        if self.how == "sleep":
+            time.sleep(1000)
+        ctypes.PyDLL(None).sleep(1000)
+
+
 class Chatty(Counter):
     """`Counter` that talks, without a buffer in between."""
 
@@ -216,6 +252,7 @@ register("Endless", Counter, length=10**9)
 register("Random", Counter, length=None)
 register("Opaque", Opaque, length=None)
 register("Chatty", Chatty, length=None)
+register("Busy", Busy)
 register("Saving", Saving, length=None)
 for how in ("raise", "hang", "die", "exit", "base", "interrupt"):
     register(f"Failing{how}", Failing, how=how)
