@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import threading
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from numbers import Integral
 from pathlib import Path
 from types import ModuleType
@@ -80,6 +82,8 @@ class Agent:
         self._run_id = uuid.uuid4().hex if checkpoint is None else checkpoint.entry("run_id")
         self._training: Training | None = None
         self._closed = False
+        self._updating = threading.RLock()
+        self._turn, self._doing = threading.Lock(), ""
         # a stream beside those of training
         self._rng = np.random.default_rng(np.random.SeedSequence(config.seed, spawn_key=(len(Streams._fields),)))
 
@@ -202,8 +206,12 @@ class Agent:
             UsageError: nothing is left to do, or the callback is none.
             CallbackError: the callback raised an error.
             DivergenceError: a loss is not finite; the agent can then act, but not learn.
-            RunError: an environment broke its contract.
+            RunError: an environment broke its contract, or the agent is in use (`save`, say, in another thread).
         """
+        with self._alone("learn"):
+            return self._learn(total_timesteps, callback, writer)
+
+    def _learn(self, total_timesteps: int | None, callback: Callback | None, writer: Writer | None) -> Agent:
         if callback is not None:
             check_callback(callback)
         if total_timesteps is not None and total_timesteps < 1:
@@ -220,7 +228,7 @@ class Agent:
                 training.advance(end, writer=writer, callback=callback, stop=stop)
             except BaseException as error:
                 if isinstance(error, DivergenceError) or not self._is_readable():
-                    self.close()
+                    self._end()
                 raise
         stop.raise_if_requested()
         return self
@@ -234,6 +242,8 @@ class Agent:
         `deterministic`: that turns off the noise which is only there to explore. Random numbers come from a stream of
         the agent that starts anew with every `from_recipe` and `load`.
 
+        May be called in any thread at any time: while `learn` runs, it acts by the policy between two updates.
+
         Args:
             observation: of the environment's own observation space; or several, with a leading axis n (where the space
                 is a dictionary or tuple, in each of its entries).
@@ -246,10 +256,17 @@ class Agent:
 
         Raises:
             UsageError: the observation does not fit the environment.
+            RunError: an update that broke off has consumed the policy.
         """
         rows, single = flat_observations(self.observation_space, observation)
         spec = self.learner.act_noise_spec((len(rows), self._action_dim), deterministic=deterministic)
-        action = self._scale(self.learner.act(self.state, rows, draw(self._rng, spec)))
+        with self._updating:
+            noise = draw(self._rng, spec)
+            try:
+                action = self._scale(self.learner.act(self.state, rows, noise))
+            except Exception:
+                self._arrays()  # says it better where nothing is left to act by
+                raise
         return (action[0] if single else action), None
 
     def compile(self, num_observations: int | Iterable[int] = 1) -> None:
@@ -271,7 +288,7 @@ class Agent:
             if not isinstance(size, Integral) or size < 1:
                 raise UsageError(f"num_observations must be whole numbers from 1 on, got {size!r}")
         obs_dim = gym.spaces.flatdim(self.observation_space)
-        with compiling("the policy"):
+        with self._updating, compiling("the policy"):
             self.learner.compile_act(self.state, obs_dim, self._action_dim, sizes)
 
     def save(self, folder: Path | str, *, replay: bool = True) -> None:
@@ -284,8 +301,13 @@ class Agent:
 
         Raises:
             UsageError: the folder belongs to a run.
-            RunError: it cannot be written, or training has broken off and cannot be saved with its replay memory.
+            RunError: it cannot be written, training has broken off and cannot be saved with its replay memory, or
+                `learn` is running and this is none of its callbacks.
         """
+        with self._alone("save", in_callback=True):
+            self._save(folder, replay)
+
+    def _save(self, folder: Path | str, replay: bool) -> None:
         folder = Path(folder)
         refuse_run(folder)
         training = self._training
@@ -304,13 +326,49 @@ class Agent:
         elif self.checkpoint is not None:
             info |= {name: self.checkpoint.entry(name) for name in ("env_step", "updates")}
         snapshot = training.snapshot() if replay and training is not None else None
-        Store(folder, keep=1).write(info, self._codec.to_arrays(self.state), snapshot)
+        Store(folder, keep=1).write(info, self._arrays(), snapshot)
 
     def close(self) -> None:
-        """Ends the training, where there is one, and closes its environments; the agent can still act."""
+        """Ends the training, where there is one, and closes its environments; the agent can still act.
+
+        Raises:
+            RunError: `learn` is running.
+        """
+        with self._alone("close"):
+            self._end()
+
+    def _end(self) -> None:
         if self._training is not None:
             self._closed = True
             self._training.close()
+
+    @contextlib.contextmanager
+    def _alone(self, what: str, *, in_callback: bool = False) -> Iterator[None]:
+        """Within, no other thread uses more of the agent than its policy.
+
+        Args:
+            what: is done there: a method.
+            in_callback: whether a callback of `learn` may do it too.
+
+        Raises:
+            RunError: something else is being done, in another thread or around this call.
+        """
+        training = self._training
+        if in_callback and training is not None and training.asking_thread == threading.get_ident():
+            yield
+            return
+        if not self._turn.acquire(blocking=False):
+            doing = self._doing
+            where = " or in a callback" if doing == "learn" and in_callback else ""
+            raise RunError(
+                f"{what} was called while {doing} of the same agent is running; call it when that has returned{where} "
+                "(predict may be called at any time)"
+            )
+        try:
+            self._doing = what
+            yield
+        finally:
+            self._turn.release()
 
     @property
     def _goes_on(self) -> bool:
@@ -335,14 +393,31 @@ class Agent:
             )
         if self._training is None:
             restore = self._restore if self._goes_on else None
-            self._training = Training(self.learner, self._state, self.config, restore=restore, say=warn)
+            self._training = Training(
+                self.learner, self._state, self.config, restore=restore, say=warn, updating=self._updating
+            )
         return self._training
 
-    def _is_readable(self) -> bool:
-        """Whether the learner's state is still there; an update that broke off may have consumed it."""
+    def _arrays(self) -> Mapping[str, np.ndarray]:
+        """All arrays of the learner's state.
+
+        Raises:
+            RunError: an update that broke off has consumed it.
+        """
         try:
-            return not nonfinite_arrays(self._codec.to_arrays(self.state))
-        except Exception:
+            return self._codec.to_arrays(self.state)
+        except UsageError:
+            raise
+        except Exception as error:
+            raise RunError(
+                "an update that broke off has left nothing to act by or to save; load an agent that was saved before"
+            ) from error
+
+    def _is_readable(self) -> bool:
+        """Whether the learner's state is still there and finite."""
+        try:
+            return not nonfinite_arrays(self._arrays())
+        except (RunError, UsageError):
             return False
 
     def _restore(self, state: Any, buffer: NumberedReplay) -> tuple[Any, dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import threading
 import time
 import warnings
 from collections.abc import Callable, Mapping
@@ -304,6 +305,8 @@ class Training:
             `Snapshot.host` to go on from, or None in place of the latter at the beginning; None: begins.
         say: told what a person should know.
         evaluated: acts in evaluations; None: the learner.
+        updating: held during each call of `learner.update`, which may consume the state it is given: who holds it may
+            use `state` in another thread. None: a lock of its own.
 
     Raises:
         RunError: an environment broke its contract.
@@ -320,6 +323,7 @@ class Training:
         restore: Callable[[Any, NumberedReplay], tuple[Any, dict[str, Any] | None]] | None = None,
         say: Callable[[str], None] = warnings.warn,
         evaluated: Learner | None = None,
+        updating: contextlib.AbstractContextManager[Any] | None = None,
     ) -> None:
         self.learner = learner
         self.state = state
@@ -333,7 +337,10 @@ class Training:
         """Training episodes that ended in the last step."""
         self.evaluations: list[EvaluationRecord] = []
         """All evaluations so far."""
+        self.asking_thread: int | None = None
+        """In which a callback is asked just now, and everything is whole; None: none is."""
         self._evaluated = evaluated or learner
+        self._updating = threading.Lock() if updating is None else updating
         self._say, self._said_cut = say, False
         self.evaluation_due = False
         """Whether the last step is one after which the policy is evaluated, and has not been yet."""
@@ -434,11 +441,18 @@ class Training:
         self._log.go_on()
         try:
             with Asking() as asking:
-                ask = partial(asking, callback, training=self)
+                ask = partial(self._ask, asking, callback)
                 self._advance(env_step, writer or Writers(), ask, checkpointer, stop)
                 ask("on_end")
         finally:
             self._log.pause()
+
+    def _ask(self, asking: Asking, callback: Callback, moment: Moment) -> bool:
+        self.asking_thread = threading.get_ident()
+        try:
+            return asking(callback, moment, self)
+        finally:
+            self.asking_thread = None
 
     def _advance(
         self,
@@ -515,7 +529,7 @@ class Training:
         config = self.config
         count = config.fused_updates
         while config.updates_earned(self.env_step) - self.updates >= count:
-            with self._calling("update"):
+            with self._updating, self._calling("update"):
                 batches = self.buffer.sample(self._streams.replay, count, config.batch_size)
                 self.state, metrics = self.learner.update(self.state, batches, key=integer(self._streams.updates))
             self.updates += count

@@ -1,0 +1,247 @@
+"""An `Agent` in several threads, and what its callbacks and environments may call while it learns."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, ClassVar
+
+import fake_recipe
+import fakes
+import numpy as np
+import pytest
+
+from diffac.agent import Agent
+from diffac.callbacks import Callback, CallbackError
+from diffac.errors import RunError
+from diffac.training import Training
+
+SMALL: dict[str, Any] = {
+    "hidden_sizes": (8,), "total_timesteps": 120, "learning_starts": 20, "batch_size": 4, "num_envs": 2,
+    "buffer_size": 200, "eval_interval": 60, "eval_episodes": 1, "log_interval": 40, "updates_per_env_step": 1.0,
+}  # fmt: skip
+OBS = np.zeros((2, 3))
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+class Calls(fakes.Counter):
+    """`Counter` whose steps call something."""
+
+    called: ClassVar[list[Callable[[], Any]]] = []
+
+    def step(self, action: np.ndarray) -> Any:
+        for call in self.called:
+            call()
+        return super().step(action)
+
+
+fakes.register("Calls", Calls, length=None)
+
+
+def fake(env_id: str = "fakes:Random-v0", **fields: Any) -> Agent:
+    return Agent.from_recipe(fake_recipe, env_id, num_envs=4, **fields)
+
+
+class Consuming(fakes.FakeLearner):
+    """Its updates consume the state they are given, and take their time."""
+
+    def update(self, state: Any, batches: Any, key: int) -> Any:
+        weight, state.weight = state.weight, np.nan
+        time.sleep(0.002)
+        state.weight = weight
+        new = super().update(state, batches, key)
+        state.weight = np.nan
+        return new
+
+
+def acting_threads(agent: Agent, work: Callable[[], Any], count: int = 2) -> int:
+    """Does the work while threads call `predict` without a pause; how often they did."""
+    over = threading.Event()
+
+    def act() -> int:
+        calls = 0
+        while not over.is_set():
+            action, _ = agent.predict(OBS)
+            assert np.isfinite(action).all()
+            calls += 1
+            time.sleep(1e-4)
+        return calls
+
+    with ThreadPoolExecutor(count) as pool:
+        acting = [pool.submit(act) for _ in range(count)]
+        try:
+            work()
+        finally:
+            over.set()
+        return sum(future.result() for future in acting)
+
+
+def test_predict_never_sees_a_state_that_an_update_consumes() -> None:
+    agent = fake()
+    learner: Any = Consuming()
+    agent.learner = agent._codec = learner
+    assert acting_threads(agent, agent.learn) > 0
+    assert agent.state.keys == fake().learn().state.keys
+
+
+def test_predict_while_learn_runs(backend: Any) -> None:
+    """Real programs, one of which donates its buffers: every call acts, and the numbers of training stay the same."""
+    agents = [Agent.from_recipe("sac", "fakes:Random-v0", backend=backend.name, **SMALL) for _ in range(2)]
+    agents[0].learn(40)
+    assert acting_threads(agents[0], agents[0].learn) > 0
+    agents[1].learn()
+    for name, array in backend.to_arrays(agents[0].state).items():
+        np.testing.assert_array_equal(array, backend.to_arrays(agents[1].state)[name], err_msg=name)
+
+
+def test_the_update_never_overlaps_with_predict_that_began_before_learn() -> None:
+    """Also where the first `predict`, which may compile for seconds, began when there was no training yet."""
+    agent, began, go_on = fake(), threading.Event(), threading.Event()
+
+    class Slow(Consuming):
+        def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
+            if threading.current_thread() is not learning:
+                began.set()
+                go_on.wait(10)
+                assert np.isfinite(state.weight)
+            return super().act(state, obs, noise)
+
+    learner: Any = Slow()
+    agent.learner = agent._codec = learner
+    learning = threading.Thread(target=agent.learn)
+    with ThreadPoolExecutor(1) as pool:
+        acting = pool.submit(agent.predict, OBS)
+        assert began.wait(10)
+        learning.start()
+        time.sleep(0.2)
+        assert agent.num_timesteps < 80
+        go_on.set()
+        assert np.isfinite(acting.result()[0]).all()
+    learning.join(10)
+    assert agent.num_timesteps == 80
+
+
+REFUSED = {
+    "learn": r"learn was called while learn of the same agent is running; call it when that has returned \(predict",
+    "close": r"close was called while learn of the same agent is running; call it when that has returned \(predict",
+    "save": "save was called while learn of the same agent is running; .* has returned or in a callback",
+}
+
+
+def calls(agent: Agent) -> dict[str, Callable[[], Any]]:
+    return {
+        "learn": lambda: agent.learn(4),
+        "close": agent.close,
+        "save": lambda: agent.save("agent"),
+    }
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_cannot_be_done_while_learn_runs_is_refused(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By another thread, and by an environment in its step. Training goes on as if nothing had happened."""
+    agent, refused = fake("fakes:Calls-v0"), []
+
+    def attempt() -> None:
+        with pytest.raises(RunError, match=REFUSED[name]) as raised:
+            calls(agent)[name]()
+        refused.append(raised.value)
+
+    class Meanwhile(Callback):
+        def on_step(self, training: Training) -> None:
+            thread = threading.Thread(target=attempt)
+            thread.start()
+            thread.join(10)
+
+    monkeypatch.setattr(Calls, "called", [attempt])
+    agent.learn(callback=Meanwhile())
+    monkeypatch.setattr(Calls, "called", [])
+    assert len(refused) > 80 + 20
+    assert agent.num_timesteps == 80
+    assert agent.state.keys == fake("fakes:Calls-v0").learn().state.keys
+    agent.save("agent")
+    calls(agent)[name]()
+    agent.close()
+
+
+def test_environments_may_act_while_learn_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in self-play."""
+    agent = fake("fakes:Calls-v0")
+    actions: list[np.ndarray] = []
+    monkeypatch.setattr(Calls, "called", [lambda: actions.append(agent.predict(OBS)[0])])
+    agent.learn()
+    assert len(actions) > 80
+
+
+@pytest.mark.parametrize("name", ["learn", "close"])
+def test_what_a_callback_may_not_do(name: str) -> None:
+    class Wrong(Callback):
+        def on_step(self, training: Training) -> None:
+            calls(agent)[name]()
+
+    agent = fake()
+    with pytest.raises(CallbackError, match=f"Wrong.on_step raised RunError: {REFUSED[name]}"):
+        agent.learn(callback=Wrong())
+    assert agent.num_timesteps == 4
+    assert agent.learn().state.keys == fake().learn().state.keys
+
+
+def test_learn_and_close_wait_for_nobody_while_save_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = fake().learn(40)
+    writing, go_on = threading.Event(), threading.Event()
+    arrays = agent._codec.to_arrays
+
+    def slow(state: Any) -> Any:
+        writing.set()
+        go_on.wait(10)
+        return arrays(state)
+
+    monkeypatch.setattr(agent._codec, "to_arrays", slow)
+    with ThreadPoolExecutor(1) as pool:
+        saving = pool.submit(agent.save, "agent")
+        assert writing.wait(10)
+        for name, call in calls(agent).items():
+            with pytest.raises(RunError, match=f"{name} was called while save of the same agent is running; call it"):
+                call()
+        agent.predict(OBS)
+        go_on.set()
+        saving.result()
+    assert Agent.load("agent", recipe=fake_recipe).learn().state.keys == agent.learn().state.keys
+
+
+def test_after_close() -> None:
+    agent = fake().learn(40)
+    agent.close()
+    agent.close()
+    assert agent.predict(OBS)[0].shape == (2, 1)
+    agent.save("agent", replay=False)
+    for call in (agent.learn, lambda: agent.save("other")):
+        with pytest.raises(RunError, match="the training of this agent has been closed or broken off; load"):
+            call()
+
+
+def test_an_update_that_breaks_off_leaves_a_sentence(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it has consumed the state, which only some backends do; otherwise the agent acts."""
+    agent = Agent.from_recipe("sac", "fakes:Random-v0", backend=backend.name, **SMALL)
+    update = type(agent.learner).update
+
+    def breaks(*args: Any, **kwargs: Any) -> Any:
+        update(*args, **kwargs)
+        raise MemoryError("after the update")
+
+    monkeypatch.setattr(type(agent.learner), "update", breaks)
+    with pytest.raises(MemoryError):
+        agent.learn()
+    for call in (lambda: agent.predict(OBS), lambda: agent.save("agent", replay=False)):
+        if backend.name == "torch":
+            call()
+        else:
+            with pytest.raises(RunError, match="an update that broke off has left nothing to act by or to save"):
+                call()
+    assert not agent._turn.locked()
