@@ -7,6 +7,7 @@ import csv
 import datetime
 import io
 import json
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -164,16 +165,11 @@ def _write(folder: Path, name: str, about: dict[str, Any], rows: list[tuple[Any,
         folder = inside(folder, "evaluations")
         folder.mkdir(exist_ok=True)
         path, number = folder / f"{name}.json", 1
-        while True:
-            try:
-                file = path.open("x")
-                break
-            except FileExistsError:
-                number += 1
-                path = folder / f"{name}_{number}.json"
-        with file:
-            json.dump(about, file, indent=2)
+        while os.path.lexists(path):
+            number += 1
+            path = folder / f"{name}_{number}.json"
         write_atomically(path.with_suffix(".csv"), table.getvalue().encode())
+        write_atomically(path, json.dumps(about, indent=2).encode())
     except OSError as error:
         raise RunError(f"the evaluation cannot be written to {folder}: {error.strerror or error}") from error
     return path

@@ -26,6 +26,7 @@ from diffac.messages import note, say
 from diffac.noise import Integers
 from diffac.runs import manifest
 from diffac.saved import find_checkpoint
+from diffac.signals import undisturbed
 from diffac.spaces import action_scaler
 from diffac.untrusted import create, inside, write_atomically
 
@@ -120,8 +121,9 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Path:
                     f"the exported policy differs from backend {config.backend} by {check.difference:.1e} of the "
                     f"largest action, more than {TOLERANCE:g}; nothing was written"
                 )
-            write_atomically(description_path(path), description.encode())
-            beside.replace(path)
+            with undisturbed():
+                write_atomically(description_path(path), description.encode())
+                beside.replace(path)
         finally:
             beside.unlink(missing_ok=True)
     except OSError as error:

@@ -17,6 +17,7 @@ from gymnasium.vector import VectorEnv
 from diffac.environments import Episode, Stepper, close, make_envs
 from diffac.errors import RunError, UsageError
 from diffac.evaluation import Bounded, Evaluation
+from diffac.signals import children_undisturbed
 
 LIBRARIES = "libegl1 libegl-mesa0 libgl1-mesa-dri"
 """Debian and Ubuntu packages with which MuJoCo draws without a display (and without a GPU)."""
@@ -172,6 +173,7 @@ def _write(path: Path, frames: Iterator[np.ndarray], fps: float) -> None:
     with file:
         for frame in frames:
             try:
-                file.append_data(frame)
+                with children_undisturbed():  # the first frame starts ffmpeg
+                    file.append_data(frame)
             except OSError as error:
                 raise RunError(f"{path} cannot be written: {error}") from error
