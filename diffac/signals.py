@@ -33,6 +33,9 @@ LEAVING = 3.0
 SAYING = 1.0
 """Seconds in which the terminal may take the line that says that a signal was heard."""
 
+AGAIN = b"\0"
+"""What the main thread tells the listener, which otherwise hears numbers of signals."""
+
 
 class Stop(Protocol):
     """Whether somebody wants the run to end."""
@@ -127,6 +130,7 @@ class _Listener:
         self._fd_before = signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
         self._thread = threading.Thread(target=self._listen, name="diffac signals", daemon=True)
         self._thread.start()
+        self._hook_before, sys.unraisablehook = sys.unraisablehook, self._swallowed
         for signum in SIGNALS:
             if signal.getsignal(signum) is not signal.SIG_IGN:
                 self._before[signum] = signal.signal(signum, self._handle)
@@ -148,6 +152,7 @@ class _Listener:
         self.shielded += 1  # nothing is left to interrupt
         for signum, handler in self._before.items():
             signal.signal(signum, handler)
+        sys.unraisablehook = self._hook_before
         signal.set_wakeup_fd(self._fd_before)
         self.requests.clear()
         _Listener.active = None
@@ -179,6 +184,15 @@ class _Listener:
             self._raised = True
             raise Interrupted(signum)
 
+    def _swallowed(self, unraisable: Any) -> None:
+        """Where Python drops exceptions, as in `__del__` and at garbage collection, ours is raised again later."""
+        if not isinstance(unraisable.exc_value, Interrupted):
+            self._hook_before(unraisable)
+            return
+        self._raised = False
+        with contextlib.suppress(OSError):
+            self._mouth.send(AGAIN)
+
     @property
     def _owns_process(self) -> bool:
         return any(request.owns_process for request in self.requests)
@@ -193,6 +207,10 @@ class _Listener:
                 heard = self._ear.recv(4096)
                 if not heard:
                     return
+                if AGAIN in heard:
+                    time.sleep(0.05)  # until the main thread is elsewhere
+                    for request in self.requests[-1:]:
+                        self._kick(request.signum)
                 signums = [number for number in heard if number in self._before]
                 own = min(self._kicks, len(signums))
                 self._kicks -= own
@@ -219,14 +237,18 @@ class _Listener:
         request.answered.set()
         if stage < 2:
             if signum is None:
-                self._kicks += 1
-                if hasattr(signal, "pthread_kill"):
-                    signal.pthread_kill(self._main, request.signum or signal.SIGINT)  # also ends a wait of the system
-                else:
-                    _thread.interrupt_main(signal.Signals(request.signum or signal.SIGINT))
+                self._kick(request.signum)
             return 2, time.monotonic() + LEAVING
         self._end(request, request.signum or signal.SIGINT)
         return 2, time.monotonic() + LEAVING
+
+    def _kick(self, signum: int | None) -> None:
+        """Has the main thread run `_handle`."""
+        self._kicks += 1
+        if hasattr(signal, "pthread_kill"):
+            signal.pthread_kill(self._main, signum or signal.SIGINT)  # also ends a wait of the system
+        else:
+            _thread.interrupt_main(signal.Signals(signum or signal.SIGINT))
 
     def _end(self, request: StopRequest, signum: int) -> None:
         """Ends the process, where that is for us to do."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -31,8 +32,7 @@ CODE = (
     "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
     "print('ready', flush=True)\n"
 )
-RECIPE = CODE + "sys.exit(c.exit_code(lambda: c.run_recipe(fake_recipe, name='fake')))"
-COMMAND = CODE + "c.load_recipe = lambda name: fake_recipe\nc.main()\n"
+RECIPE = CODE + "sys.modules['__main__'] = fake_recipe\nc.recipe_main('fake')"
 SECONDS = 10.0
 
 
@@ -131,11 +131,12 @@ def test_importing(entry: str, signum: int, tmp_path: Path) -> None:
     )
     with (Path(__file__).parent.parent / "pyproject.toml").open("rb") as file:
         module, _, function = tomllib.load(file)["project"]["scripts"]["diffac"].partition(":")
+    default = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
     code = {
         "diffac": f"import sys\nfrom {module} import {function}\nsys.exit({function}())",
         "python -m diffac": "import runpy\nrunpy.run_module('diffac', run_name='__main__', alter_sys=True)",
     }[entry]
-    program = Program(code, tmp_path, "recipes")
+    program = Program(default + code, tmp_path, "recipes")
     program.wait_for("importing")
     assert program.stop(signum) < SECONDS / 2
     assert program.lines == ["importing", "", "interrupted"]
@@ -200,6 +201,71 @@ def test_several_seeds(fail: str, tmp_path: Path) -> None:
     assert program.text.count("\ndiffac resume runs/") == 2
 
 
+# the other commands
+
+WRITING = "import os, time\nos.fsync = lambda file: print('writing', flush=True) or time.sleep(1000)\n"
+"""A disk that takes nothing."""
+ENDLESS = ("--env-id", "fakes:Endless-v0", "--max-steps", "1000000000")
+
+
+@pytest.mark.parametrize(
+    ("before", "argv", "text", "signum"),
+    [
+        ("", ["evaluate", "RUN", *ENDLESS], "policy of step", signal.SIGINT),
+        ("", ["evaluate", "RUN", *ENDLESS], "policy of step", signal.SIGHUP),
+        (WRITING, ["evaluate", "RUN", "--episodes", "1"], "writing", signal.SIGTERM),
+        (WRITING, ["report", "runs"], "writing", signal.SIGINT),
+        ("", ["validate"], "ready", signal.SIGTERM),
+    ],
+)
+def test_other_commands(before: str, argv: list[str], text: str, signum: int, tmp_path: Path) -> None:
+    """They end at once, and no file with half of its content has its final name."""
+    assert Program(RECIPE, tmp_path, "--eval-interval", "20").process.wait(60) == 0
+    known = set(tmp_path.rglob("*"))
+    run = str(the_run(tmp_path).relative_to(tmp_path))
+    code = RECIPE if argv[0] == "evaluate" else CODE + "c.main()"
+    program = Program(before + code, tmp_path, *(run if word == "RUN" else word for word in argv))
+    program.wait_for(text)
+    time.sleep(1)
+    for _ in range(2):  # the second is sent where the first needs time
+        begin = time.monotonic()
+        program.signal(signum)
+        time.sleep(0.1)
+        if program.process.poll() is not None:
+            break
+    assert program.end(signum, begin) < SECONDS / 2
+    assert program.lines[-1] == "interrupted"
+    files = [path.name for path in set(tmp_path.rglob("*")) - known if path.is_file()]
+    assert [name for name in files if not name.startswith("new-")] == []
+
+
+@pytest.mark.parametrize("argv", [LONG, ("--num-envs", "0"), ("--help",)])
+def test_a_terminal_that_takes_nothing(argv: tuple[str, ...], tmp_path: Path) -> None:
+    """As under Ctrl-S: output goes to a pipe that is full, and that nobody reads."""
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writer, b"x" * 4096)
+    os.set_blocking(writer, True)
+    code = RECIPE.replace("print('ready', flush=True)", "open('ready', 'w')")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *argv],
+        cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, stdout=writer, stderr=writer, start_new_session=True,
+    )  # fmt: skip
+    try:
+        while not (tmp_path / "ready").exists():
+            time.sleep(0.02)
+        time.sleep(2)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(SECONDS) == 128 + signal.SIGINT
+    finally:
+        process.kill()
+        os.close(reader)
+        os.close(writer)
+
+
 # again
 
 
@@ -252,6 +318,24 @@ def test_the_line_comes_before_those_that_follow(
         begin = time.monotonic()
     assert time.monotonic() - begin < SECONDS / 2
     taken.set()
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
+@pytest.mark.parametrize("owns_process", [True, False])
+def test_where_python_drops_exceptions(owns_process: bool, capsys: pytest.CaptureFixture[str]) -> None:
+    class Deleted:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    hook, begin = sys.unraisablehook, time.monotonic()
+    with pytest.raises(Interrupted) as caught, StopRequest(patient=False, owns_process=owns_process):  # noqa: PT012
+        deleted = Deleted()
+        del deleted
+        time.sleep(60)
+    assert caught.value.signum == signal.SIGTERM
+    assert time.monotonic() - begin < signals.LEAVING
+    assert sys.unraisablehook == hook
+    assert capsys.readouterr().err == ""
 
 
 # a program of somebody else
