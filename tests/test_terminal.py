@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 import os
 import pty
 import signal
@@ -85,6 +86,27 @@ def test_a_run_outlives_its_terminal(command: str, tmp_path: Path) -> None:
 def test_several_seeds_outlive_it_too(tmp_path: Path) -> None:
     assert shell('"$@" --num-seeds 2 2>&1 | head -1', tmp_path) == 0
     assert len(list(tmp_path.glob("runs/*/fake/*/seed*/checkpoints/step_000000000400*"))) == 2
+
+
+@pytest.mark.parametrize("stream", ["2>&1 | true", "> /dev/full 2>&1", ">&- 2>&-"])
+def test_the_other_commands_outlive_it_too(stream: str, tmp_path: Path) -> None:
+    assert shell('"$@"', tmp_path) == 0
+    (run,) = tmp_path.glob("runs/*/fake/*/seed*")
+    script, diffac = (f'"{sys.executable}" {program}' for program in ("program.py", "-m diffac"))
+    commands = {
+        f'{script} evaluate "{run}" --episodes 2': 0,
+        f'{script} resume "{run}"': 0,
+        f"{script} --help": 0,
+        f"{diffac} report runs --out report": 0,
+        f"{diffac} recipes": 0,
+        f"{diffac} evaluate nowhere": 2,
+        f"{diffac} nothing": 2,
+    }
+    for command, code in commands.items():
+        assert (command, shell(f"{command} {stream}", tmp_path)) == (command, code)
+    (path,) = run.glob("evaluations/*.json")
+    assert len(json.loads(path.read_text())["returns"]) == 2
+    assert (tmp_path / "report/report.html").read_text().endswith("</html>\n")
 
 
 @pytest.mark.parametrize("stream", ["2>&1 | true", "2> /dev/full"])
