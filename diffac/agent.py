@@ -20,12 +20,13 @@ from diffac.callbacks import Callback, check_callback
 from diffac.checkpoints import Checkpoint, Store, codec_of
 from diffac.compiling import compiling
 from diffac.configs import RECIPE, make_config, plain, vars_of
+from diffac.copies import Kept, keep, keep_counters, module_of, name_of
 from diffac.divergence import DivergenceError, nonfinite_arrays
 from diffac.environments import of_statistics, own_spaces
 from diffac.errors import DamagedError, RunError, UsageError
 from diffac.logging import Writer
 from diffac.messages import quoted
-from diffac.named import came_from, typed
+from diffac.named import came_from, origins, typed
 from diffac.noise import draw
 from diffac.recipes import load_recipe, preset_values, recipe_modules
 from diffac.replay import NumberedReplay
@@ -81,6 +82,8 @@ class Agent:
                 ) from error
         self._run_id = uuid.uuid4().hex if checkpoint is None else checkpoint.entry("run_id")
         self._training: Training | None = None
+        self._kept: Kept | None = None
+        """Where the training of a copy goes on, until it does."""
         self._closed = False
         self._updating = threading.RLock()
         self._turn, self._doing = threading.Lock(), ""
@@ -173,6 +176,8 @@ class Agent:
         """Environment steps of the training so far, all environments together."""
         if self._training is not None:
             return self._training.env_step
+        if self._kept is not None:
+            return self._kept.host["env_step"]
         return self.checkpoint.env_step if self.checkpoint and self._goes_on else 0
 
     @property
@@ -180,7 +185,7 @@ class Agent:
         """Evaluations of the training so far."""
         if self._training is not None:
             return self._training.evaluations
-        return records(self._host()) if self.checkpoint and self._goes_on else []
+        return records(self._host()) if self._goes_on else []
 
     def learn(
         self, total_timesteps: int | None = None, callback: Callback | None = None, *, writer: Writer | None = None
@@ -323,10 +328,62 @@ class Agent:
         }
         if training is not None:
             info |= {"env_step": training.env_step, "updates": training.updates}
+        elif self._kept is not None:
+            info |= {name: self._kept.host[name] for name in ("env_step", "updates")}
         elif self.checkpoint is not None:
             info |= {name: self.checkpoint.entry(name) for name in ("env_step", "updates")}
         snapshot = training.snapshot() if replay and training is not None else None
         Store(folder, keep=1).write(info, self._arrays(), snapshot)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Agent:
+        """An agent that acts and learns on like this one, and shares nothing with it.
+
+        Raises:
+            RunError: as for `save`.
+        """
+        with self._alone("copy", in_callback=True):
+            state = self._copied()
+        agent = memo[id(self)] = type(self).__new__(type(self))
+        agent._become(self._module, state)
+        return agent
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What a pickle holds: plain data, arrays and the name of the recipe's module."""
+        with self._alone("pickle", in_callback=True):
+            return {"module": name_of(self._module), **self._copied()}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._become(module_of(state["module"]), state)
+
+    def _copied(self) -> dict[str, Any]:
+        """Copies of all that makes this agent."""
+        if self._training is not None and self._closed:
+            kept = keep_counters(self._training)
+        elif self._kept is not None or not self._goes_on:
+            kept = self._kept
+        else:
+            kept = keep(self._begin())
+        return {
+            "recipe": self.recipe,
+            "config": vars_of(self.config),
+            "origins": origins(self.config.names),
+            "checkpoint": self.checkpoint,
+            "run_id": self._run_id,
+            "arrays": dict(self._arrays()),
+            "kept": kept,
+            "closed": self._closed,
+            "rng": self._rng.bit_generator.state,
+        }
+
+    def _become(self, module: ModuleType, state: dict[str, Any]) -> None:
+        """Makes this the agent of `_copied`."""
+        for text, file in state["origins"].items():
+            came_from(file, [text])
+        self.__init__(module, state["recipe"], module.Config(**state["config"]))
+        self._state = self._codec.from_arrays(self._state, state["arrays"])
+        self.checkpoint, self._run_id = state["checkpoint"], state["run_id"]
+        self._kept, self._closed = state["kept"], state["closed"]
+        self._rng.bit_generator.state = state["rng"]
 
     def close(self) -> None:
         """Ends the training, where there is one, and closes its environments; the agent can still act.
@@ -373,8 +430,10 @@ class Agent:
     @property
     def _goes_on(self) -> bool:
         """Whether there is a training to go on with."""
-        if self._training is not None or self.checkpoint is None:
-            return self._training is not None
+        if self._training is not None or self._kept is not None:
+            return True
+        if self.checkpoint is None:
+            return False
         return "replay" in self.checkpoint.manifest and self.checkpoint.config[1].get("env_id") == self.config.env_id
 
     @property
@@ -382,7 +441,7 @@ class Agent:
         """Whether a stop has cut the last evaluation short."""
         if self._training is not None:
             return self._training.evaluation_due
-        return self.checkpoint is not None and self._goes_on and self._host()["evaluation_due"]
+        return self._goes_on and self._host()["evaluation_due"]
 
     def _begin(self) -> Training:
         """The training, which starts here, or goes on from the checkpoint."""
@@ -396,6 +455,7 @@ class Agent:
             self._training = Training(
                 self.learner, self._state, self.config, restore=restore, say=warn, updating=self._updating
             )
+            self._kept = None
         return self._training
 
     def _arrays(self) -> Mapping[str, np.ndarray]:
@@ -421,6 +481,8 @@ class Agent:
             return False
 
     def _restore(self, state: Any, buffer: NumberedReplay) -> tuple[Any, dict[str, Any]]:
+        if self._kept is not None:
+            return state, self._kept.restore(buffer)
         assert self.checkpoint is not None
         try:
             self.checkpoint.restore_replay(buffer)
@@ -429,7 +491,9 @@ class Agent:
             raise RunError(f"{self.checkpoint.folder} cannot be read any more: {error.strerror or error}") from error
 
     def _host(self) -> dict[str, Any]:
-        """`Checkpoint.host` of the checkpoint that the agent goes on from."""
+        """`Snapshot.host` of what the agent goes on from."""
+        if self._kept is not None:
+            return self._kept.host
         assert self.checkpoint is not None
         host = self.checkpoint.host()
         check_host(host, f"{self.checkpoint.folder}, run.json", **host_form(self.config))

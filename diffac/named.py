@@ -32,6 +32,11 @@ def came_from(file: str, texts: Iterable[str]) -> None:
     _origins.update(dict.fromkeys(texts, file))
 
 
+def origins(texts: Iterable[str]) -> dict[str, str]:
+    """Those of the names that a file holds, and the file."""
+    return {text: _origins[text] for text in texts if text in _origins}
+
+
 def typed(texts: Iterable[str]) -> None:
     """Forgets it: somebody has typed them."""
     for text in texts:

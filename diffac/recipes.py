@@ -52,8 +52,13 @@ def preset_values(module: ModuleType, name: str, preset: str = "default", env_id
     """
     if preset not in module.PRESETS:
         raise unknown(f"preset of {name}", preset, module.PRESETS)
+    if env_id is not None and not isinstance(env_id, str):
+        raise UsageError(
+            f"env_id must be the name of an environment, as a text, got {env_id!r:.200}; gymnasium.register gives "
+            f"yours a name"
+        )
     chosen = module.PRESETS[preset]
-    env_id = str(env_id or chosen.get("env_id") or module.Config.env_id)
+    env_id = env_id or str(chosen.get("env_id") or module.Config.env_id)
     constants: dict[str, Any] = {}
     for prefix in sorted((prefix for prefix in module.ENV_CONSTANTS if env_id.startswith(prefix)), key=len):
         constants |= module.ENV_CONSTANTS[prefix]
