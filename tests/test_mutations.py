@@ -19,7 +19,7 @@ SPEC.loader.exec_module(mutations)
 @pytest.mark.parametrize("mutation", mutations.MUTATIONS, ids=lambda mutation: mutation.name)
 def test_the_text_to_be_replaced_is_there_once(mutation: Any) -> None:
     for backend, edit in mutation.edits.items():
-        text = (ROOT / "backends" / f"diffac_{backend}" / edit.file).read_text()
+        text = edit.find(backend, ROOT / "diffac", ROOT / "backends").read_text()
         assert text.count(edit.old) == 1, f"{backend}: {edit.old!r}"
 
 

@@ -1,34 +1,21 @@
-"""Actor objectives: losses whose only differentiated argument is the actor."""
+"""Actor objectives, which `diffac.parts.objectives` declares."""
 
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
-from diffac.arguments import LOG_PROB, NEXT_ACTION, check_arguments, check_chain
+from diffac.arguments import LOG_PROB, NEXT_ACTION
 from diffac.errors import check_present
-from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
-from diffac.protocols import (
-    ActorObjective,
-    Array,
-    Critic,
-    Loss,
-    Metrics,
-    NoiseSchedule,
-    Rollout,
-    Sampler,
-    State,
-    TrackingObjective,
-    Transition,
-)
+from diffac.noise import Noise
+from diffac.parts import objectives as declared
+from diffac.parts.objectives import Regression
+from diffac.protocols import Array, Critic, Loss, NoiseSchedule, Rollout, State, Transition
 from diffac_equinox.networks import _smallest
 from diffac_equinox.samplers import _condition
 
@@ -40,37 +27,7 @@ def _detached(tree: Tree) -> Tree:
     return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, tree)
 
 
-class ValueThroughSampler(eqx.Module):
-    """-E[min_i Q_i(s, a)] with `a` differentiated through the whole sampler (DACER, arXiv 2405.15177, section 4).
-
-    A `RolloutObjective`. Metrics: q_mean; clipped_fraction, the share of action entries on the boundary, which carry no
-    gradient.
-
-    Args:
-        sampler: gives the actions.
-        relative: ours, not the paper's: the loss is divided by the detached mean of |min_i Q_i|, so that the weight of
-            a term beside it means the same on every task.
-    """
-
-    sampler: Sampler
-    relative: bool = False
-
-    def __check_init__(self) -> None:
-        check_arguments("ValueThroughSampler", vars(self))
-
-    @property
-    def rollout_sampler(self) -> Sampler:
-        """The sampler."""
-        return self.sampler
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Entry "rollout": the sampler's."""
-        return {"rollout": self.sampler.noise_spec(shape)}
-
-    def init_state(self) -> State:
-        """No state."""
-        return {}
-
+class ValueThroughSampler(eqx.Module, declared.ValueThroughSampler):
     def __call__(
         self,
         actor: Any,
@@ -91,65 +48,7 @@ class ValueThroughSampler(eqx.Module):
         return Loss(-q_mean / unit, {"q_mean": q_mean, "clipped_fraction": clipped.mean(dtype=q_mean.dtype)}, state)
 
 
-Space = Literal["score", "eps"]
-Source = Literal["chain", "forward", "replay"]
-
-
-class TimeWeightedQGradient(eqx.Module):
-    """Pulls the policy's score at every t towards the unit gradient of Q (DACER2, arXiv 2505.23426).
-
-    mean over t and batch of |S(s, a_t, t) - w(t) g/|g||^2, with S = -eps/sigma_t, g = grad_a min_i Q_i(s, a_t) and
-    w(t) = exp(slope (t + time_offset) + intercept). The paper leaves open which a_t are used, whether the loss is taken
-    between scores or predicted noises, and whether times count from 0 or 1; each is a field here.
-
-    A `RolloutObjective`, except with source "replay". Metrics: q_gradient_norm, the mean of |g|; score_error, the loss.
-
-    Args:
-        sampler: the rollout's, for sources "chain" and "forward".
-        schedule: the diffusion schedule, T steps.
-        slope: of the exponent of w.
-        intercept: of the exponent of w.
-        space: "score" as above; "eps": |eps + sigma_t w g/|g||^2, which is the former times sigma_t^2.
-        source: a_t from the "chain" of the policy (its states, detached), from "forward" noising of the policy's
-            action, or from forward noising of the "replay" action.
-        time_offset: 1: w(1), ..., w(T) as in the paper; 0: w(0), ..., w(T-1).
-        contractive_step: ours, not the paper's. None: the target above, whose minimiser leads every step outwards. A
-            positive number: with a_0 the clean action that the policy predicts from a_t, detached, g taken there, and
-            x = clip(a_0 + contractive_step w(t) g/||g||, -1, 1), the target is the noise (a_t - alpha_t x)/sigma_t that
-            leads from x to a_t, in "score" space its score; 0.2 is a good first choice.
-
-    Raises:
-        UsageError: space or source is unknown, or contractive_step is not positive; on a call with source "chain": the
-            rollout has no T states.
-    """
-
-    sampler: Sampler
-    schedule: NoiseSchedule
-    slope: float = 0.4
-    intercept: float = -1.8
-    space: Space = "score"
-    source: Source = "chain"
-    time_offset: int = 1
-    contractive_step: float | None = None
-
-    def __check_init__(self) -> None:
-        check_arguments("TimeWeightedQGradient", vars(self))
-
-    @property
-    def rollout_sampler(self) -> Sampler | None:
-        """The sampler; None with source "replay"."""
-        return None if self.source == "replay" else self.sampler
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Entries "rollout" (not for "replay") and "eps" [T *shape] (not for "chain")."""
-        rollout = {} if self.source == "replay" else {"rollout": self.sampler.noise_spec(shape)}
-        eps = {} if self.source == "chain" else {"eps": Normal((self.schedule.num_steps, *shape))}
-        return rollout | eps
-
-    def init_state(self) -> State:
-        """No state."""
-        return {}
-
+class TimeWeightedQGradient(eqx.Module, declared.TimeWeightedQGradient):
     def __call__(
         self,
         actor: Any,
@@ -166,7 +65,7 @@ class TimeWeightedQGradient(eqx.Module):
                 _detached(actor), batch.obs, noise["rollout"], critic=critic, temperature=temperature
             )
         t = jnp.arange(self.schedule.num_steps)[:, None]
-        noisy = jax.lax.stop_gradient(self._states(rollout, batch.action, noise, t))
+        noisy = jax.lax.stop_gradient(self.noisy_actions(batch.action, noise, t, rollout))
 
         eps = actor(batch.obs, noisy, t)
         start = noisy
@@ -188,98 +87,8 @@ class TimeWeightedQGradient(eqx.Module):
         loss = (error**2).sum(-1).mean()
         return Loss(loss, {"q_gradient_norm": norm.mean(), "score_error": loss}, state)
 
-    def _states(self, rollout: Rollout | None, replay: Array, noise: Noise, t: Array) -> Array:
-        """[T batch action_dim]"""
-        if rollout is None:
-            return self.schedule.add_noise(replay, noise["eps"], t)
-        if self.source == "forward":
-            clean = rollout.action if rollout.noise_free is None else rollout.noise_free
-            return self.schedule.add_noise(clean, noise["eps"], t)
-        return check_chain(rollout.noisy, self.schedule.num_steps)
 
-
-class Regression(NamedTuple):
-    """The regression problem of one batch: weight |eps_theta(obs, noisy, t) - target|^2 + spread."""
-
-    obs: Array
-    """[batch obs_dim]"""
-    noisy: Array
-    """[batch action_dim]"""
-    t: Array
-    """[batch] of integers."""
-    target: Array
-    """[batch action_dim]"""
-    weight: Array
-    """[batch]"""
-    spread: Array
-    """[batch], does not depend on the network: what remains at the optimum."""
-    metrics: Metrics
-    """Scalars worth logging."""
-    state: State
-    """The proposal's state after this batch."""
-
-
-@runtime_checkable
-class Proposal(Protocol):
-    """Says on which noisy actions, and towards which noise, the denoiser is regressed."""
-
-    def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
-        """The noise needed for a batch whose actions have shape (batch, action_dim), with times t < num_steps."""
-        ...
-
-    def init_state(self) -> State:
-        """The state before the first batch."""
-        ...
-
-    def __call__(
-        self,
-        actor: Any,
-        critic: Critic,
-        batch: Transition,
-        noise: Noise,
-        temperature: Array,
-        state: State,
-        schedule: NoiseSchedule,
-    ) -> Regression:
-        """The regression problem; the objective detaches it."""
-        ...
-
-
-@runtime_checkable
-class TrackingProposal(Proposal, Protocol):
-    """A proposal whose state moves in every update of the learner, as with a `TrackingObjective`."""
-
-    def track(self, critic: Critic, batch: Transition, state: State) -> State:
-        """The state after a batch on which the actor does not step."""
-        ...
-
-
-class ReweightedScoreMatching(eqx.Module):
-    """Denoising score matching with any weights (SDAC and DPMD, arXiv 2502.00361, section 4).
-
-    mean over the batch of weight |eps_theta(s, a_t, t) - target|^2 + spread: one evaluation of the denoiser, however
-    many samples the proposal averages, because sum_k w_k |e - eps_k|^2 = |e - target|^2 + spread with the weighted mean
-    `target` and variance `spread` of the eps_k.
-
-    Args:
-        schedule: the diffusion schedule.
-        proposal: `ReverseProposal` (SDAC) or `PolicyProposal` (DPMD).
-    """
-
-    schedule: NoiseSchedule
-    proposal: Proposal
-
-    def __check_init__(self) -> None:
-        check_arguments("ReweightedScoreMatching", vars(self))
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """The proposal's."""
-        return self.proposal.noise_spec(shape, self.schedule.num_steps)
-
-    def init_state(self) -> State:
-        """The proposal's."""
-        return self.proposal.init_state()
-
+class ReweightedScoreMatching(eqx.Module, declared.ReweightedScoreMatching):
     def __call__(
         self, actor: Any, critic: Critic, batch: Transition, noise: Noise, temperature: Array, state: State
     ) -> Loss:
@@ -290,54 +99,8 @@ class ReweightedScoreMatching(eqx.Module):
         error = ((eps - regression.target) ** 2).sum(-1)
         return Loss((regression.weight * error + regression.spread).mean(), regression.metrics, regression.state)
 
-    def track(self, critic: Critic, batch: Transition, state: State) -> State:
-        """The proposal's state after a batch on which the actor does not step."""
-        return self.proposal.track(critic, batch, state) if isinstance(self.proposal, TrackingProposal) else state
 
-
-class ReverseProposal(eqx.Module):
-    """Reverse sampling (SDAC, arXiv 2502.00361, section 4.2): samples of the policy's own optimum are never needed.
-
-    The policy's action is noised to a_t; K clean actions a0_k that may have led there are drawn from the reverse kernel
-    N(a_t/alpha, (sigma/alpha)^2), and their noises are averaged with weights softmax_k(value_scale min_i Q_i /
-    temperature). Then the optimal denoiser is the one of exp(value_scale Q / temperature).
-
-    Metrics: effective_particles, the mean of 1/sum w^2 (1: one guess dominates; K: Q is flat); q_mean, over all a0_k.
-
-    Args:
-        sampler: draws the policy's actions, without gradient.
-        num_particles: K.
-        value_scale: factor of Q in the weights; 5 in the official code.
-        truncated: True: the reverse kernel is restricted to [-1, 1], which is exact for a policy on the action box, and
-            the noise belongs to the a0_k. False: the a0_k are clipped and the noise is the one from before, as in the
-            official code.
-
-    Raises:
-        UsageError: num_particles or value_scale is not positive.
-    """
-
-    sampler: Sampler
-    num_particles: int = 64
-    value_scale: float = 5.0
-    truncated: bool = True
-
-    def __check_init__(self) -> None:
-        check_arguments("ReverseProposal", vars(self))
-
-    def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
-        """Entries "rollout" (the sampler's), "t" [batch], "eps" [*shape], "particles" [K *shape]."""
-        law = Uniform if self.truncated else Normal
-        return {
-            "rollout": self.sampler.noise_spec(shape),
-            "t": Integers(shape[:-1], 0, num_steps),
-            "eps": Normal(shape),
-            "particles": law((self.num_particles, *shape)),
-        }
-
-    def init_state(self) -> State:
-        """No state."""
-        return {}
-
+class ReverseProposal(eqx.Module, declared.ReverseProposal):
     def __call__(
         self,
         actor: Any,
@@ -382,43 +145,7 @@ def _truncated_normal(mean: Array, std: Array, uniform: Array) -> Array:
     return jnp.clip(mean + std * jnp.where(mirrored, -z, z), -1, 1)
 
 
-class PolicyProposal(eqx.Module):
-    """Mirror descent (DPMD, arXiv 2502.00361, section 4.1): the policy's actions, weighted by
-    exp(advantage/temperature).
-
-    The data are (next_obs, next_action) of the TD target, as in the official code. The advantage is
-    clip((q - mean)/std, -3, 3), q = min_i Q_i, with running moments of q.
-
-    Metrics: effective_samples, (sum w)^2 / sum w^2; q_mean.
-
-    Args:
-        rate: of the running moments, in (0, 1).
-        faithful_normalisation: False: moments up to this batch, corrected for their start at 0. True: clip(q -
-            mean/std) with the moments from before this batch, as the official code computes it by a missing pair of
-            parentheses; the clip then saturates and all weights become equal.
-
-    Raises:
-        UsageError: rate is not in (0, 1).
-    """
-
-    rate: float = 0.001
-    faithful_normalisation: bool = False
-
-    def __check_init__(self) -> None:
-        check_arguments("PolicyProposal", vars(self))
-
-    def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
-        """Entries "t" [batch], "eps" [*shape]."""
-        return {"t": Integers(shape[:-1], 0, num_steps), "eps": Normal(shape)}
-
-    def init_state(self) -> State:
-        """Running mean and standard deviation of q, and the number of batches in them."""
-        return {
-            "q_mean_ema": np.array(0.0),
-            "q_std_ema": np.array(float(self.faithful_normalisation)),
-            "count": np.array(0.0),
-        }
-
+class PolicyProposal(eqx.Module, declared.PolicyProposal):
     def __call__(
         self,
         actor: Any,
@@ -455,36 +182,7 @@ class PolicyProposal(eqx.Module):
         }
 
 
-class EntropyRegularisedValue(eqx.Module):
-    """E[temperature log pi(a|s) - min_i Q_i(s, a)] (SAC, Haarnoja et al. 2018, arXiv 1812.05905, equation 7).
-
-    A `RolloutObjective`. Metrics: q_mean; entropy, the mean of -log pi.
-
-    Args:
-        sampler: one that knows log-probabilities, such as `TanhGaussianSampler`.
-
-    Raises:
-        UsageError: on a call: the sampler's rollout has no log_prob.
-    """
-
-    sampler: Sampler
-
-    def __check_init__(self) -> None:
-        check_arguments("EntropyRegularisedValue", vars(self))
-
-    @property
-    def rollout_sampler(self) -> Sampler:
-        """The sampler."""
-        return self.sampler
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Entry "rollout": the sampler's."""
-        return {"rollout": self.sampler.noise_spec(shape)}
-
-    def init_state(self) -> State:
-        """No state."""
-        return {}
-
+class EntropyRegularisedValue(eqx.Module, declared.EntropyRegularisedValue):
     def __call__(
         self,
         actor: Any,
@@ -504,87 +202,5 @@ class EntropyRegularisedValue(eqx.Module):
         return Loss(value, {"q_mean": q_mean, "entropy": entropy}, state, jax.lax.stop_gradient(log_prob))
 
 
-class Sum(eqx.Module):
-    """A weighted sum of objectives: `Sum((1.0, a), (0.01, b))`.
-
-    If two or more terms look at a rollout of the identical sampler object, it runs once, for all of them, with the
-    noise entry "rollout" (of several such groups only the first is shared). Other noise of term i is in entry
-    "term{i}", its state has names "term{i}.name", and a metric whose name occurs in several terms is called
-    "term{i}_name".
-
-    Args:
-        *terms: pairs (weight, objective).
-
-    Raises:
-        UsageError: there are no terms.
-    """
-
-    terms: tuple[tuple[float, ActorObjective], ...]
-    # Found here, because identity does not survive a transformation: jit rebuilds every module.
-    shared: tuple[int, ...] = eqx.field(static=True)
-
-    def __init__(self, *terms: tuple[float, ActorObjective]) -> None:
-        check_arguments("Sum", locals())
-        self.terms = terms
-        samplers = [getattr(objective, "rollout_sampler", None) for _, objective in terms]
-        groups = [tuple(i for i, other in enumerate(samplers) if other is one) for one in samplers if one is not None]
-        self.shared = next((group for group in groups if len(group) > 1), ())
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Entries "rollout" if a rollout is shared, and "term0", "term1", ..."""
-        spec: dict[str, Any] = {}
-        for i, (_, objective) in enumerate(self.terms):
-            own = dict(objective.noise_spec(shape))
-            if i in self.shared:
-                spec = {"rollout": own.pop("rollout"), **spec}
-            spec[f"term{i}"] = own
-        return spec
-
-    def init_state(self) -> State:
-        """The states of all terms."""
-        states = [objective.init_state() for _, objective in self.terms]
-        return {f"term{i}.{name}": value for i, state in enumerate(states) for name, value in state.items()}
-
-    def __call__(
-        self, actor: Any, critic: Critic, batch: Transition, noise: Noise, temperature: Array, state: State
-    ) -> Loss:
-        """The loss on a batch."""
-        rollout: dict[str, Rollout] = {}
-        if self.shared:
-            sampler = self.terms[self.shared[0]][1].rollout_sampler  # type: ignore[attr-defined]
-            rollout = {
-                "rollout": sampler.rollout(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
-            }
-        losses = [
-            objective(
-                actor,
-                critic,
-                batch,
-                noise[f"term{i}"],
-                temperature,
-                _part(state, f"term{i}."),
-                **(rollout if i in self.shared else {}),
-            )
-            for i, (_, objective) in enumerate(self.terms)
-        ]
-        value = sum(weight * loss.value for (weight, _), loss in zip(self.terms, losses, strict=True))
-        occurrences = Counter(name for loss in losses for name in loss.metrics)
-        metrics, new_state = {}, {}
-        for i, loss in enumerate(losses):
-            metrics |= {name if occurrences[name] == 1 else f"term{i}_{name}": x for name, x in loss.metrics.items()}
-            new_state |= {f"term{i}.{name}": x for name, x in loss.state.items()}
-        log_prob = next((loss.log_prob for loss in losses if loss.log_prob is not None), None)
-        return Loss(value, metrics, new_state, log_prob)
-
-    def track(self, critic: Critic, batch: Transition, state: State) -> State:
-        """The states of all terms after a batch on which the actor does not step."""
-        new_state = dict(state)
-        for i, (_, objective) in enumerate(self.terms):
-            if isinstance(objective, TrackingObjective):
-                tracked = objective.track(critic, batch, _part(state, f"term{i}."))
-                new_state |= {f"term{i}.{name}": x for name, x in tracked.items()}
-        return new_state
-
-
-def _part(state: Mapping[str, Array], prefix: str) -> State:
-    return {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+class Sum(declared.Sum, eqx.Module):
+    pass

@@ -1,17 +1,23 @@
-"""The mistakes that the test suite must notice, each a replacement of one line in a backend."""
+"""The mistakes that the test suite must notice, each a replacement of one line in a backend or a declaration."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import NamedTuple
 
 
 class Edit(NamedTuple):
-    """A replacement in one file of a backend."""
+    """A replacement in one file."""
 
     file: str
+    """In the backend's package; or, with "parts/" before it, in `diffac`, which declares for all backends."""
     old: str
     """Must occur exactly once in the file; may contain neighbouring lines for that."""
     new: str
+
+    def find(self, backend: str, diffac: Path, backends: Path) -> Path:
+        """The file, given the folder of `diffac` and the one that holds the backends."""
+        return (diffac if self.file.startswith("parts/") else backends / f"diffac_{backend}") / self.file
 
 
 class Mutation(NamedTuple):
@@ -32,6 +38,12 @@ def torch(name: str, rows: str, file: str, old: str, new: str) -> Mutation:
 def both(name: str, rows: str, file: str, torch: tuple[str, str], equinox: tuple[str, str]) -> Mutation:
     """The same mistake in both backends, which go on to agree with each other."""
     return Mutation(name, rows, {"torch": Edit(file, *torch), "equinox": Edit(file, *equinox)})
+
+
+def declared(name: str, rows: str, file: str, old: str, new: str) -> Mutation:
+    """A mistake in a declaration, which both backends make."""
+    edit = Edit(f"parts/{file}", old, new)
+    return Mutation(name, rows, {"torch": edit, "equinox": edit})
 
 
 OBJECTIVES = [
@@ -92,12 +104,12 @@ OBJECTIVES = [
         "eps + self.schedule.add_noise(torch.zeros_like(target)",
         "eps - self.schedule.add_noise(torch.zeros_like(target)",
     ),
-    torch(
+    declared(
         "q-gradient: action of the buffer for the policy's",
         "objective-time_weighted_score_forward",
         "objectives.py",
         "add_noise(clean, noise",
-        "add_noise(batch.action, noise",
+        "add_noise(replay, noise",
     ),
     torch(
         "value: relative to the sum of the values",
@@ -134,12 +146,12 @@ OBJECTIVES = [
         ("predict_action(noisy, eps.detach(), t).clamp", "predict_action(noisy, eps, t).clamp"),
         ("predict_action(noisy, jax.lax.stop_gradient(eps), t)", "predict_action(noisy, eps, t)"),
     ),
-    both(
+    declared(
         "q-gradient: exploration noise in the action that is noised",
         "objective-time_weighted_forward_noisy",
         "objectives.py",
-        ("clean = rollout.action if rollout.noise_free is None else rollout.noise_free", "clean = rollout.action"),
-        ("clean = rollout.action if rollout.noise_free is None else rollout.noise_free", "clean = rollout.action"),
+        "clean = rollout.action if rollout.noise_free is None else rollout.noise_free",
+        "clean = rollout.action",
     ),
     torch(
         "q-gradient: max of the critics",
@@ -246,18 +258,12 @@ OBJECTIVES = [
         "new = self.actor_objective.track(state.critic, batch, state.actor_objective)",
         "new = state.actor_objective",
     ),
-    both(
+    declared(
         "policy: moments rest where the actor does, in both",
         "learner-dpmd",
         "objectives.py",
-        (
-            "self.proposal.track(critic, batch, state) if isinstance(self.proposal, TrackingProposal) else state",
-            "state",
-        ),
-        (
-            "self.proposal.track(critic, batch, state) if isinstance(self.proposal, TrackingProposal) else state",
-            "state",
-        ),
+        "self.proposal.track(critic, batch, state) if isinstance(self.proposal, TrackingProposal) else state",
+        "state",
     ),
     torch(
         "policy: advantage not clipped",
@@ -287,14 +293,14 @@ OBJECTIVES = [
         "temperature * log_prob - q",
         "temperature * log_prob.detach() - q",
     ),
-    torch(
+    declared(
         "sum: weights dropped",
         "objective-sum",
         "objectives.py",
         "sum(weight * loss.value for",
         "sum(loss.value for",
     ),
-    torch(
+    declared(
         "sum: states of the terms never renewed",
         "objective-sum",
         "objectives.py",

@@ -2,9 +2,9 @@
 
     python tests/mutation/run.py [--jobs 2] [NAME ...]
 
-A mutation is killed if a test fails on a copy of the backends that has it. It survives if none does; then a test is
-missing. It is broken if its text is not found exactly once, if the copy cannot be imported or collected, or if the code
-crashes with it where a test should have disagreed. Exit code 1 unless all are killed.
+A mutation is killed if a test fails on a copy of `diffac` and the backends that has it. It survives if none does; then
+a test is missing. It is broken if its text is not found exactly once, if the copy cannot be imported or collected, or
+if the code crashes with it where a test should have disagreed. Exit code 1 unless all are killed.
 
 Each copy first meets the comparison with the NumPy reference of the rows named in the mutation; what survives that
 meets the rest of the conformance kit and of the backends' tests. In a mutation of both backends, agreement between them
@@ -25,7 +25,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -62,7 +62,7 @@ class Outcome(NamedTuple):
 
 def mutate(folder: Path, backend: str, edit: Edit) -> str | None:
     """Applies an edit to the copy of a backend in a folder; returns what is wrong with it, if anything."""
-    file = folder / f"diffac_{backend}" / edit.file
+    file = edit.find(backend, folder / "diffac", folder)
     text = file.read_text()
     if text.count(edit.old) != 1:
         return f"its text occurs {text.count(edit.old)} times in {backend}'s {edit.file}: {edit.old!r}"
@@ -75,9 +75,9 @@ def mutate(folder: Path, backend: str, edit: Edit) -> str | None:
     return None
 
 
-def copy_backends(source: Path, folder: Path) -> None:
-    """The backends in a folder, without compiled files, which could be older than the mutation."""
-    for package in source.glob("diffac_*"):
+def copy_packages(packages: Iterable[Path], folder: Path) -> None:
+    """Copies them without compiled files, which could be older than the mutation."""
+    for package in packages:
         shutil.copytree(package, folder / package.name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
@@ -99,7 +99,9 @@ def run_tests(folder: Path, files: Sequence[str], selection: str) -> Outcome:
 
 def judge(record: dict, folder: Path) -> tuple[str, str]:
     """(verdict, by) of a recorded run."""
-    modules = {m: f for m, f in record["files"].items() if m.partition(".")[0] in ("diffac_torch", "diffac_equinox")}
+    modules = {
+        m: f for m, f in record["files"].items() if m.partition(".")[0] in ("diffac", "diffac_torch", "diffac_equinox")
+    }
     for module, file in modules.items():
         if not file or not Path(file).is_relative_to(folder):
             return "broken", f"{module} was imported from {file}, not from the copy"
@@ -124,7 +126,7 @@ def try_mutation(source: Path, mutation: Mutation) -> dict[str, Outcome]:
     for backend, edit in mutation.edits.items():
         with tempfile.TemporaryDirectory(prefix="mutation-") as name:
             folder = Path(name).resolve()
-            copy_backends(source, folder)
+            copy_packages(source.glob("diffac*"), folder)
             problem = mutate(folder, backend, edit)
             if problem:
                 outcomes[backend] = Outcome("broken", problem, 0.0)
@@ -165,7 +167,7 @@ def main() -> int:
         return 1
     with tempfile.TemporaryDirectory(prefix="mutation-") as name:
         original = Path(name).resolve()  # so that nobody has to stop editing meanwhile
-        copy_backends(ROOT / "backends", original)
+        copy_packages([ROOT / "diffac", *(ROOT / "backends").glob("diffac_*")], original)
         for backend, outcome in try_unchanged(original, chosen):
             if outcome.verdict != "survived":
                 console.print(f"The tests fail without any mutation in {backend}: {outcome.by}", markup=False)

@@ -34,8 +34,8 @@ class Recorder:
 def run_pytest(root: Path, folder: Path, arguments: list[str]) -> None:
     """Runs pytest on the tests of a repository with the backends in a folder; leaves `record.json` there.
 
-    The record holds the exit status, the number of tests, failures, and the file of every module imported from a
-    backend.
+    The record holds the exit status, the number of tests, failures, and the file of every module imported from `diffac`
+    or a backend.
     """
     os.chdir(root)
     sys.path[:0] = [str(folder), str(root)]
@@ -44,6 +44,8 @@ def run_pytest(root: Path, folder: Path, arguments: list[str]) -> None:
         os.dup2(output.fileno(), 2)
         recorder = Recorder()
         status = pytest.main(["-x", "-q", "-p", "no:cacheprovider", *arguments], plugins=[recorder])
-    files = {name: getattr(module, "__file__", None) for name, module in sys.modules.items() if "diffac_" in name}
+    files = {
+        name: getattr(module, "__file__", None) for name, module in sys.modules.items() if name.startswith("diffac")
+    }
     record = {"exit": int(status), "tests": recorder.tests, "failures": recorder.failures, "files": files}
     (folder / "record.json").write_text(json.dumps(record))

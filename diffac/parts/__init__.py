@@ -1,0 +1,21 @@
+"""Every part, declared once: what it is called, what it takes, which noise and state it needs, and where it comes from.
+
+A backend's class inherits its declaration and adds the computation.
+"""
+
+from diffac.parts import objectives
+from diffac.parts.declaration import Part
+
+PARTS: dict[str, type[Part]] = {
+    part.__name__: part
+    for part in (
+        objectives.ValueThroughSampler,
+        objectives.TimeWeightedQGradient,
+        objectives.ReweightedScoreMatching,
+        objectives.ReverseProposal,
+        objectives.PolicyProposal,
+        objectives.EntropyRegularisedValue,
+        objectives.Sum,
+    )
+}
+"""Name in every backend -> its declaration."""

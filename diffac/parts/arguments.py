@@ -1,0 +1,69 @@
+"""Which values an argument of a part may have, with the sentence that refuses others."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from diffac.errors import UsageError, check_choice, check_count, check_flag, check_number
+
+REQUIRED = inspect.Parameter.empty
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Argument:
+    """One argument of a constructor."""
+
+    check: Callable[[str, Any], None]
+    """Takes its name and its value."""
+    default: Any = REQUIRED
+    kind: Any = inspect.Parameter.POSITIONAL_OR_KEYWORD
+    wrong: tuple[Any, ...] = ()
+    """Values that are refused, for tests."""
+
+    def by_keyword(self) -> Argument:
+        """The same, which must be named in a call."""
+        return dataclasses.replace(self, kind=inspect.Parameter.KEYWORD_ONLY)
+
+
+NO_NUMBERS = (float("nan"), float("inf"), "1", None, True, [1.0])
+
+
+def number(allowed: str = "(-inf, inf)", default: Any = REQUIRED) -> Argument:
+    low, high = (float(end) for end in allowed[1:-1].split(","))
+    beyond = [low - 1, high + 1] + [low] * (allowed[0] == "(") + [high] * (allowed[-1] == ")")
+    return Argument(lambda name, value: check_number(name, value, allowed), default, wrong=(*beyond, *NO_NUMBERS))
+
+
+def count(default: Any = REQUIRED, least: int = 1) -> Argument:
+    wrong = (least - 1, -3, 2.5, 3.0, *NO_NUMBERS)
+    return Argument(lambda name, value: check_count(name, value, least), default, wrong=wrong)
+
+
+def flag(default: Any = REQUIRED) -> Argument:
+    return Argument(check_flag, default, wrong=("False", 1, 0.0, None))
+
+
+def choice(*allowed: str, default: Any = REQUIRED) -> Argument:
+    wrong = (f"{allowed[0]}s", None, 1, ["a"])
+    return Argument(lambda name, value: check_choice(name, value, allowed), default, wrong=wrong)
+
+
+def optional(argument: Argument) -> Argument:
+    """Also None, which is the default."""
+
+    def check(name: str, value: Any) -> None:
+        if value is not None:
+            argument.check(name, value)
+
+    return Argument(check, None, wrong=tuple(value for value in argument.wrong if value is not None))
+
+
+def part(example: str) -> Argument:
+    def check(name: str, value: Any) -> None:
+        if value is None or isinstance(value, bool | int | float | str | type):
+            raise UsageError(f"{name} must be an object such as {example}, got {value!r}")
+
+    return Argument(check, wrong=(None, 1.0, "part", int))

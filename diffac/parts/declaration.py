@@ -1,0 +1,112 @@
+"""How a part is declared: a class whose fields are its arguments, with types that say which values make sense."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from types import UnionType
+from typing import (
+    Annotated,
+    Any,
+    ClassVar,
+    Literal,
+    TypeVar,
+    Union,
+    dataclass_transform,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from diffac.parts.arguments import REQUIRED, Argument, choice, count, flag, number, optional, part
+from diffac.protocols import ActorObjective, NoiseSchedule, Sampler
+
+Real = Annotated[float, number()]
+Positive = Annotated[float, number("(0, inf)")]
+NotNegative = Annotated[float, number("[0, inf)")]
+Fraction = Annotated[float, number("(0, 1)")]
+Count = Annotated[int, count()]
+"""1, 2, ..."""
+Whole = Annotated[int, count(least=0)]
+"""0, 1, ..."""
+
+EXAMPLES: dict[Any, str] = {
+    Sampler: "DDPMSampler(schedule)",
+    NoiseSchedule: "TabularSchedule(vp_table(5))",
+    ActorObjective: "ValueThroughSampler(sampler)",
+}
+"""Protocol -> what to write where something that can be none was given."""
+
+
+class Part:
+    """What all declarations share.
+
+    The arguments are checked when a part is made, and do not change afterwards: `dataclasses.replace` makes another
+    one. A class that inherits a declaration and has no docstring of its own has that of the declaration.
+    """
+
+    arguments: ClassVar[Mapping[str, Argument]] = {}
+    """Name -> which values it may have; classes that inherit a declaration may have further fields."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.__doc__ is None:
+            cls.__doc__ = next(base.__doc__ for base in cls.__mro__[1:] if issubclass(base, Part))
+
+    def check(self) -> None:
+        """Refuses arguments that make no sense; called when a part is made.
+
+        Raises:
+            UsageError: says which argument, what is allowed and what was given.
+        """
+        for name, argument in self.arguments.items():
+            argument.check(name, getattr(self, name))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in vars(self):
+            raise dataclasses.FrozenInstanceError(f"{type(self).__name__}.{name} cannot be set; make another part")
+        super().__setattr__(name, value)
+
+
+Declaration = TypeVar("Declaration", bound=type[Part])
+
+
+@dataclass_transform(eq_default=False)
+def declared(cls: Declaration) -> Declaration:
+    """Makes a class the declaration of a part.
+
+    Each field needs a type that says which values make sense: one of the numbers above, `bool`, a `Literal` of texts,
+    a key of `EXAMPLES`, or one of these or None.
+
+    Raises:
+        TypeError: a field has another type.
+    """
+    # Not of Part, because Equinox warns where __init__ is written by hand.
+    cls.__post_init__ = Part.check  # pyright: ignore[reportAttributeAccessIssue]
+    dataclasses.dataclass(eq=False)(cls)
+    hints = get_type_hints(cls, include_extras=True)
+    cls.arguments = {
+        field.name: dataclasses.replace(
+            _argument(cls, field.name, hints[field.name]),
+            default=REQUIRED if field.default is dataclasses.MISSING else field.default,
+        )
+        for field in dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
+        if field.init
+    }
+    return cls
+
+
+def _argument(cls: type, name: str, hint: Any) -> Argument:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return next(extra for extra in inner[1:] if isinstance(extra, Argument))
+    if origin is Literal:
+        return choice(*inner)
+    if origin in (Union, UnionType) and type(None) in inner:
+        (other,) = (one for one in inner if one is not type(None))
+        return optional(_argument(cls, name, other))
+    if hint is bool:
+        return flag()
+    if hint in EXAMPLES:
+        return part(EXAMPLES[hint])
+    raise TypeError(f"{cls.__name__}.{name}: nothing says which values of {hint!r} make sense")

@@ -1,0 +1,431 @@
+"""Actor objectives: losses whose only differentiated argument is the actor.
+
+Gradients with respect to actions do flow through the critic, so the critic is part of the graph; only the actor's
+gradient is ever asked for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+
+from diffac.errors import UsageError, check_number
+from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
+from diffac.parts.arguments import Argument, part
+from diffac.parts.declaration import EXAMPLES, Count, Fraction, Part, Positive, Real, Whole, declared
+from diffac.protocols import (
+    ActorObjective,
+    Array,
+    Critic,
+    Loss,
+    Metrics,
+    NoiseSchedule,
+    Rollout,
+    Sampler,
+    State,
+    TrackingObjective,
+    Transition,
+)
+
+
+@declared
+class OfRollout(Part):
+    """An objective without state whose noise is that of a rollout, which it may share with others."""
+
+    sampler: Sampler
+
+    @property
+    def rollout_sampler(self) -> Sampler | None:
+        """The sampler of the rollout."""
+        return self.sampler
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for a batch of actions of that shape: "rollout", the sampler's."""
+        return {"rollout": self.sampler.noise_spec(shape)}
+
+    def init_state(self) -> State:
+        """No state."""
+        return {}
+
+
+@declared
+class ValueThroughSampler(OfRollout):
+    """-mean(min_i Q_i(s, a)) with the gradient through the whole sampler (DACER, arXiv 2405.15177).
+
+    The official code has the exploration noise inside; here that is a property of the sampler (`AdditiveNoise`).
+
+    A `RolloutObjective`. Metrics: "q_mean"; "clipped_fraction", the fraction of action entries at or beyond a bound,
+    where the clip stops the gradient.
+
+    Args:
+        sampler: gives the actions.
+        relative: ours, not the paper's: the loss is divided by the detached mean of |min_i Q_i|, so that the weight of
+            a term beside it means the same on every task.
+    """
+
+    relative: bool = False
+
+
+@declared
+class TimeWeightedQGradient(OfRollout):
+    """Pulls the score of the policy towards the normalised action gradient of Q, harder where there is more noise.
+
+    The auxiliary loss of DACER2 (arXiv 2505.23426): the mean over batch and times of
+    || score - w(t) g/||g|| ||^2 with w(t) = exp(slope (t + time_offset) + intercept) and g = grad_a min_i Q_i(s, a) at
+    the noisy action a = a_t; the target is detached. The paper leaves open where a_t comes from, in which space
+    residuals are taken and from where times count; each is an argument, the defaults are our reading.
+
+    A `RolloutObjective`, but with source "replay". Metrics: "q_gradient_norm", the mean of ||g||; "score_error", the
+    loss.
+
+    Args:
+        sampler: gives the states or, detached, the actions that are noised.
+        schedule: the forward process; T must be that of the sampler.
+        slope: growth of log w per time step.
+        intercept: log w where t + time_offset = 0.
+        space: "score" compares scores; "eps" compares noises, so that time t counts sigma[t]^2 times as much.
+        source: a_t is a state of the policy's own reverse "chain", its action without exploration noise noised
+            "forward", or the noised action of the "replay" buffer.
+        time_offset: 1 if the paper's times are 1..T, 0 if they are 0..T-1.
+        contractive_step: ours, not the paper's. None: the target above, whose minimiser leads every step outwards. A
+            positive number: with a_0 the clean action that the policy predicts from a_t, detached, g taken there, and
+            x = clip(a_0 + contractive_step w(t) g/||g||, -1, 1), the target is the noise (a_t - alpha_t x)/sigma_t that
+            leads from x to a_t, in "score" space its score; 0.2 is a good first choice.
+
+    Raises:
+        UsageError: unknown space or source, or contractive_step is not positive; on a call, a rollout without one state
+            for each time.
+    """
+
+    schedule: NoiseSchedule
+    slope: Real = 0.4
+    intercept: Real = -1.8
+    space: Literal["score", "eps"] = "score"
+    source: Literal["chain", "forward", "replay"] = "chain"
+    time_offset: Whole = 1
+    contractive_step: Positive | None = None
+
+    @property
+    def rollout_sampler(self) -> Sampler | None:
+        """The sampler of the rollout; None with actions from replay."""
+        return None if self.source == "replay" else self.sampler
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for a batch: "rollout" (unless source="replay") and "eps" [T batch act] (unless source="chain")."""
+        rollout = {} if self.source == "replay" else {"rollout": self.sampler.noise_spec(shape)}
+        eps = {} if self.source == "chain" else {"eps": Normal((self.schedule.num_steps, *shape))}
+        return rollout | eps
+
+    def noisy_actions(self, replay: Array, noise: Noise, t: Array, rollout: Rollout | None) -> Array:
+        """Where the score is taught, [T batch act]; with gradient.
+
+        Args:
+            replay: actions [batch act].
+            noise: as `noise_spec` says.
+            t: all times, [T 1].
+            rollout: None with source "replay".
+        """
+        if rollout is None:
+            return self.schedule.add_noise(replay, noise["eps"], t)
+        if self.source == "forward":
+            clean = rollout.action if rollout.noise_free is None else rollout.noise_free
+            return self.schedule.add_noise(clean, noise["eps"], t)
+        if rollout.noisy is None or len(rollout.noisy) != self.schedule.num_steps:
+            given = "no states" if rollout.noisy is None else f"{len(rollout.noisy)} states"
+            raise UsageError(
+                f"TimeWeightedQGradient with source='chain' needs a rollout with the states at all "
+                f"{self.schedule.num_steps} times of its schedule, and the sampler gave {given}; use a DDPMSampler "
+                "with that schedule, or source='forward'"
+            )
+        return rollout.noisy
+
+
+class Regression(NamedTuple):
+    """The regression problem of one batch: weight ||eps_theta(obs, noisy, t) - target||^2 + spread."""
+
+    obs: Array
+    """[batch obs]; where the denoiser is evaluated, together with `noisy` and `t`."""
+    noisy: Array
+    """[batch act]"""
+    t: Array
+    """[batch] of integers."""
+    target: Array
+    """[batch act]; the noise to be predicted, or its mean where there are several."""
+    weight: Array
+    """[batch]; factor of the squared error."""
+    spread: Array
+    """[batch]; what several noises add to the squared error of their mean, constant in the actor."""
+    metrics: Metrics
+    state: State
+    """The proposal's state after this batch."""
+
+
+@runtime_checkable
+class Proposal(Protocol):
+    """Says at which noisy actions, and towards which noise, the denoiser is regressed."""
+
+    def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
+        """The noise needed for a batch whose actions have shape (batch, act); num_steps is the schedule's T."""
+        ...
+
+    def init_state(self) -> State:
+        """The state before the first batch, as NumPy arrays."""
+        ...
+
+    def __call__(
+        self,
+        actor: Any,
+        critic: Critic,
+        batch: Transition,
+        noise: Noise,
+        temperature: Array,
+        state: State,
+        schedule: NoiseSchedule,
+    ) -> Regression:
+        """The regression problem of a batch, without gradient."""
+        ...
+
+
+@runtime_checkable
+class TrackingProposal(Proposal, Protocol):
+    """A proposal whose state moves in every update of the learner, as with a `TrackingObjective`."""
+
+    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+        """The state after a batch on which the actor does not step; called without gradient."""
+        ...
+
+
+EXAMPLES[Proposal] = "PolicyProposal()"
+
+
+@declared
+class ReweightedScoreMatching(Part):
+    """Noise regression on the data of a proposal: mean(weight ||eps_theta(s, a_t, t) - target||^2 + spread).
+
+    Ma et al. 2025 (arXiv 2502.00361): denoising score matching may be reweighted by any positive function of a_t, so
+    the score of exp(Q / temperature) can be learned without samples of it and without a gradient through the chain. A
+    target that is a weighted mean of K noises needs one evaluation of the denoiser, not K, since
+    sum_k w_k (e - eps_k)^2 = (e - mean)^2 + spread.
+
+    Metrics: those of the proposal.
+
+    Args:
+        schedule: the forward process of the regression, that of the sampler.
+        proposal: gives the data, without gradient; `ReverseProposal` (SDAC) or `PolicyProposal` (DPMD).
+    """
+
+    schedule: NoiseSchedule
+    proposal: Proposal
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise of the proposal for a batch of actions of that shape."""
+        return self.proposal.noise_spec(shape, self.schedule.num_steps)
+
+    def init_state(self) -> State:
+        """State of the proposal."""
+        return self.proposal.init_state()
+
+    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+        """The proposal's state after a batch on which the actor does not step."""
+        return self.proposal.track(critic, batch, state) if isinstance(self.proposal, TrackingProposal) else state
+
+
+@declared
+class ReverseProposal(Part):
+    """Reverse sampling (SDAC, arXiv 2502.00361): K guesses of the clean action behind one noised policy action.
+
+    The guesses come from the reverse kernel q(a_0 | a_t) = N(a_t / alpha, (sigma / alpha)^2 I), and their noises are
+    averaged with weights softmax(value_scale min_i Q_i(s, a_0) / temperature), which makes the policy p_0 proportional
+    to the exponential of that. Actions outside [-1, 1] do not exist. With `truncated` guesses are drawn from the kernel
+    restricted to the box, which is exact for a p_0 that lives there. Without, they are clipped to it while their noise
+    stays as drawn, as in the official code, which regresses on noises that do not belong to the valued actions.
+
+    Metrics: "effective_particles", the mean of 1 / sum w^2: 1 if one guess dominates, K if Q is flat; "q_mean" over all
+    guesses.
+
+    Args:
+        sampler: gives the policy action that is noised, drawn anew in each batch.
+        num_particles: K, at least 1.
+        value_scale: factor of Q, 5 in the official code.
+        truncated: whether the guesses are drawn inside the action box or clipped to it.
+
+    Raises:
+        UsageError: num_particles or value_scale is not positive.
+    """
+
+    sampler: Sampler
+    num_particles: Count = 64
+    value_scale: Positive = 5.0
+    truncated: bool = True
+
+    def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
+        """Noise for a batch of actions of that shape; num_steps is the schedule's T.
+
+        "rollout", the sampler's; "t" [batch] in {0..T-1}; "eps" [batch act] normal; "particles" [K batch act], uniform
+        if truncated, else normal.
+        """
+        law = Uniform if self.truncated else Normal
+        return {
+            "rollout": self.sampler.noise_spec(shape),
+            "t": Integers(shape[:-1], 0, num_steps),
+            "eps": Normal(shape),
+            "particles": law((self.num_particles, *shape)),
+        }
+
+    def init_state(self) -> State:
+        """No state."""
+        return {}
+
+
+@declared
+class PolicyProposal(Part):
+    """Mirror descent (DPMD, arXiv 2502.00361): the old policy's own actions, weighted by their standardised value.
+
+    The data are the next observations and the actions drawn there for the TD target, as in the official code. The
+    weight is exp(advantage / temperature), advantage = clip((q - mean) / std, -3, 3), with exponential moving averages
+    of the batch mean and standard deviation of q = min_i Q_i. By default they start at zero, are corrected for that as
+    in Adam, and include the present batch. `faithful_normalisation` repeats the official code: averages from before
+    this batch, started at 0 and 1, and `q - mean / std`, a slip of operator precedence after which most weights are
+    clipped to be equal.
+
+    State: "q_mean_ema", "q_std_ema", "count", each 0-d; moves in every update.
+
+    Metrics: "effective_samples", (sum w)^2 / sum w^2; "q_mean".
+
+    Args:
+        rate: of the moving averages, in (0, 1).
+        faithful_normalisation: whether to repeat the slip.
+
+    Raises:
+        UsageError: rate is not in (0, 1), or (on a call) the batch has no next_action.
+    """
+
+    rate: Fraction = 0.001
+    faithful_normalisation: bool = False
+
+    def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
+        """Noise for a batch of actions of that shape: "t" [batch] in {0..T-1}, T = num_steps; "eps" [batch act]."""
+        return {"t": Integers(shape[:-1], 0, num_steps), "eps": Normal(shape)}
+
+    def init_state(self) -> State:
+        """The moving averages before the first batch, and the number of batches in them."""
+        std = 1.0 if self.faithful_normalisation else 0.0
+        return {"q_mean_ema": np.zeros(()), "q_std_ema": np.full((), std), "count": np.zeros(())}
+
+
+@declared
+class EntropyRegularisedValue(OfRollout):
+    """mean(temperature log pi(a|s) - min_i Q_i(s, a)), the actor loss of SAC (arXiv 1812.05905, equation 9).
+
+    That equation is equation 7 with actions that are a function of noise, through which the gradient goes.
+
+    A `RolloutObjective`. Metrics: "q_mean"; "entropy", the mean of -log pi.
+
+    Args:
+        sampler: one that knows the log-probability of its actions, such as `TanhGaussianSampler`.
+
+    Raises:
+        UsageError: on a call, the sampler does not know it.
+    """
+
+
+@dataclasses.dataclass(eq=False, init=False)
+class Sum(Part):
+    """A weighted sum of objectives: `Sum((1.0, first), (0.01, second))`.
+
+    The first sampler that two or more terms roll out (the very same object) is run once for all of them; others stay
+    with their terms.
+
+    Noise: "rollout" if one is shared; "term0", "term1", ...: what each term needs besides.
+
+    State: that of each term, with names "term0.…".
+
+    Metrics: those of the terms; a name that several terms use becomes "term0_…", "term1_…".
+
+    Args:
+        *terms: pairs (weight, objective).
+
+    Raises:
+        UsageError: there are no terms, or one is no such pair.
+    """
+
+    terms: tuple[tuple[float, ActorObjective], ...]
+    # Found once, because identity does not survive jax.jit, which rebuilds every part.
+    sharing: tuple[int, ...] = dataclasses.field(metadata={"static": True})
+    """Which terms share a rollout."""
+
+    def __init__(self, *terms: tuple[float, ActorObjective]) -> None:
+        self.terms = terms
+        self.check()
+        samplers = [getattr(objective, "rollout_sampler", None) for _, objective in terms]
+        groups = [tuple(i for i, other in enumerate(samplers) if other is one) for one in samplers if one is not None]
+        self.sharing = next((group for group in groups if len(group) > 1), ())
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for a batch of actions of that shape."""
+        spec: dict[str, Any] = {}
+        for i, (_, objective) in enumerate(self.terms):
+            own = dict(objective.noise_spec(shape))
+            if i in self.sharing:
+                spec = {"rollout": own.pop("rollout"), **spec}
+            spec[f"term{i}"] = own
+        return spec
+
+    def init_state(self) -> State:
+        """The states of all terms."""
+        states = (objective.init_state() for _, objective in self.terms)
+        return {f"term{i}.{name}": array for i, state in enumerate(states) for name, array in state.items()}
+
+    def __call__(
+        self, actor: Any, critic: Critic, batch: Transition, noise: Noise, temperature: Array, state: State
+    ) -> Loss:
+        """The loss on a batch, as `ActorObjective` says."""
+        rollout: dict[str, Any] = {}
+        if self.sharing:
+            sampler = self.terms[self.sharing[0]][1].rollout_sampler  # pyright: ignore[reportAttributeAccessIssue]
+            rollout["rollout"] = sampler.rollout(
+                actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature
+            )
+        losses = []
+        for i, (_, objective) in enumerate(self.terms):
+            own, shared = _part(state, f"term{i}."), rollout if i in self.sharing else {}
+            losses.append(objective(actor, critic, batch, noise[f"term{i}"], temperature, own, **shared))
+
+        names = [name for loss in losses for name in loss.metrics]
+        metrics, new_state = {}, {}
+        for i, loss in enumerate(losses):
+            for name, value in loss.metrics.items():
+                metrics[name if names.count(name) == 1 else f"term{i}_{name}"] = value
+            new_state |= {f"term{i}.{name}": array for name, array in loss.state.items()}
+        value = sum(weight * loss.value for (weight, _), loss in zip(self.terms, losses, strict=True))
+        log_prob = next((loss.log_prob for loss in losses if loss.log_prob is not None), None)
+        return Loss(value, metrics, new_state, log_prob)
+
+    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+        """The states of all terms after a batch on which the actor does not step."""
+        new_state = dict(state)
+        for i, (_, objective) in enumerate(self.terms):
+            if isinstance(objective, TrackingObjective):
+                tracked = objective.track(critic, batch, _part(state, f"term{i}."))
+                new_state |= {f"term{i}.{name}": array for name, array in tracked.items()}
+        return new_state
+
+
+def _part(state: State, prefix: str) -> State:
+    return {name.removeprefix(prefix): array for name, array in state.items() if name.startswith(prefix)}
+
+
+def _check_terms(name: str, terms: Any) -> None:
+    if not terms:
+        raise UsageError("Sum needs at least one term, for example Sum((1.0, ValueThroughSampler(sampler)))")
+    for i, term in enumerate(terms):
+        if not isinstance(term, tuple | list) or len(term) != 2:
+            raise UsageError(f"term {i} of Sum must be a pair (weight, objective), got {term!r}")
+        check_number(f"the weight of term {i} of Sum", term[0])
+        part(EXAMPLES[ActorObjective]).check(f"the objective of term {i} of Sum", term[1])
+
+
+Sum.arguments = {"terms": Argument(_check_terms, kind=inspect.Parameter.VAR_POSITIONAL)}

@@ -1,0 +1,94 @@
+"""Declarations: which values they let through, what classes inherit from them, and what they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from typing import Any, Literal
+
+import pytest
+
+from diffac.errors import UsageError
+from diffac.parts import PARTS
+from diffac.parts.declaration import Count, Part, Positive, Real, declared
+from diffac.schedules import vp_table
+
+
+@declared
+class Cooling(Part):
+    """Cools."""
+
+    rate: Positive
+    steps: Count = 3
+    offset: Real | None = None
+    law: Literal["linear", "cosine"] = "linear"
+    is_on: bool = True
+
+
+def test_arguments_are_read_off_the_fields() -> None:
+    assert {name: argument.default for name, argument in Cooling.arguments.items()} == {
+        "rate": inspect.Parameter.empty,
+        "steps": 3,
+        "offset": None,
+        "law": "linear",
+        "is_on": True,
+    }
+    for name, argument in Cooling.arguments.items():
+        assert argument.wrong
+        for value in argument.wrong:
+            with pytest.raises(UsageError, match=rf"^({name} must be|unknown {name}) "):
+                Cooling(**{"rate": 0.5, name: value})
+    Cooling(0.5, 1, -2.0, "cosine", False)
+    Cooling(1)
+
+
+def test_a_field_that_nothing_is_known_about() -> None:
+    with pytest.raises(TypeError, match=r"Odd\.size: nothing says which values of <class 'int'> make sense"):
+
+        @declared
+        class Odd(Part):
+            size: int = 3
+
+
+def test_arguments_do_not_change() -> None:
+    cooling = Cooling(0.5)
+    with pytest.raises(dataclasses.FrozenInstanceError, match=r"Cooling\.rate cannot be set"):
+        cooling.rate = 0.25
+    assert cooling.rate == 0.5
+    assert dataclasses.replace(cooling, rate=0.25).rate == 0.25
+    with pytest.raises(UsageError, match="rate must be"):
+        dataclasses.replace(cooling, rate=0.0)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_backends_inherit_the_declaration(backend: Any, name: str) -> None:
+    """Docstring, arguments, noise and state stand in one place; computation stands in the backend."""
+    theirs = getattr(backend, name)
+    assert issubclass(theirs, PARTS[name])
+    assert inspect.getdoc(theirs) == inspect.getdoc(PARTS[name])
+    assert len(theirs.__doc__) > 200
+    for shared in ("noise_spec", "init_state", "check"):
+        assert getattr(theirs, shared) is getattr(PARTS[name], shared)
+
+
+def test_a_users_class_may_have_further_fields(backend: Any) -> None:
+    class Shifted(backend.PolicyProposal):
+        """Mine."""
+
+        shift: float = 1.0
+
+    kind: Any = dataclasses.dataclass(eq=False)(Shifted) if backend.name == "torch" else Shifted
+    assert kind(0.5, shift=2.0).shift == 2.0
+    assert kind.__doc__ == "Mine."
+    with pytest.raises(UsageError, match="rate must be"):
+        kind(rate=1.5)
+
+
+def test_terms_share_the_rollout_of_one_sampler(backend: Any) -> None:
+    """Also where the program that computes it has been made anew."""
+    schedule = backend.TabularSchedule(vp_table(3))
+    sampler = backend.DDPMSampler(schedule)
+    value, gradient = backend.ValueThroughSampler(sampler), backend.TimeWeightedQGradient(sampler, schedule)
+    other = backend.ValueThroughSampler(backend.DDPMSampler(schedule))
+    assert backend.Sum((1.0, other), (1.0, value), (0.1, gradient)).sharing == (1, 2)
+    assert backend.Sum((1.0, value), (1.0, other)).sharing == ()
