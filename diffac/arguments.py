@@ -69,57 +69,6 @@ CONSTRUCTORS: dict[str, Mapping[str, Argument]] = {
     "EnsembleCritic": _ENSEMBLE,
     "TwinCritic": {**_NETWORK, **_LAYERS},
     "GaussianCritic": _ENSEMBLE,
-    # samplers
-    "DDPMSampler": {"schedule": _SCHEDULE, "start_scale": number("[0, inf)", 1.0)},
-    "DDIMSampler": {
-        "schedule": _SCHEDULE,
-        "start_scale": number("[0, inf)", 1.0),
-        "num_steps": optional(count()),
-    },
-    "TanhGaussianSampler": {"epsilon": number("[0, inf)", 0.0)},
-    "BestOf": {"sampler": _SAMPLER, "num_candidates": count(32)},
-    "AdditiveNoise": {"sampler": _SAMPLER, "noise_scale": number("[0, inf)", 0.1), "clip": flag(True)},
-    # critic objectives
-    "MeanSquaredTD": {
-        "gamma": number("[0, 1]", 0.99),
-        "soft": flag(False),
-        "factor": number("(0, inf)", 1.0),
-    },
-    "GaussianTD": {
-        "gamma": number("[0, 1]", 0.99),
-        "tau": number("(0, 1]", 0.005),
-        "clip": number("(0, inf)", 3.0),
-    },
-    # temperatures
-    "FixedTemperature": {"temperature": number("(0, inf)", 1.0)},
-    "NoiseEntropyTemperature": {
-        "action_dim": count(),
-        "sampler": part("AdditiveNoise(sampler)"),
-        "initial": number("(0, inf)", 5.0),
-        "target_entropy_per_dim": number(default=-0.9),
-        "interval": count(250, least=0),
-        "learning_rate": number("(0, inf)", 7e-3),
-        "num_states": count(16),
-        "num_samples": count(128),
-    },
-    "MixtureEntropyTemperature": {
-        "sampler": _SAMPLER,
-        "initial": number("(0, inf)", 3.0),
-        "target_entropy_per_dim": number(default=-0.9),
-        "interval": count(10_000, least=0),
-        "learning_rate": number("(0, inf)", 0.03),
-        "num_states": count(64),
-        "num_samples": count(200),
-        "num_components": count(3),
-        "num_iterations": count(100),
-    },
-    "TargetEntropyTemperature": {
-        "action_dim": count(),
-        "initial": number("(0, inf)", 1.0),
-        "target_entropy_per_dim": number(default=-1.0),
-        "interval": count(1, least=0),
-        "learning_rate": number("(0, inf)", 3e-4),
-    },
     "mixture_entropy": {
         "samples": Argument(lambda name, value: None),
         "num_components": count(3),
@@ -171,6 +120,9 @@ def check_arguments(name: str, given: Mapping[str, Any]) -> None:
     Raises:
         UsageError: says which argument, what is allowed and what was given.
     """
+    if name in PARTS:
+        PARTS[name](*given.get("terms", ()), **{n: given[n] for n in PARTS[name].arguments if n != "terms"})
+        return
     for argument, declared in CONSTRUCTORS[name].items():
         if argument in given:
             declared.check(argument, given[argument])
@@ -188,13 +140,6 @@ def _ordered_bounds(given: Mapping[str, Any]) -> str | None:
     return None if low < high else f"log_std_min must be below log_std_max, got {low!r} and {high!r}"
 
 
-def _steps_of_schedule(given: Mapping[str, Any]) -> str | None:
-    steps, most = given["num_steps"], given["schedule"].num_steps
-    if steps is None or steps <= most:
-        return None
-    return f"num_steps must be at most {most}, the steps of the schedule, got {steps!r}"
-
-
 def _steps_before_actor(given: Mapping[str, Any]) -> str | None:
     before, steps = given["critic_steps_before_actor"], given["critic_steps"]
     if before <= steps:
@@ -202,31 +147,9 @@ def _steps_before_actor(given: Mapping[str, Any]) -> str | None:
     return f"critic_steps_before_actor must be at most {steps}, the critic_steps, got {before!r}"
 
 
-def _noise_added(given: Mapping[str, Any]) -> str | None:
-    scale = getattr(given["sampler"], "noise_scale", 0)
-    if scale > 0:
-        return None
-    return f"NoiseEntropyTemperature needs an AdditiveNoise with noise_scale above 0, got {given['sampler']!r}"
-
-
 _RELATIONS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
     "MLPDenoiser": _even_time,
     "GaussianActor": _ordered_bounds,
-    "DDIMSampler": _steps_of_schedule,
-    "NoiseEntropyTemperature": _noise_added,
     "Learner": _steps_before_actor,
 }
 """What must hold between arguments; each returns a sentence where it does not."""
-
-
-NEXT_ACTION = "it is the policy's action at next_obs, which the learner fills in"
-LOG_PROB = "use a sampler that knows the log-probability of its actions, such as TanhGaussianSampler"
-
-
-def check_distributional(critic: Any) -> None:
-    """Refuses a critic that `GaussianTD` cannot train."""
-    if not hasattr(critic, "distribution") or not hasattr(critic, "size"):
-        raise UsageError(
-            "GaussianTD needs a critic with a method `distribution` and the number `size` of its members, such as "
-            f"GaussianCritic, got {type(critic).__name__}"
-        )

@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 from jax.scipy.special import ndtr, ndtri
 
-from diffac.arguments import LOG_PROB, NEXT_ACTION
 from diffac.errors import check_present
 from diffac.noise import Noise
 from diffac.parts import objectives as declared
+from diffac.parts.critics import LOG_PROB, NEXT_ACTION
 from diffac.parts.objectives import Regression
 from diffac.protocols import Array, Critic, Loss, NoiseSchedule, Rollout, State, Transition
 from diffac_equinox.networks import _smallest

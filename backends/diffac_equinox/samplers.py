@@ -1,4 +1,4 @@
-"""Samplers: an actor network, observations and noise give actions."""
+"""Samplers, which `diffac.parts.samplers` declares."""
 
 from __future__ import annotations
 
@@ -11,12 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffac.arguments import check_arguments
-from diffac.errors import check_present
-from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
-from diffac.protocols import Array, Critic, Rollout, Sampler
+from diffac.noise import EXPLORATION, Noise
+from diffac.parts import samplers as declared
+from diffac.protocols import Array, Critic, Rollout
 from diffac_equinox.networks import _clip
-from diffac_equinox.schedules import TabularSchedule
 
 _LONGEST_UNROLLED = 8
 """Chains up to this length are unrolled, which saves the loop's overhead; longer ones are scanned, to compile fast."""
@@ -47,30 +45,7 @@ def _run_backwards(
     return carry, jnp.stack(outputs[::-1])
 
 
-class DDPMSampler(eqx.Module):
-    """Ancestral sampling (Ho et al. 2020, arXiv 2006.11239, algorithm 2) with predicted actions clipped to [-1, 1].
-
-    The last step adds no noise, so the chain ends in the clipped prediction at t = 0, as in the official DACER and SDAC
-    code. `rollout.noisy` is [T *batch action_dim].
-
-    Args:
-        schedule: the schedule, T steps.
-        start_scale: standard deviation of the start of the chain; 1 is exact, the official SDAC code has 0.5.
-
-    Raises:
-        UsageError: start_scale is negative.
-    """
-
-    schedule: TabularSchedule
-    start_scale: float = 1.0
-
-    def __check_init__(self) -> None:
-        check_arguments("DDPMSampler", vars(self))
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Entry "start" [*shape]; "steps" [T-1 *shape], whose entry t-1 belongs to the step from t to t-1."""
-        return {"start": Normal(shape), "steps": Normal((self.schedule.num_steps - 1, *shape))}
-
+class DDPMSampler(eqx.Module, declared.DDPMSampler):
     def rollout(
         self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
     ) -> Rollout:
@@ -96,33 +71,7 @@ class DDPMSampler(eqx.Module):
         return self.rollout(actor, obs, noise).action
 
 
-class DDIMSampler(eqx.Module):
-    """Deterministic sampling (Song et al. 2021, arXiv 2010.02502, equation 12 with eta = 0).
-
-    Predicted actions are clipped to [-1, 1], and the noise is recomputed from the clipped action, so that both always
-    explain the current state. `rollout.noisy` is [num_steps *batch action_dim], in the order of increasing t.
-
-    Args:
-        schedule: the schedule, T steps.
-        start_scale: standard deviation of the start of the chain.
-        num_steps: evaluations of the denoiser, at times spread evenly over {0, ..., T-1} including both ends (for one
-            step: T-1); None: all T.
-
-    Raises:
-        UsageError: num_steps is not in {1, ..., T}, or start_scale is negative.
-    """
-
-    schedule: TabularSchedule
-    start_scale: float = 1.0
-    num_steps: int | None = None
-
-    def __check_init__(self) -> None:
-        check_arguments("DDIMSampler", vars(self))
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Entry "start" [*shape]."""
-        return {"start": Normal(shape)}
-
+class DDIMSampler(eqx.Module, declared.DDIMSampler):
     def rollout(
         self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
     ) -> Rollout:
@@ -153,28 +102,7 @@ class DDIMSampler(eqx.Module):
         return self.rollout(actor, obs, noise).action
 
 
-class TanhGaussianSampler(eqx.Module):
-    """tanh of a Gaussian, with the exact log-probability (SAC, Haarnoja et al. 2018, arXiv 1812.05905, appendix C).
-
-    The actor returns (mean, log_std). log(1 - tanh(u)^2) is computed as 2 (log 2 - u - softplus(-2u)), which is
-    accurate for every u. All noise is exploration: without it the action is tanh(mean).
-
-    Args:
-        epsilon: added to 1 - tanh(u)^2 inside the logarithm: 0 is exact, Stable-Baselines3 has 1e-6.
-
-    Raises:
-        UsageError: epsilon is negative.
-    """
-
-    epsilon: float = 0.0
-
-    def __check_init__(self) -> None:
-        check_arguments("TanhGaussianSampler", vars(self))
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Entry "exploration" [*shape]."""
-        return {EXPLORATION: Normal(shape)}
-
+class TanhGaussianSampler(eqx.Module, declared.TanhGaussianSampler):
     def rollout(
         self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
     ) -> Rollout:
@@ -195,34 +123,12 @@ class TanhGaussianSampler(eqx.Module):
         return self.rollout(actor, obs, noise).action
 
 
-class BestOf(eqx.Module):
-    """The best of several candidates by the smallest value of the critic's ensemble (SDAC, arXiv 2502.00361).
-
-    Gradients flow through the chosen candidate, never through the choice. `noisy` and `log_prob` are the chosen one's.
-
-    Args:
-        sampler: draws the candidates.
-        num_candidates: how many, for each state.
-
-    Raises:
-        UsageError: num_candidates is not positive; on a call: there is no critic.
-    """
-
-    sampler: Sampler
-    num_candidates: int = 32
-
-    def __check_init__(self) -> None:
-        check_arguments("BestOf", vars(self))
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Entry "candidates": the sampler's noise for actions [num_candidates *shape]."""
-        return {"candidates": self.sampler.noise_spec((self.num_candidates, *shape))}
-
+class BestOf(eqx.Module, declared.BestOf):
     def rollout(
         self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
     ) -> Rollout:
         """The rollout of the best candidate of each state."""
-        ranked: Any = check_present("BestOf", "a critic to rank its candidates", critic, "pass critic=...")
+        ranked = self.check_critic(critic)
         action, noisy, log_prob, noise_free = self.sampler.rollout(
             actor, obs, noise["candidates"], critic=critic, temperature=temperature
         )
@@ -244,31 +150,7 @@ class BestOf(eqx.Module):
         return self.rollout(actor, obs, noise, critic=critic, temperature=temperature).action
 
 
-class AdditiveNoise(eqx.Module):
-    """Adds noise_scale * temperature * N(0, I) to another sampler's action (DACER, arXiv 2405.15177).
-
-    `noisy` is the inner sampler's, `noise_free` its action; the log-probability is not known.
-
-    Args:
-        sampler: the inner sampler.
-        noise_scale: standard deviation of the noise at temperature 1.
-        clip: whether the sum is clipped to [-1, 1]; the official SDAC code does not clip.
-
-    Raises:
-        UsageError: noise_scale is negative; on a call: there is no temperature.
-    """
-
-    sampler: Sampler
-    noise_scale: float = 0.1
-    clip: bool = True
-
-    def __check_init__(self) -> None:
-        check_arguments("AdditiveNoise", vars(self))
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Entry "inner": the inner sampler's; "exploration" [*shape]."""
-        return {"inner": self.sampler.noise_spec(shape), EXPLORATION: Normal(shape)}
-
+class AdditiveNoise(eqx.Module, declared.AdditiveNoise):
     def rollout(
         self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
     ) -> Rollout:
@@ -279,8 +161,7 @@ class AdditiveNoise(eqx.Module):
 
     def explore(self, action: Array, noise: Noise, temperature: Array | None) -> Array:
         """Actions of the inner sampler with the noise."""
-        what = "the temperature to scale its noise"
-        scale = self.noise_scale * check_present("AdditiveNoise", what, temperature, "pass temperature=...")
+        scale = self.noise_scale * self.check_temperature(temperature)
         action = action + scale * noise[EXPLORATION]
         return _clip(action) if self.clip else action
 

@@ -1,19 +1,18 @@
-"""The entropy coefficient and the rules that adapt it."""
+"""Temperatures, which `diffac.parts.temperatures` declares, and the entropy of samples."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, TypeGuard
+from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Float
 
 from diffac.arguments import check_arguments
-from diffac.errors import UsageError
-from diffac.noise import Noise, NoiseSpec, Shape
+from diffac.noise import Noise
+from diffac.parts import temperatures as declared
 from diffac.protocols import Array, Critic, Metrics, Sampler, State
 from diffac_equinox.optimisers import AdamState, adam_direction
 from diffac_equinox.samplers import AdditiveNoise
@@ -22,7 +21,7 @@ from diffac_equinox.samplers import AdditiveNoise
 def _samples(sampler: Sampler, actor: Any, critic: Critic, obs: Array, noise: Noise, temperature: Array) -> Array:
     """The sampler's actions [num_samples 1 states act]; with two entries if it adds noise, the second without it."""
     arguments = {"critic": critic, "temperature": temperature}
-    if not _adds_noise(sampler):
+    if not isinstance(sampler, AdditiveNoise) or sampler.noise_scale == 0:
         noisy = sampler(actor, obs, noise, **arguments)
         return noisy[:, None]
     clean = sampler.sampler(actor, obs, noise["inner"], **arguments)
@@ -33,28 +32,13 @@ def _samples(sampler: Sampler, actor: Any, critic: Critic, obs: Array, noise: No
 def _entropies(sampler: Sampler, samples: Array, temperature: Array, action_dim: int, *fit: int) -> dict[str, Array]:
     """Entropies of what `_samples` returned, means over the states, and that of the noise, where there is any."""
     entropy = mixture_entropy(samples, *fit).mean(-1)
-    if not _adds_noise(sampler):
+    if not isinstance(sampler, AdditiveNoise) or sampler.noise_scale == 0:
         return {"policy_entropy": entropy[0]}
     return {
         "policy_entropy": entropy[0],
         "noise_free_entropy": entropy[1],
         "noise_entropy": sampler.noise_entropy(temperature, action_dim),
     }
-
-
-def _adds_noise(sampler: Sampler) -> TypeGuard[AdditiveNoise]:
-    return isinstance(sampler, AdditiveNoise) and sampler.noise_scale > 0
-
-
-def _samples_spec(sampler: Sampler, num_samples: int, num_states: int, shape: Shape) -> NoiseSpec:
-    """Noise for num_samples actions at each of the first num_states states of a batch of actions of that shape."""
-    batch, action_dim = shape
-    return {"samples": sampler.noise_spec((num_samples, min(num_states, batch), action_dim))}
-
-
-def _adam_state(initial: float) -> State:
-    zeros = {name: np.array(0.0) for name in ("m", "v", "count")}
-    return {"log_temperature": np.array(math.log(initial)), **zeros}
 
 
 def _adam_step(state: State, gradient: Array, learning_rate: float) -> State:
@@ -65,37 +49,10 @@ def _adam_step(state: State, gradient: Array, learning_rate: float) -> State:
     return {"log_temperature": log_temperature, "m": new.m, "v": new.v, "count": new.count}
 
 
-class FixedTemperature(eqx.Module):
-    """A temperature that never changes.
-
-    Args:
-        temperature: positive.
-
-    Raises:
-        UsageError: temperature is not positive.
-    """
-
-    temperature: float = 1.0
-
-    def __check_init__(self) -> None:
-        check_arguments("FixedTemperature", vars(self))
-
-    @property
-    def interval(self) -> int:
-        """0: never updated."""
-        return 0
-
-    def init_state(self) -> State:
-        """The logarithm of the temperature."""
-        return {"log_temperature": np.array(math.log(self.temperature))}
-
+class FixedTemperature(eqx.Module, declared.FixedTemperature):
     def value(self, state: State) -> Array:
         """The temperature."""
         return jnp.exp(state["log_temperature"])
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """No noise."""
-        return {}
 
     def update(
         self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise, log_prob: Array | None = None
@@ -104,54 +61,10 @@ class FixedTemperature(eqx.Module):
         return state, {}
 
 
-class NoiseEntropyTemperature(eqx.Module):
-    """Adapts the temperature to the entropy of the exploration noise alone (official SDAC code, arXiv 2502.00361).
-
-    H = d/2 log(2 pi e (noise_scale temperature)^2) does not depend on the policy, so this is a fixed annealing from
-    `initial` to the temperature at which H is the target: one Adam step on log temperature with gradient H - target.
-    It cannot see a policy that has collapsed, so the policy's entropy is estimated beside it, from few states.
-
-    Noise: "samples", the sampler's for [num_samples states act]. State: "log_temperature" and its Adam moments "m",
-    "v", "count", each 0-d. Metrics: noise_entropy, H; policy_entropy, `mixture_entropy` of the sampler's actions, and
-    noise_free_entropy, that of the actions before the noise. The policy has collapsed where the first two are equal.
-
-    Args:
-        action_dim: d.
-        sampler: the acting policy, with its exploration noise.
-        initial: temperature at the start.
-        target_entropy_per_dim: the target divided by d.
-        interval: updates of the learner between two steps, of which the first is in update 0; 0: never.
-        learning_rate: of Adam, on the logarithm of the temperature.
-        num_states: of the batch, at most, on which the policy's entropy is estimated.
-        num_samples: actions for each of them.
-
-    Raises:
-        UsageError: a number is out of range.
-    """
-
-    action_dim: int
-    sampler: AdditiveNoise
-    initial: float = 5.0
-    target_entropy_per_dim: float = -0.9
-    interval: int = 250
-    learning_rate: float = 7e-3
-    num_states: int = 16
-    num_samples: int = 128
-
-    def __check_init__(self) -> None:
-        check_arguments("NoiseEntropyTemperature", vars(self))
-
-    def init_state(self) -> State:
-        """The logarithm of the temperature, and Adam's state."""
-        return _adam_state(self.initial)
-
+class NoiseEntropyTemperature(eqx.Module, declared.NoiseEntropyTemperature):
     def value(self, state: State) -> Array:
         """The temperature."""
         return jnp.exp(state["log_temperature"])
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Entry "samples": the sampler's, for actions [num_samples states act]."""
-        return _samples_spec(self.sampler, self.num_samples, self.num_states, shape)
 
     def update(
         self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise, log_prob: Array | None = None
@@ -164,54 +77,10 @@ class NoiseEntropyTemperature(eqx.Module):
         return _adam_step(state, gradient, self.learning_rate), metrics
 
 
-class MixtureEntropyTemperature(eqx.Module):
-    """Adapts the temperature to a mixture estimate of the policy's entropy (DACER, arXiv 2405.15177, section 4.2).
-
-    For each state, `mixture_entropy` of num_samples actions; H is the mean over states. One Adam step on log
-    temperature with gradient H - target. Metrics: policy_entropy, H; if the sampler is an `AdditiveNoise` that adds
-    any, noise_entropy, that of the noise alone, and noise_free_entropy, that of the actions before the noise. The
-    policy has collapsed where the first two are equal.
-
-    Args:
-        sampler: draws the actions, with its exploration noise.
-        initial: first temperature.
-        target_entropy_per_dim: the target divided by the dimension of an action.
-        interval: updates of the learner between two steps, of which the first is in update 0; 0: never.
-            10,000 suits the paper's 1.5 million updates.
-        learning_rate: of Adam.
-        num_states: of the batch, at most, over which H is averaged; the paper takes all 256, at four times the cost.
-        num_samples: actions for each of them.
-        num_components: of the mixture.
-        num_iterations: of its fit, at most.
-
-    Raises:
-        UsageError: a number is out of range.
-    """
-
-    sampler: Sampler
-    initial: float = 3.0
-    target_entropy_per_dim: float = -0.9
-    interval: int = 10_000
-    learning_rate: float = 0.03
-    num_states: int = 64
-    num_samples: int = 200
-    num_components: int = 3
-    num_iterations: int = 100
-
-    def __check_init__(self) -> None:
-        check_arguments("MixtureEntropyTemperature", vars(self))
-
-    def init_state(self) -> State:
-        """The logarithm of the temperature, and Adam's state."""
-        return _adam_state(self.initial)
-
+class MixtureEntropyTemperature(eqx.Module, declared.MixtureEntropyTemperature):
     def value(self, state: State) -> Array:
         """The temperature."""
         return jnp.exp(state["log_temperature"])
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Entry "samples": the sampler's, for actions [num_samples states act]."""
-        return _samples_spec(self.sampler, self.num_samples, self.num_states, shape)
 
     def update(
         self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise, log_prob: Array | None = None
@@ -225,57 +94,16 @@ class MixtureEntropyTemperature(eqx.Module):
         return _adam_step(state, gradient, self.learning_rate), metrics
 
 
-class TargetEntropyTemperature(eqx.Module):
-    """Adapts the temperature to the entropy of a policy with known log-probabilities (SAC, arXiv 1812.05905, section
-    5).
-
-    H = -mean log pi, with the log-probabilities of the actor's loss in the same update (algorithm 1). One Adam step on
-    log temperature with gradient H - target: the paper's gradient, divided by the temperature, as most implementations
-    have it. Metrics: policy_entropy, H.
-
-    Args:
-        action_dim: d.
-        initial: first temperature.
-        target_entropy_per_dim: the target divided by d.
-        interval: updates of the learner between two steps, of which the first is in update 0; 0: never.
-        learning_rate: of Adam.
-
-    Raises:
-        UsageError: a number is out of range; on an update: the actor's loss has no log-probabilities.
-    """
-
-    action_dim: int
-    initial: float = 1.0
-    target_entropy_per_dim: float = -1.0
-    interval: int = 1
-    learning_rate: float = 3e-4
-
-    def __check_init__(self) -> None:
-        check_arguments("TargetEntropyTemperature", vars(self))
-
-    def init_state(self) -> State:
-        """The logarithm of the temperature, and Adam's state."""
-        return _adam_state(self.initial)
-
+class TargetEntropyTemperature(eqx.Module, declared.TargetEntropyTemperature):
     def value(self, state: State) -> Array:
         """The temperature."""
         return jnp.exp(state["log_temperature"])
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """No noise."""
-        return {}
 
     def update(
         self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise, log_prob: Array | None = None
     ) -> tuple[State, Metrics]:
         """One Adam step on the entropy of the policy."""
-        if log_prob is None:
-            raise UsageError(
-                "TargetEntropyTemperature steps on the log-probabilities of the actor's loss, and there are none; use "
-                "an actor objective that knows them, such as EntropyRegularisedValue, and an interval that is a "
-                "multiple of the learner's actor_delay"
-            )
-        entropy = -log_prob.mean()
+        entropy = -self.check_log_prob(log_prob).mean()
         target = self.target_entropy_per_dim * self.action_dim
         return _adam_step(state, entropy - target, self.learning_rate), {"policy_entropy": entropy}
 

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from diffac.arguments import LOG_PROB, NEXT_ACTION
 from diffac.errors import check_present
 from diffac.noise import Noise
 from diffac.parts import objectives as declared
+from diffac.parts.critics import LOG_PROB, NEXT_ACTION
 from diffac.parts.objectives import Regression
 from diffac.protocols import Critic, Loss, NoiseSchedule, Rollout, State, Transition
 from diffac_torch.networks import _condition, _smallest

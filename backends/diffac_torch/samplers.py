@@ -1,6 +1,5 @@
-"""Samplers: from an actor network, observations and noise to actions. None of them draws a random number."""
+"""Samplers, which `diffac.parts.samplers` declares."""
 
-import dataclasses
 import math
 from typing import Any, TypeAlias
 
@@ -10,40 +9,16 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from diffac.arguments import check_arguments
-from diffac.errors import check_present
-from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
-from diffac.protocols import Critic, Rollout, Sampler
+from diffac.noise import EXPLORATION, Noise
+from diffac.parts import samplers as declared
+from diffac.protocols import Critic, Rollout
 from diffac_torch.networks import _condition
-from diffac_torch.schedules import TabularSchedule, _add_scaled
+from diffac_torch.schedules import _add_scaled
 
 Scalar: TypeAlias = float | Float[Tensor, ""]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class DDPMSampler:
-    """Ancestral sampling of a diffusion policy (Ho et al. 2020, arXiv 2006.11239, algorithm 2).
-
-    The predicted clean action is clipped to [-1, 1] in every step, as in DACER and SDAC. The last step adds no noise,
-    so the chain ends in the clipped prediction.
-
-    Noise: "start" [*batch act] and "steps" [T-1 *batch act], both standard normal.
-
-    Args:
-        schedule: the T coefficients.
-        start_scale: standard deviation of the first state; the official SDAC code uses 0.5, a standard normal is 1.
-    """
-
-    schedule: TabularSchedule
-    start_scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_arguments("DDPMSampler", vars(self))
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Noise for actions of shape (*batch, action_dim)."""
-        return {"start": Normal(shape), "steps": Normal((self.schedule.num_steps - 1, *shape))}
-
+class DDPMSampler(declared.DDPMSampler):
     def rollout(
         self,
         actor: Any,
@@ -85,32 +60,7 @@ class DDPMSampler:
         return schedule.predict_action(noisy, actor(cond, noisy, 0), 0).clamp(-1, 1)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class DDIMSampler:
-    """Deterministic sampling at some of the T times (Song et al. 2020, arXiv 2010.02502, equation 12 with eta = 0).
-
-    The predicted clean action is clipped to [-1, 1], and the noise recomputed from the clipped action, so that the next
-    state lies on the line between the two; the paper does not clip.
-
-    Noise: "start" [*batch act], standard normal.
-
-    Args:
-        schedule: the T coefficients.
-        start_scale: standard deviation of the first state.
-        num_steps: number of evaluations, in 1..T, at times spread evenly over {0, ..., T-1}, of which T-1 is always
-            one; None means T.
-
-    Raises:
-        UsageError: num_steps outside 1..T.
-    """
-
-    schedule: TabularSchedule
-    start_scale: float = 1.0
-    num_steps: int | None = None
-
-    def __post_init__(self) -> None:
-        check_arguments("DDIMSampler", vars(self))
-
+class DDIMSampler(declared.DDIMSampler):
     @property
     def _times(self) -> list[int]:
         """The times at which the denoiser is evaluated, increasing."""
@@ -118,10 +68,6 @@ class DDIMSampler:
         if self.num_steps == 1:
             return [last]
         return np.linspace(0, last, self.num_steps or last + 1).round().astype(int).tolist()
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Noise for actions of shape (*batch, action_dim)."""
-        return {"start": Normal(shape)}
 
     def rollout(
         self,
@@ -165,31 +111,7 @@ class DDIMSampler:
             noisy = schedule.add_noise(action, eps, t)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class TanhGaussianSampler:
-    """tanh of a Gaussian action, the policy of SAC (Haarnoja et al. 2018, arXiv 1801.01290, appendix C, equation 21).
-
-    The actor returns (mean, log_std). The log-probability contains the log-determinant of tanh, in the form that stays
-    exact where tanh saturates.
-
-    Noise: "exploration" [*batch act], standard normal; without it the action is tanh(mean).
-
-    Args:
-        epsilon: added to 1 - tanh(u)^2 inside the logarithm: 0 is exact, Stable-Baselines3 has 1e-6.
-
-    Raises:
-        UsageError: epsilon is negative.
-    """
-
-    epsilon: float = 0.0
-
-    def __post_init__(self) -> None:
-        check_arguments("TanhGaussianSampler", vars(self))
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Noise for actions of shape (*batch, action_dim)."""
-        return {EXPLORATION: Normal(shape)}
-
+class TanhGaussianSampler(declared.TanhGaussianSampler):
     def rollout(
         self,
         actor: Any,
@@ -223,32 +145,7 @@ class TanhGaussianSampler:
         return torch.tanh(mean + log_std.exp() * noise[EXPLORATION])
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class BestOf:
-    """The best of several candidates by the smallest value of the critic's ensemble (SDAC, arXiv 2502.00361).
-
-    No gradient flows through the scores.
-
-    Noise: "candidates", that of the inner sampler for [num_candidates *batch act].
-
-    Args:
-        sampler: draws the candidates.
-        num_candidates: at least 1.
-
-    Raises:
-        UsageError: num_candidates is not positive, or (on a call) there is no critic.
-    """
-
-    sampler: Sampler
-    num_candidates: int = 32
-
-    def __post_init__(self) -> None:
-        check_arguments("BestOf", vars(self))
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Noise for actions of shape (*batch, action_dim)."""
-        return {"candidates": self.sampler.noise_spec((self.num_candidates, *shape))}
-
+class BestOf(declared.BestOf):
     def rollout(
         self,
         actor: Any,
@@ -286,39 +183,11 @@ class BestOf:
     @torch.no_grad()
     def _best(self, critic: Any, obs: Tensor, actions: Tensor) -> Tensor:
         """Index of the best candidate, [1 *batch]."""
-        check_present("BestOf", "a critic to rank its candidates", critic, "pass critic=...")
+        critic = self.check_critic(critic)
         return critic(obs, actions).amin(0).argmax(0, keepdim=True)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class AdditiveNoise:
-    """Adds exploration noise noise_scale * temperature * N(0, I) to a sampler's actions (DACER, arXiv 2405.15177).
-
-    With `clip` the sum is clipped to [-1, 1], where it is active it stops the gradient. The states of the inner chain
-    are passed on unchanged; the log-probability of the sum is not known.
-
-    Noise: "inner", that of the inner sampler, and "exploration" [*batch act], standard normal.
-
-    Args:
-        sampler: draws the actions.
-        noise_scale: standard deviation of the noise at temperature 1.
-        clip: whether actions stay in [-1, 1]; the official SDAC code does not clip.
-
-    Raises:
-        UsageError: noise_scale is negative, or (on a call) there is no temperature.
-    """
-
-    sampler: Sampler
-    noise_scale: float = 0.1
-    clip: bool = True
-
-    def __post_init__(self) -> None:
-        check_arguments("AdditiveNoise", vars(self))
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Noise for actions of shape (*batch, action_dim)."""
-        return {"inner": self.sampler.noise_spec(shape), EXPLORATION: Normal(shape)}
-
+class AdditiveNoise(declared.AdditiveNoise):
     def rollout(
         self,
         actor: Any,
@@ -353,7 +222,6 @@ class AdditiveNoise:
 
     def explore(self, action: Tensor, noise: Noise, temperature: Scalar | None) -> Tensor:
         """Actions of the inner sampler with the noise."""
-        what = "the temperature to scale its noise"
-        scale = self.noise_scale * check_present("AdditiveNoise", what, temperature, "pass temperature=...")
+        scale = self.noise_scale * self.check_temperature(temperature)
         action = action + scale * noise[EXPLORATION]
         return action.clamp(-1, 1) if self.clip else action

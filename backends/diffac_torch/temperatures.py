@@ -1,17 +1,15 @@
-"""Temperatures: the entropy coefficient as a small state, and the rules that adapt it."""
+"""Temperatures, which `diffac.parts.temperatures` declares, and the entropy of samples."""
 
-import dataclasses
 import math
-from typing import Any, TypeGuard
+from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from diffac.arguments import check_arguments
-from diffac.errors import UsageError
-from diffac.noise import Noise, NoiseSpec, Shape
+from diffac.noise import Noise
+from diffac.parts import temperatures as declared
 from diffac.protocols import Critic, Metrics, Sampler, State
 from diffac_torch.samplers import AdditiveNoise
 
@@ -19,34 +17,10 @@ _TOLERANCE = 1e-3
 """Change of a fit's mean log-likelihood below which it is settled, as in scikit-learn."""
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class FixedTemperature:
-    """A constant, positive temperature.
-
-    State: "log_temperature", 0-d.
-    """
-
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_arguments("FixedTemperature", vars(self))
-
-    @property
-    def interval(self) -> int:
-        """0: never updated."""
-        return 0
-
-    def init_state(self) -> State:
-        """The logarithm of the temperature."""
-        return {"log_temperature": np.asarray(math.log(self.temperature))}
-
+class FixedTemperature(declared.FixedTemperature):
     def value(self, state: State) -> Float[Tensor, ""]:
         """The temperature, a scalar."""
         return state["log_temperature"].exp()
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """No noise."""
-        return {}
 
     def update(
         self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise, log_prob: Tensor | None = None
@@ -55,55 +29,10 @@ class FixedTemperature:
         return state, {}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class NoiseEntropyTemperature:
-    """Adapts the temperature to the entropy of the exploration noise alone (official SDAC code, arXiv 2502.00361).
-
-    H = d/2 log(2 pi e (noise_scale temperature)^2) does not depend on the policy, so this is a fixed annealing from
-    `initial` to the temperature at which H is the target: one Adam step on log temperature with gradient H - target.
-    It cannot see a policy that has collapsed, so the policy's entropy is estimated beside it, from few states.
-
-    Noise: "samples", the sampler's for [num_samples states act]. State: "log_temperature" and its Adam moments "m",
-    "v", "count", each 0-d. Metrics: noise_entropy, H; policy_entropy, `mixture_entropy` of the sampler's actions, and
-    noise_free_entropy, that of the actions before the noise. The policy has collapsed where the first two are equal.
-
-    Args:
-        action_dim: d.
-        sampler: the acting policy, with its exploration noise.
-        initial: temperature at the start.
-        target_entropy_per_dim: the target divided by d.
-        interval: updates of the learner between two steps, of which the first is in update 0; 0: never.
-        learning_rate: of Adam, on the logarithm of the temperature.
-        num_states: of the batch, at most, on which the policy's entropy is estimated.
-        num_samples: actions for each of them.
-
-    Raises:
-        UsageError: a number is out of range.
-    """
-
-    action_dim: int
-    sampler: AdditiveNoise
-    initial: float = 5.0
-    target_entropy_per_dim: float = -0.9
-    interval: int = 250
-    learning_rate: float = 7e-3
-    num_states: int = 16
-    num_samples: int = 128
-
-    def __post_init__(self) -> None:
-        check_arguments("NoiseEntropyTemperature", vars(self))
-
-    def init_state(self) -> State:
-        """The logarithm of the temperature, and Adam's state."""
-        return _initial_state(self.initial)
-
+class NoiseEntropyTemperature(declared.NoiseEntropyTemperature):
     def value(self, state: State) -> Float[Tensor, ""]:
         """The temperature, a scalar."""
         return state["log_temperature"].exp()
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Entry "samples": the sampler's, for actions [num_samples states act]."""
-        return _samples_spec(self.sampler, self.num_samples, self.num_states, shape)
 
     @torch.no_grad()
     def update(
@@ -117,57 +46,10 @@ class NoiseEntropyTemperature:
         return _adam_step(state, gradient, self.learning_rate), metrics
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class MixtureEntropyTemperature:
-    """Adapts the temperature to the policy's entropy, by a Gaussian mixture for each state (DACER, arXiv 2405.15177).
-
-    The paper fits with scikit-learn on the host every 10,000 of its 1.5 million updates; `mixture_entropy` fits all
-    states at once on the device. With far fewer updates choose a smaller interval, else the temperature never anneals.
-
-    Noise: "samples", the sampler's for [num_samples states act]. State: "log_temperature" and its Adam moments
-    "m", "v", "count", each 0-d. Metrics: policy_entropy, the mean over states; if the
-    sampler is an `AdditiveNoise` that adds any, noise_entropy, that of the noise alone, and noise_free_entropy, that of
-    the actions before the noise. The policy has collapsed where the first two are equal.
-
-    Args:
-        sampler: the acting policy, with its exploration noise.
-        initial: temperature at the start.
-        target_entropy_per_dim: entropy aimed at, divided by the number of action entries.
-        interval: updates of the learner between two steps of this rule, of which the first is in update 0; 0: never.
-        learning_rate: of Adam, on the logarithm of the temperature.
-        num_states: of the batch, at most, over which H is averaged; the paper takes all 256, at four times the cost.
-        num_samples: actions for each of them.
-        num_components: as in `mixture_entropy`.
-        num_iterations: as in `mixture_entropy`.
-
-    Raises:
-        UsageError: a number that must be positive is not.
-    """
-
-    sampler: Sampler
-    initial: float = 3.0
-    target_entropy_per_dim: float = -0.9
-    interval: int = 10_000
-    learning_rate: float = 0.03
-    num_states: int = 64
-    num_samples: int = 200
-    num_components: int = 3
-    num_iterations: int = 100
-
-    def __post_init__(self) -> None:
-        check_arguments("MixtureEntropyTemperature", vars(self))
-
-    def init_state(self) -> State:
-        """The logarithm of `initial`, and zero moments."""
-        return _initial_state(self.initial)
-
+class MixtureEntropyTemperature(declared.MixtureEntropyTemperature):
     def value(self, state: State) -> Float[Tensor, ""]:
         """The temperature, a scalar."""
         return state["log_temperature"].exp()
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """Entry "samples": the sampler's, for actions [num_samples states act]."""
-        return _samples_spec(self.sampler, self.num_samples, self.num_states, shape)
 
     @torch.no_grad()
     def update(
@@ -182,61 +64,17 @@ class MixtureEntropyTemperature:
         return _adam_step(state, gradient, self.learning_rate), metrics
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class TargetEntropyTemperature:
-    """Adapts the temperature to the entropy of a policy with known log-probability (SAC, arXiv 1812.05905, section 5).
-
-    The paper descends the temperature itself; like the common codes we descend its logarithm, with the gradient
-    H - target.
-
-    The log-probabilities are those of the actor's loss in the same update (algorithm 1). State: "log_temperature" and
-    its Adam moments "m", "v", "count", each 0-d. Metrics: policy_entropy, the mean of -log pi.
-
-    Args:
-        action_dim: number of action entries.
-        initial: temperature at the start.
-        target_entropy_per_dim: entropy aimed at, divided by action_dim.
-        interval: updates of the learner between two steps of this rule, of which the first is in update 0; 0: never.
-        learning_rate: of Adam, on the logarithm of the temperature.
-
-    Raises:
-        UsageError: a number that must be positive is not, or (on an update) the actor's loss
-            has no log-probabilities.
-    """
-
-    action_dim: int
-    initial: float = 1.0
-    target_entropy_per_dim: float = -1.0
-    interval: int = 1
-    learning_rate: float = 3e-4
-
-    def __post_init__(self) -> None:
-        check_arguments("TargetEntropyTemperature", vars(self))
-
-    def init_state(self) -> State:
-        """The logarithm of `initial`, and zero moments."""
-        return _initial_state(self.initial)
-
+class TargetEntropyTemperature(declared.TargetEntropyTemperature):
     def value(self, state: State) -> Float[Tensor, ""]:
         """The temperature, a scalar."""
         return state["log_temperature"].exp()
-
-    def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """No noise."""
-        return {}
 
     @torch.no_grad()
     def update(
         self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise, log_prob: Tensor | None = None
     ) -> tuple[State, Metrics]:
         """One Adam step on the entropy of the policy."""
-        if log_prob is None:
-            raise UsageError(
-                "TargetEntropyTemperature steps on the log-probabilities of the actor's loss, and there are none; use "
-                "an actor objective that knows them, such as EntropyRegularisedValue, and an interval that is a "
-                "multiple of the learner's actor_delay"
-            )
-        entropy = -log_prob.mean()
+        entropy = -self.check_log_prob(log_prob).mean()
         target = self.target_entropy_per_dim * self.action_dim
         return _adam_step(state, entropy - target, self.learning_rate), {"policy_entropy": entropy}
 
@@ -336,7 +174,7 @@ def _expectation(x: Tensor, weight: Tensor, mean: Tensor, cholesky: Tensor) -> t
 def _samples(sampler: Sampler, actor: Any, critic: Critic, obs: Tensor, noise: Noise, temperature: Tensor) -> Tensor:
     """The sampler's actions [num_samples 1 states act]; with two entries if it adds noise, the second without it."""
     arguments = {"critic": critic, "temperature": temperature}
-    if not _adds_noise(sampler):
+    if not isinstance(sampler, AdditiveNoise) or sampler.noise_scale == 0:
         noisy = sampler(actor, obs, noise, **arguments)
         return noisy.unsqueeze(1)
     clean = sampler.sampler(actor, obs, noise["inner"], **arguments)
@@ -347,31 +185,12 @@ def _samples(sampler: Sampler, actor: Any, critic: Critic, obs: Tensor, noise: N
 def _entropies(sampler: Sampler, samples: Tensor, temperature: Tensor, action_dim: int, *fit: int) -> dict[str, Tensor]:
     """Entropies of what `_samples` returned, means over the states, and that of the noise, where there is any."""
     entropy = mixture_entropy(samples, *fit).mean(-1)
-    if not _adds_noise(sampler):
+    if not isinstance(sampler, AdditiveNoise) or sampler.noise_scale == 0:
         return {"policy_entropy": entropy[0]}
     return {
         "policy_entropy": entropy[0],
         "noise_free_entropy": entropy[1],
         "noise_entropy": sampler.noise_entropy(temperature, action_dim),
-    }
-
-
-def _adds_noise(sampler: Sampler) -> TypeGuard[AdditiveNoise]:
-    return isinstance(sampler, AdditiveNoise) and sampler.noise_scale > 0
-
-
-def _samples_spec(sampler: Sampler, num_samples: int, num_states: int, shape: Shape) -> NoiseSpec:
-    """Noise for num_samples actions at each of the first num_states states of a batch of actions of that shape."""
-    batch, action_dim = shape
-    return {"samples": sampler.noise_spec((num_samples, min(num_states, batch), action_dim))}
-
-
-def _initial_state(temperature: float) -> State:
-    return {
-        "log_temperature": np.asarray(math.log(temperature)),
-        "m": np.zeros(()),
-        "v": np.zeros(()),
-        "count": np.zeros(()),
     }
 
 

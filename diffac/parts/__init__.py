@@ -3,12 +3,17 @@
 A backend's class inherits its declaration and adds the computation.
 """
 
-from diffac.parts import objectives
+from diffac.parts import critics, objectives, samplers, temperatures
 from diffac.parts.declaration import Part
 
 PARTS: dict[str, type[Part]] = {
     part.__name__: part
     for part in (
+        samplers.DDPMSampler,
+        samplers.DDIMSampler,
+        samplers.TanhGaussianSampler,
+        samplers.BestOf,
+        samplers.AdditiveNoise,
         objectives.ValueThroughSampler,
         objectives.TimeWeightedQGradient,
         objectives.ReweightedScoreMatching,
@@ -16,6 +21,12 @@ PARTS: dict[str, type[Part]] = {
         objectives.PolicyProposal,
         objectives.EntropyRegularisedValue,
         objectives.Sum,
+        critics.MeanSquaredTD,
+        critics.GaussianTD,
+        temperatures.FixedTemperature,
+        temperatures.NoiseEntropyTemperature,
+        temperatures.MixtureEntropyTemperature,
+        temperatures.TargetEntropyTemperature,
     )
 }
 """Name in every backend -> its declaration."""

@@ -25,6 +25,8 @@ Real = Annotated[float, number()]
 Positive = Annotated[float, number("(0, inf)")]
 NotNegative = Annotated[float, number("[0, inf)")]
 Fraction = Annotated[float, number("(0, 1)")]
+Rate = Annotated[float, number("(0, 1]")]
+Unit = Annotated[float, number("[0, 1]")]
 Count = Annotated[int, count()]
 """1, 2, ..."""
 Whole = Annotated[int, count(least=0)]
@@ -82,7 +84,7 @@ def declared(cls: Declaration) -> Declaration:
         TypeError: a field has another type.
     """
     # Not of Part, because Equinox warns where __init__ is written by hand.
-    cls.__post_init__ = Part.check  # pyright: ignore[reportAttributeAccessIssue]
+    cls.__post_init__ = _check  # pyright: ignore[reportAttributeAccessIssue]
     dataclasses.dataclass(eq=False)(cls)
     hints = get_type_hints(cls, include_extras=True)
     cls.arguments = {
@@ -94,6 +96,10 @@ def declared(cls: Declaration) -> Declaration:
         if field.init
     }
     return cls
+
+
+def _check(part: Part) -> None:
+    part.check()
 
 
 def _argument(cls: type, name: str, hint: Any) -> Argument:

@@ -670,8 +670,8 @@ TEMPERATURES = [
         "temperature: sign of the policy's entropy",
         "temperature-target",
         "temperatures.py",
-        "entropy = -log_prob.mean()",
-        "entropy = log_prob.mean()",
+        "entropy = -self.check_log_prob(log_prob).mean()",
+        "entropy = self.check_log_prob(log_prob).mean()",
     ),
     torch(
         "mixture: fit settled too early",

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from diffac.arguments import NEXT_ACTION, check_arguments, check_distributional
+from diffac.arguments import check_arguments
 from diffac.errors import check_present
+from diffac.parts import critics
+from diffac.parts.critics import NEXT_ACTION
 from diffac.protocols import Loss, Rollout
 from diffac.testing import reference
 from diffac_numpy.networks import lifted
@@ -143,7 +145,7 @@ class CriticObjective(Part):
 
     def init_state(self, critic: Any) -> Any:
         if isinstance(self.bare, reference.GaussianTD):
-            check_distributional(critic)
+            critics.GaussianTD().init_state(critic)  # refuses other critics
         return self.bare.init_state(lifted(critic))
 
     def __call__(self, critic: Any, target_critic: Any, batch: Any, noise: Any, temperature: Any, state: Any) -> Loss:

@@ -1,0 +1,109 @@
+"""Critic objectives: temporal-difference losses. Only the online critic is differentiated, never a target."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from diffac.errors import UsageError, check_present
+from diffac.noise import NoiseSpec, Normal, Shape
+from diffac.parts.declaration import Part, Positive, Rate, Unit, declared
+from diffac.protocols import Array, Critic, State, Transition
+
+NEXT_ACTION = "it is the policy's action at next_obs, which the learner fills in"
+LOG_PROB = "use a sampler that knows the log-probability of its actions, such as TanhGaussianSampler"
+
+
+@declared
+class MeanSquaredTD(Part):
+    """factor sum_i mean (Q_i(s, a) - y)^2 with y = r + gamma (1 - terminated) min_i Q'_i(s', a').
+
+    Fujimoto et al. 2018 (arXiv 1802.09477); with `soft`, temperature * log pi(a'|s') is subtracted from the minimum, as
+    in SAC (arXiv 1812.05905, equations 3 and 5: the value of a state, in the residual that the critics minimise).
+
+    Metrics: "q_mean"; "q_batch_std", the standard deviation over the batch, averaged over the ensemble; "q_min" and
+    "q_max" of batch and ensemble; "q_disagreement", the mean over the batch of the range of the ensemble;
+    "target_mean", that of y.
+
+    Args:
+        gamma: discount factor, in [0, 1].
+        soft: whether the target contains the entropy of the policy.
+        factor: of the loss; Stable-Baselines3's SAC has 0.5. It changes nothing but what Adam's eps is added to.
+
+    Raises:
+        UsageError: gamma is outside [0, 1], or factor is not positive; on a call, a batch without next_action, or with
+            a soft target without next_log_prob.
+    """
+
+    gamma: Unit = 0.99
+    soft: bool = False
+    factor: Positive = 1.0
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """No noise."""
+        return {}
+
+    def init_state(self, critic: Critic) -> State:
+        """No state."""
+        return {}
+
+    def check_batch(self, batch: Transition) -> None:
+        """Refuses a batch without next_action."""
+        check_present("MeanSquaredTD", "batch.next_action", batch.next_action, NEXT_ACTION)
+
+    def next_log_prob(self, batch: Transition) -> Array:
+        """The log-probabilities [batch] of next_action; refuses a batch without them."""
+        return check_present("MeanSquaredTD(soft=True)", "batch.next_log_prob", batch.next_log_prob, LOG_PROB)
+
+
+@declared
+class GaussianTD(Part):
+    """The distributional loss of DSAC-T (arXiv 2310.05858, equations 22 to 25), as DACER uses it (arXiv 2405.15177).
+
+    For critic i, with everything in <> and omega detached,
+
+        -(omega^2 + 0.1) mean[Q <y - Q> / (<std>^2 + 0.1) + std <(Q - y_b)^2 - std^2> / (<std>^3 + 0.1)]
+
+    where y = r + gamma (1 - terminated) min_i mean'_i, y_b = Q + clip(y_z - Q, -clip omega, clip omega), and y_z
+    bootstraps from a sample z = mean' + std' clip(noise, -3, 3) of the critic whose mean is smaller, chosen for each
+    transition. omega is a moving average of the batch mean of std_i, set from the first batch. No entropy enters the
+    target.
+
+    State: "omega" [ensemble]; 0 means: no batch so far.
+
+    Metrics: those of `MeanSquaredTD` for the means; "q_std", the mean of std_i over batch and ensemble.
+
+    Args:
+        gamma: discount factor, in [0, 1].
+        tau: rate of omega, in (0, 1].
+        clip: bound of the distance of y_z from Q, in units of omega.
+
+    Raises:
+        UsageError: a number is outside its range; in `init_state`, a critic without `distribution`; on a call, a batch
+            without next_action.
+    """
+
+    gamma: Unit = 0.99
+    tau: Rate = 0.005
+    clip: Positive = 3.0
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for a batch of actions of that shape: "target" [batch], standard normal.
+
+        One number for each transition, since only one critic's sample is used.
+        """
+        return {"target": Normal(shape[:-1])}
+
+    def init_state(self, critic: Any) -> State:
+        """omega, zero for each member of the ensemble."""
+        if not hasattr(critic, "distribution") or not hasattr(critic, "size"):
+            raise UsageError(
+                "GaussianTD needs a critic with a method `distribution` and the number `size` of its members, such as "
+                f"GaussianCritic, got {type(critic).__name__}"
+            )
+        return {"omega": np.zeros(critic.size)}
+
+    def check_batch(self, batch: Transition) -> None:
+        """Refuses a batch without next_action."""
+        check_present("GaussianTD", "batch.next_action", batch.next_action, NEXT_ACTION)

@@ -1,0 +1,171 @@
+"""Samplers: from an actor network, observations and noise to actions. None of them draws a random number."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from diffac.errors import UsageError, check_present
+from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
+from diffac.parts.arguments import part
+from diffac.parts.declaration import EXAMPLES, Count, NotNegative, Part, declared
+from diffac.protocols import Array, Critic, NoiseSchedule, Rollout, Sampler
+
+Tabular = Annotated[Any, part(EXAMPLES[NoiseSchedule])]
+"""A `TabularSchedule`: chains need the posterior, which `NoiseSchedule` does not promise."""
+
+
+class SamplerPart(Part):
+    """A `Sampler`, which a backend computes."""
+
+    def rollout(
+        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
+    ) -> Rollout:
+        """As `Sampler` says; obs may have fewer batch axes than the noise."""
+        raise NotImplementedError
+
+    def __call__(
+        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
+    ) -> Array:
+        """The action of `rollout` alone, [*batch act]."""
+        raise NotImplementedError
+
+
+@declared
+class DDPMSampler(SamplerPart):
+    """Ancestral sampling of a diffusion policy (Ho et al. 2020, arXiv 2006.11239, algorithm 2).
+
+    The predicted clean action is clipped to [-1, 1] in every step, as in the official code of DACER and SDAC. The last
+    step adds no noise, so the chain ends in the clipped prediction. `rollout.noisy` is [T *batch act].
+
+    Args:
+        schedule: the T coefficients.
+        start_scale: standard deviation of the first state; the official SDAC code uses 0.5, a standard normal is 1.
+
+    Raises:
+        UsageError: start_scale is negative.
+    """
+
+    schedule: Tabular
+    start_scale: NotNegative = 1.0
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for actions of shape (*batch, act), standard normal.
+
+        "start" [*batch act]; "steps" [T-1 *batch act], whose entry t-1 belongs to the step from t to t-1.
+        """
+        return {"start": Normal(shape), "steps": Normal((self.schedule.num_steps - 1, *shape))}
+
+
+@declared
+class DDIMSampler(SamplerPart):
+    """Deterministic sampling at some of the T times (Song et al. 2020, arXiv 2010.02502, equation 12 with eta = 0).
+
+    The predicted clean action is clipped to [-1, 1], and the noise recomputed from the clipped action, so that the next
+    state lies on the line between the two; the paper does not clip. `rollout.noisy` is [num_steps *batch act], in the
+    order of increasing t.
+
+    Args:
+        schedule: the T coefficients.
+        start_scale: standard deviation of the first state.
+        num_steps: number of evaluations, in 1..T, at times spread evenly over {0, ..., T-1}, of which T-1 is always
+            one; None means T.
+
+    Raises:
+        UsageError: num_steps is outside 1..T, or start_scale is negative.
+    """
+
+    schedule: Tabular
+    start_scale: NotNegative = 1.0
+    num_steps: Count | None = None
+
+    def check(self) -> None:
+        """As in `Part`; also that there are no more steps than times."""
+        super().check()
+        most = self.schedule.num_steps
+        if self.num_steps is not None and self.num_steps > most:
+            raise UsageError(f"num_steps must be at most {most}, the steps of the schedule, got {self.num_steps!r}")
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for actions of shape (*batch, act): "start" [*batch act], standard normal."""
+        return {"start": Normal(shape)}
+
+
+@declared
+class TanhGaussianSampler(SamplerPart):
+    """tanh of a Gaussian action, the policy of SAC (Haarnoja et al. 2018, arXiv 1801.01290, appendix C, equation 21).
+
+    The actor returns (mean, log_std). The log-probability contains the log-determinant of tanh, in the form that stays
+    exact where tanh saturates: log(1 - tanh(u)^2) = 2 (log 2 - u - softplus(-2u)). All noise is exploration: without it
+    the action is tanh(mean).
+
+    Args:
+        epsilon: added to 1 - tanh(u)^2 inside the logarithm: 0 is exact, Stable-Baselines3 has 1e-6.
+
+    Raises:
+        UsageError: epsilon is negative.
+    """
+
+    epsilon: NotNegative = 0.0
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for actions of shape (*batch, act): "exploration" [*batch act], standard normal."""
+        return {EXPLORATION: Normal(shape)}
+
+
+@declared
+class BestOf(SamplerPart):
+    """The best of several candidates by the smallest value of the critic's ensemble (SDAC, arXiv 2502.00361).
+
+    Gradients flow through the chosen candidate, never through the choice. All that a rollout holds is the chosen one's.
+
+    Args:
+        sampler: draws the candidates.
+        num_candidates: at least 1.
+
+    Raises:
+        UsageError: num_candidates is not positive, or (on a call) there is no critic.
+    """
+
+    sampler: Sampler
+    num_candidates: Count = 32
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for actions of shape (*batch, act): "candidates", the sampler's for [num_candidates *batch act]."""
+        return {"candidates": self.sampler.noise_spec((self.num_candidates, *shape))}
+
+    def check_critic(self, critic: Any) -> Any:
+        """The critic that ranks the candidates; refuses None."""
+        return check_present("BestOf", "a critic to rank its candidates", critic, "pass critic=...")
+
+
+@declared
+class AdditiveNoise(SamplerPart):
+    """Adds exploration noise noise_scale * temperature * N(0, I) to a sampler's actions (DACER, arXiv 2405.15177).
+
+    With `clip` the sum is clipped to [-1, 1]; where that changes it, no gradient flows. A rollout holds the states of
+    the inner chain and, as `noise_free`, its action; the log-probability of the sum is not known.
+
+    Args:
+        sampler: draws the actions.
+        noise_scale: standard deviation of the noise at temperature 1.
+        clip: whether actions stay in [-1, 1]; the official SDAC code does not clip.
+
+    Raises:
+        UsageError: noise_scale is negative, or (on a call) there is no temperature.
+    """
+
+    sampler: Sampler
+    noise_scale: NotNegative = 0.1
+    clip: bool = True
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for actions of shape (*batch, act): "inner", the sampler's; "exploration" [*batch act], normal."""
+        return {"inner": self.sampler.noise_spec(shape), EXPLORATION: Normal(shape)}
+
+    def check_temperature(self, temperature: Any) -> Any:
+        """The temperature that scales the noise; refuses None."""
+        what = "the temperature to scale its noise"
+        return check_present("AdditiveNoise", what, temperature, "pass temperature=...")
+
+
+EXAMPLES[AdditiveNoise] = "AdditiveNoise(sampler)"
