@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_signals import COMMAND, RECIPE, Program
+from test_signals import CODE, RECIPE, Program
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 
@@ -85,7 +85,7 @@ def test_processes_of_several_seeds_end_with_them(tmp_path: Path, mark: bytes) -
 
 
 def test_processes_of_a_validation_end_with_it(tmp_path: Path, mark: bytes) -> None:
-    program = Program(COMMAND.replace("c.main()", "c.main(['validate', '--cases', '1000'])"), tmp_path)
+    program = Program(CODE + "c.main(['validate', '--cases', '1000'])", tmp_path)
     end = time.monotonic() + 60
     while len(descendants(mark)) < 4 and time.monotonic() < end:
         time.sleep(0.1)
