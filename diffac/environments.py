@@ -513,9 +513,10 @@ def close(envs: VectorEnv) -> None:
         return
     envs.closed = True  # gymnasium's own close waits for the step under way
     if isinstance(envs, AsyncVectorEnv):
-        for process in envs.processes:
+        started = [process for process in envs.processes if process.pid is not None]
+        for process in started:
             process.kill()
-        for process in envs.processes:
+        for process in started:
             process.join()
         for pipe in envs.parent_pipes:
             if pipe is not None:

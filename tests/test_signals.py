@@ -12,6 +12,7 @@ import time
 import tomllib
 import types
 from collections.abc import Iterator
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from test_resume import PATHS
 
 from diffac import signals
 from diffac.checkpoints import Store
+from diffac.environments import make_envs
 from diffac.signals import Interrupted, StopRequest, undisturbed
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals to process groups")
@@ -167,6 +169,22 @@ def test_an_environment_that_hangs(mode: str, signum: int, tmp_path: Path) -> No
     assert HEARD in program.text
     assert saved_step(tmp_path) == 40
     assert program.lines[-1].endswith("; the 18 steps after step 40 were not saved")
+
+
+def test_starting_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The signal is what comes out, and the processes that had started are gone."""
+    start, started = ForkServerProcess.start, []
+
+    def interrupted(process: ForkServerProcess) -> None:
+        if started:
+            raise Interrupted(signal.SIGINT)
+        start(process)
+        started.append(process)
+
+    monkeypatch.setattr(ForkServerProcess, "start", interrupted)
+    with pytest.raises(Interrupted):
+        make_envs("fakes:Random-v0", 2, asynchronous=True)
+    assert [process.is_alive() for process in started] == [False]
 
 
 def test_a_call_in_c(tmp_path: Path) -> None:
