@@ -28,6 +28,7 @@ from diffac.logging import Writer
 from diffac.messages import quoted
 from diffac.named import came_from, origins, typed
 from diffac.noise import draw
+from diffac.paths import absolute
 from diffac.recipes import load_recipe, preset_values, recipe_modules
 from diffac.replay import NumberedReplay
 from diffac.runs import manifest
@@ -313,7 +314,7 @@ class Agent:
             self._save(folder, replay)
 
     def _save(self, folder: Path | str, replay: bool) -> None:
-        folder = Path(folder)
+        folder = absolute(folder)
         refuse_run(folder)
         training = self._training
         if replay and self._goes_on:

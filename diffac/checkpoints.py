@@ -42,6 +42,7 @@ from diffac.configs import RECIPE
 from diffac.divergence import diverged, nonfinite_arrays
 from diffac.errors import DamagedError, RunError, UsageError
 from diffac.messages import note
+from diffac.paths import absolute
 from diffac.protocols import Transition
 from diffac.replay import NumberedReplay
 from diffac.signals import Stop, undisturbed
@@ -239,7 +240,7 @@ def read_checkpoint(folder: Path | str, run_id: str | None = None) -> Checkpoint
         UsageError: there is no checkpoint.
         DamagedError: it is truncated, altered, of another run, or of a newer diffac.
     """
-    folder = Path(folder)
+    folder = absolute(folder)
     path = untrusted.inside(folder, "manifest.json")
     if not path.exists():
         raise UsageError(f"{folder} is no checkpoint: it has no manifest.json")
@@ -339,7 +340,7 @@ class Store:
     """
 
     def __init__(self, folder: Path | str, keep: int = KEPT) -> None:
-        self.folder, self.keep = Path(folder), keep
+        self.folder, self.keep = absolute(folder), keep
 
     def paths(self) -> list[Path]:
         """All checkpoints, newest first: by their steps, because a clock can go backwards."""
@@ -465,7 +466,7 @@ class Checkpointer:
         stop: Stop | None = None,
         say: Callable[[str], None] = note,
     ) -> None:
-        self.folder, self.codec, self.interval = Path(folder), codec, interval
+        self.folder, self.codec, self.interval = absolute(folder), codec, interval
         self.info, self.checkpoint, self.stop, self.say = dict(info), checkpoint, stop, say
         self.store = Store(untrusted.inside(self.folder, "checkpoints"))
         self.best_store = Store(untrusted.inside(self.folder, "best"), keep=1)

@@ -23,6 +23,7 @@ from diffac.configs import make_config, read_config
 from diffac.errors import RunError, UsageError, unknown
 from diffac.messages import printable
 from diffac.named import came_from, typed
+from diffac.paths import absolute
 from diffac.recipes import load_recipe, preset_values, recipe_modules
 from diffac.running import refuse_script, resume, run
 from diffac.seeds import run_seeds
@@ -116,8 +117,8 @@ def _from_file(module: ModuleType, path: str, name: str) -> TrainConfig:
 
 def _check_run_root(config: TrainConfig, path: str) -> None:
     """Refuses to write where only a file says so, unless that is in the current folder."""
-    root = Path(config.run_root)
-    if root.is_absolute() or not root.resolve().is_relative_to(Path.cwd().resolve()):
+    given = config.run_root
+    if os.path.isabs(given) or not absolute(given).resolve().is_relative_to(Path.cwd().resolve()):
         raise UsageError(
             f"{path} says run_root: {config.run_root!r}, which is not in the current folder; if runs should be written "
             f"there, add --run-root with that folder"
@@ -229,7 +230,7 @@ def _train(argv: Sequence[str]) -> None:
     with contextlib.suppress(argparse.ArgumentError):
         if path := early.parse_known_args(argv)[0].config:
             recipe, _ = read_config(path)
-            refuse_script(Path(path).parent, "--config", path)
+            refuse_script(absolute(path).parent, "--config", path)
             argv = [recipe, *argv] if argv[0].startswith("-") else argv
     if argv[0].startswith("-"):
         raise UsageError(f"the recipe comes before its options: diffac train RECIPE {' '.join(argv)}")
@@ -242,12 +243,13 @@ def _resume(argv: Sequence[str], find_recipe: Callable[[str], ModuleType] | None
         allow_abbrev=False,
         description="Goes on with a run that was stopped, from its last checkpoint.",
     )
-    parser.add_argument("run", metavar="RUN", type=Path, help="folder of the run: runs/.../seed0__...")
+    parser.add_argument("run", metavar="RUN", help="folder of the run: runs/.../seed0__...")
     parser.add_argument("--backend", help="go on in this backend, from the same weights and optimiser states")
     chosen = parser.parse_args(argv)
+    folder = absolute(chosen.run)
     if find_recipe is None:
-        refuse_script(chosen.run, "resume", str(chosen.run))
-    return resume(chosen.run, find_recipe or load_recipe, backend=chosen.backend)
+        refuse_script(folder, "resume", chosen.run)
+    return resume(folder, find_recipe or load_recipe, backend=chosen.backend)
 
 
 def _recipes(argv: Sequence[str]) -> None:

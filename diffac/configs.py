@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from diffac.errors import UsageError, unknown
+from diffac.paths import absolute
 from diffac.untrusted import read_yaml
 
 Config = TypeVar("Config")
@@ -77,7 +78,7 @@ def read_config(path: Path | str) -> tuple[str, dict[str, Any]]:
     Raises:
         UsageError: the file cannot be read, is no YAML, or names no recipe.
     """
-    values = read_yaml(path)
+    values = read_yaml(absolute(path))
     if not isinstance(values, dict) or not all(isinstance(name, str) for name in values):
         raise UsageError(f"{path} must hold lines like `seed: 0`, got {type(values).__name__}")
     recipe = values.pop(RECIPE, None)

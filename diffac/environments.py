@@ -22,6 +22,7 @@ from diffac.configs import natural
 from diffac.errors import RunError, UsageError, said
 from diffac.named import check_name, function_of, import_of
 from diffac.orphans import end_with_parent
+from diffac.paths import OwnFolder
 from diffac.protocols import Transition
 from diffac.signals import SIGNALS, children_undisturbed
 from diffac.spaces import check_spaces
@@ -370,6 +371,41 @@ def _extra(error: Exception) -> str:
     return ""
 
 
+class _InTurn(SyncVectorEnv):
+    """Synchronous environments. A folder that they change to is the current one while they work, and no longer."""
+
+    def __init__(self, makers: Sequence[Callable[[], gym.Env]], **options: Any) -> None:
+        self._own_folder = OwnFolder()
+        with self._own_folder.entered():
+            super().__init__(makers, **options)
+
+    def reset(self, **options: Any) -> Any:
+        with self._own_folder.entered():
+            return super().reset(**options)
+
+    def step(self, actions: Any) -> Any:
+        with self._own_folder.entered():
+            return super().step(actions)
+
+    def render(self) -> Any:
+        with self._own_folder.entered():
+            return super().render()
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        with self._own_folder.entered():
+            return super().call(name, *args, **kwargs)
+
+    def set_attr(self, name: str, values: Any) -> None:
+        with self._own_folder.entered():
+            super().set_attr(name, values)
+
+    def close_all(self) -> None:
+        """Closes each, whatever another one raises."""
+        with self._own_folder.entered():
+            for env in self.envs:
+                _close(env)
+
+
 class _Processes(AsyncVectorEnv):
     """Asynchronous environments. The error of one arrives as it was raised, and is not printed with its traceback."""
 
@@ -464,7 +500,7 @@ def make_envs(
 def _together(makers: Sequence[Callable[[], gym.Env]], asynchronous: bool) -> VectorEnv:
     """The environments that makers make, as one."""
     if not asynchronous:
-        return SyncVectorEnv(makers, autoreset_mode=AutoresetMode.SAME_STEP)
+        return _InTurn(makers, autoreset_mode=AutoresetMode.SAME_STEP)
     context = "forkserver" if "forkserver" in multiprocessing.get_all_start_methods() else "spawn"
     with children_undisturbed():
         return _Processes(makers, autoreset_mode=AutoresetMode.SAME_STEP, context=context)
@@ -480,12 +516,13 @@ def own_spaces(
     Raises:
         UsageError: as `make_envs`.
     """
-    env = _Maker(env_id, env_kwargs, wrappers)()
-    try:
-        own: Any = env.env
-        return own.observation_space, own.action_space, env.statistics
-    finally:
-        _close(env)
+    with OwnFolder().entered():
+        env = _Maker(env_id, env_kwargs, wrappers)()
+        try:
+            own: Any = env.env
+            return own.observation_space, own.action_space, env.statistics
+        finally:
+            _close(env)
 
 
 def of_statistics(env_id: str, found: Sequence[str]) -> str:
@@ -522,9 +559,8 @@ def close(envs: VectorEnv) -> None:
             if pipe is not None:
                 pipe.close()
         envs.error_queue.close()
-    elif isinstance(envs, SyncVectorEnv):
-        for env in envs.envs:
-            _close(env)
+    elif isinstance(envs, _InTurn):
+        envs.close_all()
 
 
 def _close(env: gym.Env) -> None:

@@ -21,6 +21,7 @@ from diffac.errors import RunError, UsageError
 from diffac.evaluation import Evaluation, Evaluator
 from diffac.messages import note, say
 from diffac.noise import draw
+from diffac.paths import absolute
 from diffac.runs import manifest
 from diffac.saved import find_checkpoint
 from diffac.untrusted import inside, write_atomically
@@ -107,9 +108,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
         description="Plays whole episodes with the policy of a run, and writes their returns to RUN/evaluations/.",
     )
-    parser.add_argument(
-        "run", metavar="RUN", type=Path, help="folder of the run: runs/.../seed0__..., or of a saved agent"
-    )
+    parser.add_argument("run", metavar="RUN", help="folder of the run: runs/.../seed0__..., or of a saved agent")
     parser.add_argument("--episodes", type=int, default=10, help="how many (default: 10)")
     parser.add_argument(
         "--checkpoint", choices=("best", "last"), help="which policy of a run (default: best, if there is one)"
@@ -128,6 +127,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("--video", action="store_true", help="also record an episode, to RUN/videos/")
     chosen = parser.parse_args(argv)
+    chosen.run = absolute(chosen.run)
     if chosen.seed < 0:
         raise UsageError(f"--seed must be at least 0, got {chosen.seed}")
     if chosen.max_steps is not None and chosen.max_steps < 1:

@@ -24,6 +24,7 @@ from diffac.errors import RunError, UsageError
 from diffac.exporting import BATCH, NoiseEntry, Signature, signature
 from diffac.messages import note, say
 from diffac.noise import Integers
+from diffac.paths import absolute
 from diffac.runs import manifest
 from diffac.saved import find_checkpoint
 from diffac.signals import undisturbed
@@ -143,17 +144,19 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         allow_abbrev=False,
         description="Writes the policy of a run to a file that runs without diffac, and compares it with the run.",
     )
-    parser.add_argument(
-        "run", metavar="RUN", type=Path, help="folder of the run: runs/.../seed0__..., or of a saved agent"
-    )
+    parser.add_argument("run", metavar="RUN", help="folder of the run: runs/.../seed0__..., or of a saved agent")
     parser.add_argument(
         "--format", choices=tuple(FORMATS), required=True, help="ONNX, torch.export or jax.export, whatever the backend"
     )
-    parser.add_argument("--out", metavar="FILE", type=Path, help="(default: in RUN/exports/)")
+    parser.add_argument("--out", metavar="FILE", help="(default: in RUN/exports/)")
     parser.add_argument(
         "--checkpoint", choices=("best", "last"), help="which policy of a run (default: best, if there is one)"
     )
-    return parser.parse_args(argv)
+    chosen = parser.parse_args(argv)
+    chosen.run = absolute(chosen.run)
+    if chosen.out is not None:
+        chosen.out = absolute(chosen.out)
+    return chosen
 
 
 def _free_path(chosen: argparse.Namespace, target: Format, name: str) -> Path:

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from multiprocessing.process import BaseProcess
 
 try:
     import fcntl
@@ -35,6 +36,6 @@ def end_with_parent() -> None:
     threading.Thread(target=_end_after, args=(parent,), name="diffac parent", daemon=True).start()
 
 
-def _end_after(parent: multiprocessing.process.BaseProcess) -> None:
+def _end_after(parent: BaseProcess) -> None:
     parent.join()
     os._exit(1)

@@ -23,6 +23,7 @@ from diffac.logging import ConsoleWriter, CsvWriter, JsonlWriter, TensorBoardWri
 from diffac.logging.trackers import load_tracker
 from diffac.messages import command, note, quoted, say
 from diffac.named import came_from
+from diffac.paths import absolute
 from diffac.runs import (
     create_run,
     finish_folder,
@@ -53,13 +54,16 @@ def run(module: ModuleType, config: TrainConfig, name: str) -> TrainResult:
     Raises:
         Interrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint was written if the step under way came to its end.
     """
+    root = absolute(config.run_root)
     learner, state, _ = build(module, config)
-    folder = create_run(config, name, recipe_file=script_of(module))
+    folder = create_run(config, name, recipe_file=script_of(module), root=root)
     with lock_run(folder):
         return _train_in(folder, name, learner, state, config, None)
 
 
-def resume(folder: Path, find_recipe: Callable[[str], ModuleType], *, backend: str | None = None) -> TrainResult | None:
+def resume(
+    folder: Path | str, find_recipe: Callable[[str], ModuleType], *, backend: str | None = None
+) -> TrainResult | None:
     """Goes on with a run from its last whole checkpoint, or from the start where none was written yet.
 
     On the same machine with the same backend and versions, the run becomes what it would have become without the stop,
@@ -77,6 +81,7 @@ def resume(folder: Path, find_recipe: Callable[[str], ModuleType], *, backend: s
         UsageError: no run, one that another process works on, a `config.yaml` that was changed, or no whole checkpoint.
         Interrupted: as for `run`.
     """
+    folder = absolute(folder)
     finish_folder(folder)
     about = read_manifest(folder)
     with lock_run(folder):

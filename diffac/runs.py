@@ -27,6 +27,7 @@ from diffac.configs import config_yaml
 from diffac.errors import DamagedError, UsageError
 from diffac.logging.files import csv_row
 from diffac.messages import note
+from diffac.paths import absolute
 from diffac.training import EvaluationRecord, TrainConfig
 from diffac.untrusted import inside, open_lock, read_bytes, read_json, remove, write_atomically
 
@@ -43,7 +44,12 @@ PACKAGES = ("diffac", "numpy", "gymnasium", "mujoco", "torch", "jax", "jaxlib", 
 
 
 def create_run(
-    config: TrainConfig, recipe_name: str, command: Sequence[str] | None = None, *, recipe_file: str | None = None
+    config: TrainConfig,
+    recipe_name: str,
+    command: Sequence[str] | None = None,
+    *,
+    recipe_file: str | None = None,
+    root: Path | None = None,
 ) -> Path:
     """Makes `{run_root}/{env_id}/{recipe}/{backend}/seed{N}__{time}/` with `config.yaml` and `manifest.json`.
 
@@ -52,14 +58,16 @@ def create_run(
         recipe_name: the recipe, which `config.yaml` names too.
         command: what was typed, for the manifest; None: this process' arguments.
         recipe_file: the recipe's file where it is run as a script, for the manifest; None: it is not.
+        root: what `config.run_root` meant when the program began; None: what it means now.
 
     Returns:
-        The folder; a number is added to its name where one of that name exists.
+        The folder, from the root on; a number is added to its name where one of that name exists.
 
     Raises:
         UsageError: the folder cannot be made.
     """
-    parent = Path(config.run_root).joinpath(*map(_file_name, (config.env_id, recipe_name, config.backend)))
+    root = root or absolute(config.run_root)
+    parent = root.joinpath(*map(_file_name, (config.env_id, recipe_name, config.backend)))
     name = f"seed{config.seed}__{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
     folder, number = parent / name, 1
     about = manifest(command) | {"run_id": uuid.uuid4().hex, "recipe_file": recipe_file}

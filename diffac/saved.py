@@ -11,6 +11,7 @@ from typing import Literal
 
 from diffac.checkpoints import Checkpoint, Store, read_checkpoint
 from diffac.errors import DamagedError, UsageError
+from diffac.paths import absolute
 from diffac.runs import read_manifest
 from diffac.untrusted import inside
 
@@ -34,7 +35,7 @@ def find_checkpoint(
         UsageError: there is none.
         DamagedError: there are only damaged ones.
     """
-    folder = Path(folder)
+    folder = absolute(folder)
     if not folder.is_dir():
         raise UsageError(f"{folder} is no folder; give that of a run (runs/.../seed0__...) or of a saved agent")
     if os.path.lexists(folder / "learner.safetensors"):

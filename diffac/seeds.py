@@ -17,6 +17,7 @@ from diffac.errors import RunError, UsageError
 from diffac.lanes import Closed, LaneLearner, Lanes, LaneState, OneByOne, group_of, in_lanes
 from diffac.logging.seeds import SeedsConsole
 from diffac.messages import command, note, say
+from diffac.paths import OwnFolder, absolute
 from diffac.protocols import Learner
 from diffac.running import build, script_of, train_in
 from diffac.runs import create_run, lock_run
@@ -51,9 +52,11 @@ def run_seeds(module: ModuleType, config: TrainConfig, name: str, num_seeds: int
             f"one by one"
         )
     configs = {config.seed + i: dataclasses.replace(config, seed=config.seed + i) for i in range(num_seeds)}
+    root = absolute(config.run_root)
     learners, states, _ = zip(*(build(module, own) for own in configs.values()), strict=True)
     group = group_of(learners, states)
-    folders = {seed: create_run(own, name, recipe_file=script_of(module)) for seed, own in configs.items()}
+    file = script_of(module)
+    folders = {seed: create_run(own, name, recipe_file=file, root=root) for seed, own in configs.items()}
     with contextlib.ExitStack() as stack:
         for folder in folders.values():
             stack.enter_context(lock_run(folder))
@@ -142,7 +145,8 @@ def _train_all(
                 note(f"seed {seed} has failed, the others go on: {error}")
 
     try:
-        in_lanes(lanes, [lambda lane=lane, seed=seed: train(lane, seed) for lane, seed in enumerate(configs)])
+        with OwnFolder().entered():
+            in_lanes(lanes, [lambda lane=lane, seed=seed: train(lane, seed) for lane, seed in enumerate(configs)])
     except KeyboardInterrupt as error:
         text = "\n".join([AT_ONCE, *(command("diffac", "resume", folder) for folder in folders.values())])
         raise Interrupted(getattr(error, "signum", signal.SIGINT), text) from None

@@ -17,6 +17,7 @@ from gymnasium.vector import VectorEnv
 from diffac.environments import Episode, Stepper, close, make_envs
 from diffac.errors import RunError, UsageError
 from diffac.evaluation import Bounded, Evaluation
+from diffac.paths import absolute
 from diffac.signals import children_undisturbed
 
 LIBRARIES = "libegl1 libegl-mesa0 libgl1-mesa-dri"
@@ -69,7 +70,7 @@ def record_video(
         UsageError: impossible arguments, a package that is missing, or an environment that cannot be drawn at all.
         RunError: this machine cannot draw or encode; says what to install.
     """
-    path = Path(path)
+    path = absolute(path)
     if episodes < 1:
         raise UsageError(f"episodes must be at least 1, got {episodes}")
     if path.suffix != ".mp4":

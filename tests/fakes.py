@@ -216,12 +216,47 @@ class Busy(Counter):
     def work(self, when: str) -> None:
         if when != self.when or multiprocessing.parent_process() is None:
             return
-        print("busy", flush=True)
+        print("hard at work", flush=True)
         while self.how == "python":
             pass
         if self.how == "sleep":
             time.sleep(1000)
         ctypes.PyDLL(None).sleep(1000)
+
+
+class Wandering(Counter):
+    """`Counter` that changes the current folder, and is at a loss when it is not there afterwards.
+
+    Args:
+        folder: where it goes.
+        when: "make", "reset" or "step".
+    """
+
+    moved: ClassVar[set[int]] = set()
+    """Those that have done it; no attribute, as that would be saved and restored."""
+
+    def __init__(self, folder: str, when: str) -> None:
+        super().__init__(length=None)
+        self.folder, self.when = folder, when
+        self.moved.discard(id(self))
+        self.work("make")
+
+    def reset(self, **kwargs: Any) -> tuple[np.ndarray, dict]:
+        self.work("reset")
+        return super().reset(**kwargs)
+
+    def step(self, action: np.ndarray) -> tuple[np.ndarray, float, bool, bool, dict]:
+        self.work("step")
+        return super().step(action)
+
+    def work(self, when: str) -> None:
+        assert id(self) not in self.moved or os.getcwd() == self.folder
+        if when == self.when:
+            os.chdir(self.folder)
+            self.moved.add(id(self))
+
+    def close(self) -> None:
+        self.work("close")
 
 
 class Chatty(Counter):
@@ -253,6 +288,7 @@ register("Random", Counter, length=None)
 register("Opaque", Opaque, length=None)
 register("Chatty", Chatty, length=None)
 register("Busy", Busy)
+register("Wandering", Wandering)
 register("Saving", Saving, length=None)
 for how in ("raise", "hang", "die", "exit", "base", "interrupt"):
     register(f"Failing{how}", Failing, how=how)

@@ -169,7 +169,7 @@ def test_interrupt(mode: str, tmp_path: Path) -> None:
     done = interpreter("-c", script, "--fail", "interrupt", mode, cwd=tmp_path)
     assert done.returncode == 130, done.stderr
     assert "Traceback" not in done.stderr
-    assert done.stderr.splitlines()[-1].startswith("interrupted; what was written until then is in runs/")
+    assert done.stderr.splitlines()[-1].startswith(f"interrupted; what was written until then is in {tmp_path}/runs/")
 
 
 def test_recipe_as_a_script_is_the_script_itself(tmp_path: Path) -> None:

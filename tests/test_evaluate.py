@@ -41,7 +41,7 @@ def third_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 def trained(*argv: str, recipe: str = "fake") -> Path:
     assert main(["train", recipe, "--no-progress", *SHORT, *argv]) == 0
-    (found,) = Path().glob(f"runs/*/{recipe}/*/seed*")
+    (found,) = Path.cwd().glob(f"runs/*/{recipe}/*/seed*")
     return found
 
 
@@ -198,7 +198,7 @@ def test_a_real_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     [
         ([], "the following arguments are required: RUN"),
         (["nowhere"], "nowhere is no folder; give that of a run"),
-        (["."], ". holds neither a run nor a saved agent nor a checkpoint"),
+        (["."], " holds neither a run nor a saved agent nor a checkpoint"),
         (["RUN", "--episodes", "0"], "num_episodes must be at least 1, got 0"),
         (["RUN", "--seed", "-1"], "--seed must be at least 0, got -1"),
         (["RUN", "--checkpoint", "worst"], "invalid choice: 'worst'"),

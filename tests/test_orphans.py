@@ -66,21 +66,21 @@ def test_idle_processes_of_environments_end_with_the_run(tmp_path: Path, mark: b
 def test_busy_processes_of_environments_end_with_the_run(tmp_path: Path, mark: bytes, how: str, when: str) -> None:
     options = ["--asynchronous", "--num-envs", "2", "--env-id", "fakes:Busy-v0", "--env-kwargs"]
     program = Program(RECIPE, tmp_path, *options, f"how={how}", f"when={when}")
-    program.wait_for("busy")
+    program.wait_for("hard at work")
     assert_none_remains(program, mark, 2)
 
 
 def test_busy_processes_end_where_there_is_no_fork_server(tmp_path: Path, mark: bytes) -> None:
     options = ["--asynchronous", "--num-envs", "2", "--env-id", "fakes:Busy-v0", "--env-kwargs", "how=locked"]
     program = Program(SPAWN + RECIPE, tmp_path, *options)
-    program.wait_for("busy")
+    program.wait_for("hard at work")
     assert_none_remains(program, mark, 2)
 
 
 def test_processes_of_several_seeds_end_with_them(tmp_path: Path, mark: bytes) -> None:
     options = ["--asynchronous", "--num-envs", "2", "--env-id", "fakes:Busy-v0", "--num-seeds", "2"]
     program = Program(RECIPE, tmp_path, *options, "--env-kwargs", "how=sleep")
-    program.wait_for("busy")
+    program.wait_for("hard at work")
     assert_none_remains(program, mark, 4)
 
 

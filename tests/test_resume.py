@@ -408,9 +408,9 @@ def stopped(tmp_path: Path, *argv: str, signum: int) -> Path:
     code, _, err = finish(process)
     assert code == 128 + signum, err
     last = err.splitlines()[-1]
-    assert last.startswith("interrupted; what was written until then is in runs/")
+    assert last.startswith(f"interrupted; what was written until then is in {tmp_path}/runs/")
     assert "; go on from step " in last
-    assert f"with: diffac resume {the_run(tmp_path).relative_to(tmp_path)}" in last
+    assert f"with: diffac resume {the_run(tmp_path)}" in last
     return the_run(tmp_path)
 
 
@@ -582,7 +582,7 @@ def test_a_folder_that_cannot_be_written(
     (tmp_path / "file").write_text("")
     assert main(["train", "fake", "--run-root", "file"]) == 2
     err = capsys.readouterr().err.splitlines()[-1]
-    assert err.startswith("error: cannot make the folder of the run in file/")
+    assert err.startswith(f"error: cannot make the folder of the run in {tmp_path}/file/")
     assert err.endswith("choose another --run-root")
 
     def refuse(path: Any, flags: int, *args: Any, **kwargs: Any) -> Any:
@@ -615,7 +615,7 @@ def test_a_disk_that_fills_up(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     err = capsys.readouterr().err.splitlines()[-1]
     assert err.startswith("error: the ")
     assert "No space left on device; " in err
-    assert err.endswith(f"with: diffac resume {run.relative_to(tmp_path)}")
+    assert err.endswith(f"with: diffac resume {run}")
     assert main(["resume", str(run)]) == 0
     assert_runs_agree(run, tmp_path / "whole")
 
@@ -706,7 +706,7 @@ def test_resume_in_the_other_backend(
     [
         (["resume"], "the following arguments are required: RUN"),
         (["resume", "nowhere"], "nowhere is not the folder of a run"),
-        (["resume", "."], ". is not the folder of a run"),
+        (["resume", "."], " is not the folder of a run"),
     ],
 )
 def test_mistakes_cost_one_line(

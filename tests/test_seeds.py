@@ -63,7 +63,7 @@ def patched(monkeypatch: pytest.MonkeyPatch, seeds: Sequence[int], change: Calla
 
 def folders(root: Path = Path("runs")) -> dict[int, Path]:
     """Seed -> folder of its run."""
-    found = {yaml.safe_load(path.read_text())["seed"]: path.parent for path in root.rglob("config.yaml")}
+    found = {yaml.safe_load(path.read_text())["seed"]: path.parent for path in root.absolute().rglob("config.yaml")}
     return dict(sorted(found.items()))
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from diffac.messages import printable
+from diffac.paths import absolute
 from diffac.untrusted import append, open_regular, write_atomically
 
 FORMULA = re.compile(r"(^|;)(\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")
@@ -46,7 +47,7 @@ class CsvWriter:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path = absolute(path)
         self._columns: list[str] = []
         if os.path.lexists(self.path):
             with _read(self.path) as file:
@@ -83,7 +84,7 @@ class JsonlWriter:
     """
 
     def __init__(self, path: Path | str) -> None:
-        self.path = Path(path)
+        self.path = absolute(path)
         self._file = append(self.path)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

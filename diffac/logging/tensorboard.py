@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from diffac.paths import absolute
+
 
 class TensorBoardWriter:
     """Writes metrics to an event file in `directory`; read it with `tensorboard --logdir`.
@@ -30,7 +32,7 @@ class TensorBoardWriter:
         summaries: Any = summary_pb2
         self._event, self._summary = messages.Event, summaries.Summary
         suffix = f".{os.getpid()}.{time.time_ns()}"  # two writers of one second have files of their own
-        self._writer: Any = EventsWriter(str(Path(directory) / "events"), suffix)
+        self._writer: Any = EventsWriter(str(absolute(directory) / "events"), suffix)
         if first_step is not None:
             start = messages.SessionLog(status=messages.SessionLog.START)
             for fields in ({"file_version": "brain.Event:2"}, {"session_log": start}):

@@ -10,6 +10,7 @@ import tyro
 
 from diffac.errors import UsageError
 from diffac.messages import note, say
+from diffac.paths import expanded
 
 SAID = 20
 """What is left out and said in the terminal, too; the page lists all."""
@@ -43,7 +44,7 @@ def make_report(
         raise UsageError(
             f"a report needs the package {error.name!r}; run: python -m pip install 'diffac[plot]'"
         ) from error
-    page, left_out = write_report([str(path) for path in paths], Path(out), env_id=env_id, unfinished=unfinished)
+    page, left_out = write_report([str(path) for path in paths], expanded(out), env_id=env_id, unfinished=unfinished)
     for entry in left_out[:SAID]:
         note(f"left out: {entry.source}: {entry.reason}")
     if len(left_out) > SAID:

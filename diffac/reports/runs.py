@@ -20,6 +20,7 @@ import numpy as np
 from diffac import checks
 from diffac.errors import UsageError
 from diffac.messages import printable, shorten
+from diffac.paths import expanded
 from diffac.reports.search import CONFIG, EVALUATIONS, MANIFEST, METRICS, RUN, Skipped, search
 from diffac.untrusted import parse_json, read_bytes, read_json, read_npz, read_yaml
 
@@ -132,7 +133,7 @@ def read_runs(
     _check_typed("--env-id", env_id)
     for argument in arguments:
         name, equals, path = argument.partition("=")
-        if not equals or Path(argument).exists():
+        if not equals or expanded(argument).exists():
             name, path = "", argument
         _check_typed("the name of a method", name)
         found += _read(_existing(path), name, env_id)
@@ -179,8 +180,8 @@ def _check_typed(what: str, name: str | None) -> None:
 
 def _existing(path: str) -> Path:
     """A path that the user typed, which may lead over links, unlike those that are found."""
+    found = expanded(path)
     try:
-        found = Path(path)
         return found.resolve(strict=True) if found.is_symlink() or not found.exists() else found
     except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: a circle of links
         raise UsageError(f"there is no file or folder {path!r}") from error

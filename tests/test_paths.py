@@ -1,0 +1,178 @@
+"""Paths mean what they meant when they were given, wherever an environment goes; `~` is a home folder."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import fake_recipe
+import pytest
+
+from diffac import Agent, evaluate_command, export_command, reports
+from diffac.checkpoints import Checkpointer, Store, read_checkpoint
+from diffac.cli import exit_code, run_recipe
+from diffac.configs import read_config
+from diffac.errors import UsageError
+from diffac.evaluation import Evaluator
+from diffac.logging import CsvWriter, JsonlWriter, TensorBoardWriter
+from diffac.paths import absolute, expanded
+from diffac.running import resume
+from diffac.saved import find_checkpoint
+from diffac.signals import Interrupted
+from diffac.videos import record_video
+
+FAST = ("--eval-interval", "40", "--checkpoint-interval", "20")
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder; `elsewhere` beside it is where environments go, `home` is that of the user."""
+    for name in ("here", "elsewhere", "home"):
+        (tmp_path / name).mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "here")
+    return tmp_path / "here"
+
+
+def wandering(here: Path, when: str) -> list[str]:
+    folder = here.parent / "elsewhere"
+    return [*FAST, "--env-id", "fakes:Wandering-v0", "--env-kwargs", f"folder={folder}", f"when={when}"]
+
+
+def assert_stayed(here: Path) -> None:
+    assert Path.cwd() == here
+    assert not any((here.parent / "elsewhere").iterdir())
+
+
+def only_run(root: Path) -> Path:
+    (run,) = root.glob("*/fake/*/seed*")
+    return run
+
+
+@pytest.mark.parametrize("when", ["make", "reset", "step"])
+def test_a_run_stays_where_it_began_and_is_found_again(here: Path, when: str) -> None:
+    with pytest.raises(Interrupted):
+        run_recipe(fake_recipe, [*wandering(here, when), "--eval-interval", "5", "--fail", "interrupt"], "fake")
+    assert_stayed(here)
+    run = only_run(Path("runs"))
+    assert f"run_root: runs{os.linesep}" in (run / "config.yaml").read_text()
+    with pytest.raises(Interrupted):
+        resume(run, lambda _: fake_recipe)
+    assert_stayed(here)
+    for name in ("metrics.csv", "metrics.jsonl", "evaluations.npz", "best", "checkpoints", "lock"):
+        assert (run / name).exists()
+    evaluate_command.main([str(run), "--episodes", "2"], fake_recipe)
+    assert_stayed(here)
+    assert len(list((run / "evaluations").iterdir())) == 2
+    with contextlib.suppress(UsageError):  # nothing of a fake learner can be exported, or drawn
+        evaluate_command.main([str(run), "--episodes", "1", "--video"], fake_recipe)
+    assert_stayed(here)
+
+
+def test_seeds_that_train_together_stay_where_they_began(here: Path) -> None:
+    run_recipe(fake_recipe, [*wandering(here, "make"), "--num-seeds", "2"], "fake")
+    assert_stayed(here)
+    assert len(list(Path("runs").glob("*/fake/*/seed*/evaluations.npz"))) == 2
+
+
+@pytest.mark.parametrize("when", ["make", "reset", "step"])
+def test_an_agent_saves_where_its_user_is(here: Path, when: str) -> None:
+    env_kwargs = {"folder": str(here.parent / "elsewhere"), "when": when}
+    agent = Agent.from_recipe(fake_recipe, "fakes:Wandering-v0", env_kwargs=env_kwargs)
+    agent.learn(40).save("saved")
+    loaded = Agent.load("saved", recipe=fake_recipe)
+    for one in (agent, loaded):
+        one.learn(20).learn(20)
+        one.save(Path("again"))
+    assert_stayed(here)
+    assert Store("again").newest()[0].env_step == 80  # type: ignore[union-attr]
+    with Evaluator("fakes:Wandering-v0", num_episodes=2, seed=0, env_kwargs=env_kwargs) as evaluator:
+        evaluator(agent.learner, agent.state)
+        assert_stayed(here)
+
+
+def test_an_environment_whose_folder_is_removed_does_not_take_ours(here: Path) -> None:
+    env_kwargs = {"folder": str(here.parent / "elsewhere"), "when": "make"}
+    agent = Agent.from_recipe(fake_recipe, "fakes:Wandering-v0", env_kwargs=env_kwargs)
+    agent.learn(20)
+    (here.parent / "elsewhere").rmdir()
+    with contextlib.suppress(Exception):
+        agent.learn(20)
+    assert Path.cwd() == here
+
+
+def test_a_home_folder_may_be_typed_everywhere(here: Path) -> None:
+    home = here.parent / "home"
+    run_recipe(fake_recipe, ["--run-root", "~/runs", *FAST], "fake")
+    run = only_run(home / "runs")
+    assert "run_root: ~/runs" in (run / "config.yaml").read_text()
+    typed = f"~/{run.relative_to(home)}"
+    run_recipe(fake_recipe, ["resume", typed], "fake")
+    resume(typed, lambda _: fake_recipe)
+    evaluate_command.main([typed, "--episodes", "1"], fake_recipe)
+    assert len(list((run / "evaluations").iterdir())) == 2
+    run_recipe(fake_recipe, ["--config", f"{typed}/config.yaml", "--run-root", "~/again"], "fake")
+    assert only_run(home / "again")
+    reports.main([f"fake={typed}", "~/again", "--out", "~/report"])
+    assert (home / "report" / "report.html").exists()
+    for folder in ("~/saved", Path("~/saved")):
+        Agent.load(typed, recipe=fake_recipe).save(folder)
+        assert Agent.load(folder, recipe=fake_recipe).checkpoint.folder.is_relative_to(home)  # type: ignore[union-attr]
+    assert not list(here.iterdir())
+
+
+NOBODY = "~nobody-of-this-name/x"
+TYPED: dict[str, Callable[[str], object]] = {
+    "train": lambda path: run_recipe(fake_recipe, ["--run-root", path, *FAST], "fake"),
+    "seeds": lambda path: run_recipe(fake_recipe, ["--run-root", path, "--num-seeds", "2"], "fake"),
+    "config": lambda path: run_recipe(fake_recipe, ["--config", path], "fake"),
+    "read_config": read_config,
+    "resume": lambda path: run_recipe(fake_recipe, ["resume", path], "fake"),
+    "running.resume": lambda path: resume(path, lambda _: fake_recipe),
+    "evaluate": lambda path: evaluate_command.main([path], fake_recipe),
+    "export": lambda path: export_command.main([path, "--format", "torch"], fake_recipe),
+    "export --out": lambda path: export_command.main(["run", "--format", "torch", "--out", path], fake_recipe),
+    "report": lambda path: reports.make_report([path]),
+    "load": Agent.load,
+    "save": lambda path: Agent.from_recipe(fake_recipe).save(path),
+    "find_checkpoint": find_checkpoint,
+    "read_checkpoint": read_checkpoint,
+    "Store": Store,
+    "Checkpointer": lambda path: Checkpointer(path, None, interval=1, info={}),  # type: ignore[arg-type]
+    "CsvWriter": CsvWriter,
+    "JsonlWriter": JsonlWriter,
+    "TensorBoardWriter": TensorBoardWriter,
+    "record_video": lambda path: record_video(lambda obs: obs, "fakes:Random-v0", path),
+}
+
+
+@pytest.mark.parametrize("name", TYPED)
+def test_the_home_folder_of_nobody_is_refused_and_nothing_is_made(here: Path, name: str) -> None:
+    with pytest.raises(UsageError, match="no user 'nobody-of-this-name'"):
+        TYPED[name](NOBODY)
+    assert not list(here.iterdir())
+
+
+def test_a_folder_may_be_called_like_a_home(here: Path) -> None:
+    (here / "~odd").mkdir()
+    assert absolute("~odd/x") == here / "~odd" / "x"
+    assert absolute("./~") == here / "~"
+    assert expanded("runs") == Path("runs")
+
+
+@pytest.mark.parametrize("root", ["~", "~/x", "~root/x"])
+def test_a_file_chooses_no_home_folder(here: Path, root: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("given.yaml").write_text(f"recipe: fake\nrun_root: {root!r}\n")
+    assert exit_code(lambda: run_recipe(fake_recipe, ["--config", "given.yaml"], "fake")) == 2
+    assert f"given.yaml says run_root: {root!r}" in capsys.readouterr().err
+    assert [path.name for path in here.iterdir()] == ["given.yaml"]
+    assert not list((here.parent / "home").iterdir())
+
+
+def test_without_a_current_folder_a_relative_path_is_refused(here: Path) -> None:
+    here.rmdir()
+    with pytest.raises(UsageError, match="the current folder does not exist any more"):
+        absolute("runs")
+    assert absolute("/runs") == Path("/runs")
