@@ -29,6 +29,7 @@ import math
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -42,7 +43,7 @@ from diffac.configs import RECIPE
 from diffac.divergence import diverged, nonfinite_arrays
 from diffac.errors import DamagedError, RunError, UsageError
 from diffac.messages import note
-from diffac.paths import absolute
+from diffac.paths import Place, absolute
 from diffac.protocols import Transition
 from diffac.replay import NumberedReplay
 from diffac.signals import Stop, undisturbed
@@ -474,6 +475,29 @@ class Checkpointer:
         self._best = -math.inf if best is None else best.manifest["mean_reward"]
         self.env_step = 0 if checkpoint is None else checkpoint.env_step
         """Environment steps done when it was last asked whether a checkpoint is due."""
+        self._place = Place(self.folder) if self.folder.is_dir() else None
+        self._looked = -math.inf
+
+    def find_folder(self) -> Path | None:
+        """Where the folder of the run lies now, also if somebody has renamed it; None where that is not known."""
+        return self.folder if self._place is None else self._place.find()
+
+    def check_folder(self) -> None:
+        """Refuses to write to a folder that is not the one the run began in; makes it where the run has none yet.
+
+        Raises:
+            RunError: it was renamed, replaced or deleted.
+        """
+        if self._place is None:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                self._place = Place(self.folder)
+            except OSError as error:
+                raise RunError(f"the run cannot write to {self.folder}: {error.strerror or error}") from error
+        if not self._place.is_there:
+            now = self._place.find()
+            what = "deleted or replaced" if now is None else f"renamed to {now}"
+            raise RunError(f"the folder of the run, {self.folder}, was {what} meanwhile; nothing more is written")
 
     def restore(self, state: Any, buffer: NumberedReplay) -> tuple[Any, dict[str, Any] | None]:
         """The learner's state and `Snapshot.host` to go on from, and fills the buffer; (state, None) at the beginning.
@@ -493,8 +517,14 @@ class Checkpointer:
             before: environment steps before the last step.
             env_step: environment steps after it.
             last: whether the run ends here.
+
+        Raises:
+            RunError: the folder is gone, which is looked at once a second.
         """
         self.env_step = env_step
+        if (now := time.monotonic()) > self._looked + 1:
+            self._looked = now
+            self.check_folder()
         return last or env_step // self.interval > before // self.interval
 
     def is_at(self, env_step: int) -> bool:
@@ -509,6 +539,7 @@ class Checkpointer:
             RunError: it could not be written.
             KeyboardInterrupt: it was, and somebody wants the run to stop.
         """
+        self.check_folder()
         env_step = snapshot.host["env_step"]
         for name in METRICS:  # a checkpoint vouches for the lines up to its step
             with contextlib.suppress(OSError, DamagedError), untrusted.open_regular(self.folder / name) as file:
@@ -531,7 +562,12 @@ class Checkpointer:
             self.stop.raise_if_requested()
 
     def after_evaluation(self, env_step: int, updates: int, mean_reward: float, state: Any) -> None:
-        """Keeps the policy where it is the best so far."""
+        """Keeps the policy where it is the best so far.
+
+        Raises:
+            RunError: it could not be written.
+        """
+        self.check_folder()
         if self._best < mean_reward < math.inf:
             info = self.info | {"env_step": env_step, "updates": updates, "mean_reward": mean_reward}
             arrays = self._arrays(state, env_step)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -71,3 +72,38 @@ def _change(folder: str | None) -> None:
     with contextlib.suppress(OSError):
         if folder is not None:
             os.chdir(folder)
+
+
+class Place:
+    """A folder that somebody may rename, replace or delete while a run writes to it.
+
+    Args:
+        folder: exists.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._handle: int | None = None
+        if os.name != "nt":  # there, a folder in use cannot be renamed
+            # While it is open, no other folder gets its number, whatever becomes of it.
+            self._handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            weakref.finalize(self, os.close, self._handle)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder still is where it was."""
+        try:
+            now = os.stat(self.folder)
+        except OSError:
+            return False
+        return self._handle is None or os.path.samestat(now, os.fstat(self._handle))
+
+    def find(self) -> Path | None:
+        """Where the folder lies now; None where it was deleted, or the system does not say (only Linux does)."""
+        if self.is_there:
+            return self.folder
+        try:
+            found = Path(os.readlink(f"/proc/self/fd/{self._handle}"))
+            return found if os.path.samestat(os.stat(found), os.fstat(self._handle or 0)) else None
+        except OSError:
+            return None

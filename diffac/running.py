@@ -218,7 +218,7 @@ def train_in(
         return train(
             learner, state, config,
             writer=writer, checkpointer=checkpointer,
-            callback=_SaveEvaluations(folder / "evaluations.npz"), evaluated=evaluated,
+            callback=_SaveEvaluations(checkpointer), evaluated=evaluated,
         )  # fmt: skip
     except KeyboardInterrupt as error:
         signum = getattr(error, "signum", signal.SIGINT)
@@ -240,14 +240,18 @@ def train_in(
 class _SaveEvaluations(Callback):
     """Writes all evaluations after each of them."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, checkpointer: Checkpointer) -> None:
+        self.checkpointer = checkpointer
 
     def on_evaluation(self, training: Training) -> None:
+        path = self.checkpointer.folder / "evaluations.npz"
         try:
-            save_evaluations(self.path, training.evaluations)
+            self.checkpointer.check_folder()
+            save_evaluations(path, training.evaluations)
+        except RunError as error:
+            raise CallbackError(str(error)) from error
         except OSError as error:
-            raise CallbackError(f"the run cannot write to {self.path}: {error.strerror or error}") from error
+            raise CallbackError(f"the run cannot write to {path}: {error.strerror or error}") from error
 
 
 def _writers(
@@ -278,9 +282,10 @@ def _interrupted(folder: Path, checkpointer: Checkpointer) -> str:
 
 
 def _last(checkpointer: Checkpointer) -> str:
-    if checkpointer.checkpoint is None:
+    folder = checkpointer.find_folder()
+    if checkpointer.checkpoint is None or folder is None:
         return ""
-    resume_it = command("diffac", "resume", checkpointer.folder)
+    resume_it = command("diffac", "resume", folder)
     return f"; go on from step {checkpointer.checkpoint.env_step:,} with: {resume_it}"
 
 

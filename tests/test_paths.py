@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import fake_recipe
 import pytest
 
-from diffac import Agent, evaluate_command, export_command, reports
+from diffac import Agent, checkpoints, evaluate_command, export_command, reports
 from diffac.checkpoints import Checkpointer, Store, read_checkpoint
 from diffac.cli import exit_code, run_recipe
 from diffac.configs import read_config
-from diffac.errors import UsageError
+from diffac.errors import RunError, UsageError
 from diffac.evaluation import Evaluator
 from diffac.logging import CsvWriter, JsonlWriter, TensorBoardWriter
 from diffac.paths import absolute, expanded
@@ -176,3 +178,57 @@ def test_without_a_current_folder_a_relative_path_is_refused(here: Path) -> None
     with pytest.raises(UsageError, match="the current folder does not exist any more"):
         absolute("runs")
     assert absolute("/runs") == Path("/runs")
+
+
+@pytest.mark.parametrize("seeds", ["1", "2"])
+@pytest.mark.parametrize("fate", ["renamed", "deleted", "replaced"])
+def test_the_folder_of_a_run_is_not_made_anew(
+    here: Path, fate: str, seeds: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One sentence; what was saved lies where the folder is now, and goes on there."""
+    write, away = JsonlWriter.write, []
+
+    def meddle(writer: JsonlWriter, step: int, metrics: Any) -> None:
+        """Somebody tidies up while the run goes on."""
+        write(writer, step, metrics)
+        folder = writer.path.parent
+        if step == 45 and not away:
+            away.append(folder)
+            if fate == "deleted":
+                shutil.rmtree(folder)
+            else:
+                folder.rename("moved")
+            if fate == "replaced":
+                folder.mkdir()
+
+    monkeypatch.setattr(JsonlWriter, "write", meddle)
+    options = [*FAST, "--log-interval", "5", "--no-progress", "--num-seeds", seeds]
+    assert exit_code(lambda: run_recipe(fake_recipe, options, "fake")) == 1
+    (folder,) = away
+    said = capsys.readouterr().err
+    what = "deleted or replaced" if fate == "deleted" else f"renamed to {here / 'moved'}"
+    assert f"the folder of the run, {folder}, was {what} meanwhile; nothing more is written" in said
+    assert (f"go on from step 40 with: diffac resume {here / 'moved'}" in said) == (fate != "deleted")
+    assert "Traceback" not in said
+    if fate == "replaced":
+        assert list(folder.iterdir()) == []
+    else:
+        assert not folder.exists()
+    if fate != "deleted":
+        resumed = resume(here / "moved", lambda name: fake_recipe)
+        assert resumed is not None
+        assert resumed.evaluations[-1].env_step == 80
+
+
+def test_a_run_looks_for_its_folder_every_second(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, seconds = here / "run", [0.0]
+    run.mkdir()
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: seconds[0])
+    checkpointer = Checkpointer(run, fake_recipe, interval=100, info={})
+    assert not checkpointer.due(0, 1, False)
+    run.rename(here / "moved")
+    assert not checkpointer.due(1, 2, False)
+    seconds[0] = 1.5
+    with pytest.raises(RunError, match=r"was renamed to .*moved meanwhile; nothing more is written"):
+        checkpointer.due(2, 3, False)
+    assert checkpointer.find_folder() == here / "moved"
