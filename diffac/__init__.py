@@ -11,6 +11,7 @@ from typing import Any as _Any
 
 if _TYPE_CHECKING:
     from diffac.agent import Agent as Agent
+    from diffac.backend import Backend as Backend
     from diffac.backend import backend_names as backend_names
     from diffac.backend import get_backend as get_backend
     from diffac.callbacks import Callback as Callback
@@ -42,7 +43,6 @@ if _TYPE_CHECKING:
     from diffac.noise import without_exploration as without_exploration
     from diffac.protocols import Activation as Activation
     from diffac.protocols import ActorObjective as ActorObjective
-    from diffac.protocols import Backend as Backend
     from diffac.protocols import ConditionalDenoiser as ConditionalDenoiser
     from diffac.protocols import Critic as Critic
     from diffac.protocols import CriticObjective as CriticObjective
@@ -75,7 +75,7 @@ if _TYPE_CHECKING:
 
 _NAMES = {
     "agent": ("Agent",),
-    "backend": ("backend_names", "get_backend"),
+    "backend": ("Backend", "backend_names", "get_backend"),
     "callbacks": ("Callback", "Callbacks"),
     "environments": ("Episode", "StepResult", "Stepper", "dims", "make_envs"),
     "errors": ("RunError", "UsageError"),
@@ -85,7 +85,6 @@ _NAMES = {
     "protocols": (
         "Activation",
         "ActorObjective",
-        "Backend",
         "ConditionalDenoiser",
         "Critic",
         "CriticObjective",

@@ -101,7 +101,7 @@ CONSTRUCTORS: dict[str, Mapping[str, Argument]] = {
         }.items()
     },
 }
-"""Name in `diffac.protocols.Backend` -> its arguments, in their order."""
+"""Name in `diffac.backend.Backend` -> its arguments, in their order."""
 
 
 def signature(name: str) -> inspect.Signature:

@@ -1,14 +1,59 @@
-"""Finds backends by name, without importing one before it is asked for."""
+"""What a backend is, and how one is found by its name, without importing it before it is asked for."""
 
 from __future__ import annotations
 
 import importlib
 from importlib.metadata import entry_points
+from typing import Any, Protocol
 
 from diffac.errors import UsageError, unknown
-from diffac.protocols import Backend
+from diffac.parts import critics, objectives, samplers, temperatures
 
 GROUP = "diffac.backends"
+
+
+class Backend(Protocol):
+    """A backend is a module with these names; what is declared in `diffac.parts` inherits its declaration."""
+
+    name: str
+
+    # data
+    TabularSchedule: Any
+    # networks
+    MLPDenoiser: Any
+    GaussianActor: Any
+    EnsembleCritic: Any
+    TwinCritic: Any
+    GaussianCritic: Any
+    # samplers
+    DDPMSampler: type[samplers.DDPMSampler]
+    DDIMSampler: type[samplers.DDIMSampler]
+    TanhGaussianSampler: type[samplers.TanhGaussianSampler]
+    BestOf: type[samplers.BestOf]
+    AdditiveNoise: type[samplers.AdditiveNoise]
+    # actor objectives
+    ValueThroughSampler: type[objectives.ValueThroughSampler]
+    TimeWeightedQGradient: type[objectives.TimeWeightedQGradient]
+    ReweightedScoreMatching: type[objectives.ReweightedScoreMatching]
+    ReverseProposal: type[objectives.ReverseProposal]
+    PolicyProposal: type[objectives.PolicyProposal]
+    EntropyRegularisedValue: type[objectives.EntropyRegularisedValue]
+    Sum: type[objectives.Sum]
+    # critic objectives
+    MeanSquaredTD: type[critics.MeanSquaredTD]
+    GaussianTD: type[critics.GaussianTD]
+    # temperatures
+    FixedTemperature: type[temperatures.FixedTemperature]
+    NoiseEntropyTemperature: type[temperatures.NoiseEntropyTemperature]
+    MixtureEntropyTemperature: type[temperatures.MixtureEntropyTemperature]
+    TargetEntropyTemperature: type[temperatures.TargetEntropyTemperature]
+    mixture_entropy: Any
+    # learning
+    Adam: Any
+    Learner: Any
+    # parameters and states to and from NumPy
+    to_arrays: Any
+    from_arrays: Any
 
 
 def backend_names() -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from conftest import INSTALLED
 
-from diffac.protocols import Backend
+from diffac.backend import Backend
 
 pytestmark = pytest.mark.skipif(not all(INSTALLED.values()), reason="compares both backends")
 

@@ -1,4 +1,4 @@
-"""The Equinox/JAX backend of diffac; `diffac.protocols.Backend` lists the names that all backends share."""
+"""The Equinox/JAX backend of diffac; `diffac.backend.Backend` lists the names that all backends share."""
 
 from diffac_equinox.activations import activation as activation
 from diffac_equinox.convert import from_arrays as from_arrays

@@ -1,4 +1,4 @@
-"""The PyTorch backend of diffac; `diffac.protocols.Backend` lists the names that all backends share."""
+"""The PyTorch backend of diffac; `diffac.backend.Backend` lists the names that all backends share."""
 
 from diffac_torch.activations import activation as activation
 from diffac_torch.convert import from_arrays as from_arrays

@@ -7,16 +7,26 @@ from typing import Any
 import numpy as np
 
 from diffac.errors import UsageError, check_present
-from diffac.noise import NoiseSpec, Normal, Shape
+from diffac.noise import Noise, NoiseSpec, Normal, Shape
 from diffac.parts.declaration import Part, Positive, Rate, Unit, declared
-from diffac.protocols import Array, Critic, State, Transition
+from diffac.protocols import Array, Critic, Loss, State, Transition
 
 NEXT_ACTION = "it is the policy's action at next_obs, which the learner fills in"
 LOG_PROB = "use a sampler that knows the log-probability of its actions, such as TanhGaussianSampler"
 
 
+class CriticObjectivePart(Part):
+    """A `CriticObjective`, which a backend computes."""
+
+    def __call__(
+        self, critic: Any, target_critic: Any, batch: Transition, noise: Noise, temperature: Array, state: State
+    ) -> Loss:
+        """The loss on a batch, as `CriticObjective` says."""
+        raise NotImplementedError
+
+
 @declared
-class MeanSquaredTD(Part):
+class MeanSquaredTD(CriticObjectivePart):
     """factor sum_i mean (Q_i(s, a) - y)^2 with y = r + gamma (1 - terminated) min_i Q'_i(s', a').
 
     Fujimoto et al. 2018 (arXiv 1802.09477); with `soft`, temperature * log pi(a'|s') is subtracted from the minimum, as
@@ -58,7 +68,7 @@ class MeanSquaredTD(Part):
 
 
 @declared
-class GaussianTD(Part):
+class GaussianTD(CriticObjectivePart):
     """The distributional loss of DSAC-T (arXiv 2310.05858, equations 22 to 25), as DACER uses it (arXiv 2405.15177).
 
     For critic i, with everything in <> and omega detached,

@@ -31,11 +31,34 @@ from diffac.protocols import (
 )
 
 
+class ActorObjectivePart(Part):
+    """An `ActorObjective`, which a backend computes."""
+
+    def __call__(
+        self, actor: Any, critic: Critic, batch: Transition, noise: Noise, temperature: Array, state: State
+    ) -> Loss:
+        """The loss on a batch, as `ActorObjective` says."""
+        raise NotImplementedError
+
+
 @declared
 class OfRollout(Part):
-    """An objective without state whose noise is that of a rollout, which it may share with others."""
+    """A `RolloutObjective` without state whose noise is that of the rollout; a backend computes it."""
 
     sampler: Sampler
+
+    def __call__(
+        self,
+        actor: Any,
+        critic: Critic,
+        batch: Transition,
+        noise: Noise,
+        temperature: Array,
+        state: State,
+        rollout: Rollout | None = None,
+    ) -> Loss:
+        """The loss on a batch, as `RolloutObjective` says."""
+        raise NotImplementedError
 
     @property
     def rollout_sampler(self) -> Sampler | None:
@@ -201,8 +224,25 @@ class TrackingProposal(Proposal, Protocol):
 EXAMPLES[Proposal] = "PolicyProposal()"
 
 
+class ProposalPart(Part):
+    """A `Proposal`, which a backend computes."""
+
+    def __call__(
+        self,
+        actor: Any,
+        critic: Critic,
+        batch: Transition,
+        noise: Noise,
+        temperature: Array,
+        state: State,
+        schedule: NoiseSchedule,
+    ) -> Regression:
+        """The regression problem of a batch, without gradient."""
+        raise NotImplementedError
+
+
 @declared
-class ReweightedScoreMatching(Part):
+class ReweightedScoreMatching(ActorObjectivePart):
     """Noise regression on the data of a proposal: mean(weight ||eps_theta(s, a_t, t) - target||^2 + spread).
 
     Ma et al. 2025 (arXiv 2502.00361): denoising score matching may be reweighted by any positive function of a_t, so
@@ -234,7 +274,7 @@ class ReweightedScoreMatching(Part):
 
 
 @declared
-class ReverseProposal(Part):
+class ReverseProposal(ProposalPart):
     """Reverse sampling (SDAC, arXiv 2502.00361): K guesses of the clean action behind one noised policy action.
 
     The guesses come from the reverse kernel q(a_0 | a_t) = N(a_t / alpha, (sigma / alpha)^2 I), and their noises are
@@ -281,7 +321,7 @@ class ReverseProposal(Part):
 
 
 @declared
-class PolicyProposal(Part):
+class PolicyProposal(ProposalPart):
     """Mirror descent (DPMD, arXiv 2502.00361): the old policy's own actions, weighted by their standardised value.
 
     The data are the next observations and the actions drawn there for the TD target, as in the official code. The

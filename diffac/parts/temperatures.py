@@ -8,14 +8,28 @@ from typing import Any
 import numpy as np
 
 from diffac.errors import UsageError
-from diffac.noise import NoiseSpec, Shape
+from diffac.noise import Noise, NoiseSpec, Shape
 from diffac.parts.declaration import Count, Part, Positive, Real, Whole, declared
 from diffac.parts.samplers import AdditiveNoise
-from diffac.protocols import Sampler, State
+from diffac.protocols import Array, Critic, Metrics, Sampler, State
+
+
+class TemperaturePart(Part):
+    """A `Temperature`, which a backend computes."""
+
+    def value(self, state: State) -> Array:
+        """The temperature, a positive scalar."""
+        raise NotImplementedError
+
+    def update(
+        self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise, log_prob: Array | None = None
+    ) -> tuple[State, Metrics]:
+        """One step of the rule, as `Temperature` says."""
+        raise NotImplementedError
 
 
 @declared
-class FixedTemperature(Part):
+class FixedTemperature(TemperaturePart):
     """A constant temperature.
 
     State: "log_temperature", 0-d.
@@ -44,7 +58,7 @@ class FixedTemperature(Part):
 
 
 @declared
-class NoiseEntropyTemperature(Part):
+class NoiseEntropyTemperature(TemperaturePart):
     """Adapts the temperature to the entropy of the exploration noise alone (official SDAC code, arXiv 2502.00361).
 
     H = d/2 log(2 pi e (noise_scale temperature)^2) does not depend on the policy, so this is a fixed annealing from
@@ -96,7 +110,7 @@ class NoiseEntropyTemperature(Part):
 
 
 @declared
-class MixtureEntropyTemperature(Part):
+class MixtureEntropyTemperature(TemperaturePart):
     """Adapts the temperature to the policy's entropy, by a Gaussian mixture for each state (DACER, arXiv 2405.15177).
 
     The paper fits with scikit-learn on the host every 10,000 of its 1.5 million updates; `mixture_entropy` fits all
@@ -142,7 +156,7 @@ class MixtureEntropyTemperature(Part):
 
 
 @declared
-class TargetEntropyTemperature(Part):
+class TargetEntropyTemperature(TemperaturePart):
     """Adapts the temperature to the entropy of a policy with known log-probability (SAC, arXiv 1812.05905, section 5).
 
     The paper descends the temperature itself; like the common codes we descend its logarithm, by one Adam step with

@@ -36,6 +36,7 @@ import numpy as np
 import pytest
 
 from diffac import arguments, protocols
+from diffac.backend import Backend
 from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.protocols import Transition
@@ -105,8 +106,8 @@ def a_problem(kind: str, name: str, seed: int = SEED) -> Problem:
 
 
 def test_names(backend: Any) -> None:
-    """Every name of `diffac.protocols.Backend`, and the tools in the submodule `testing`."""
-    missing = [name for name in protocols.Backend.__annotations__ if not hasattr(backend, name)]
+    """Every name of `diffac.backend.Backend`, and the tools in the submodule `testing`."""
+    missing = [name for name in Backend.__annotations__ if not hasattr(backend, name)]
     assert not missing
     missing = [
         name for name in ("to_backend", "to_numpy", "compiled", "value_and_grad") if not hasattr(tools(backend), name)
