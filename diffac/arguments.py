@@ -14,14 +14,9 @@ from diffac.errors import UsageError, check_count, check_number
 from diffac.parts import PARTS
 from diffac.parts.arguments import NO_NUMBERS, Argument, choice, count, flag, number, optional, part
 from diffac.parts.arguments import REQUIRED as REQUIRED
-from diffac.schedules import LinearSchedule, ScheduleTable
+from diffac.schedules import LinearSchedule
 
 ACTIVATIONS = ("gelu", "mish", "relu", "silu", "tanh")
-
-
-def _check_table(name: str, value: Any) -> None:
-    if not isinstance(value, ScheduleTable):
-        raise UsageError(f"{name} must be a ScheduleTable, such as vp_table(5), got {value!r}")
 
 
 def _check_sizes(name: str, value: Any) -> None:
@@ -57,7 +52,6 @@ _ENSEMBLE = {**_NETWORK, "size": count(2).by_keyword(), **_LAYERS}
 
 CONSTRUCTORS: dict[str, Mapping[str, Argument]] = {
     **{name: part.arguments for name, part in PARTS.items()},
-    "TabularSchedule": {"table": Argument(_check_table, wrong=(None, 5, "vp"))},
     # networks
     "MLPDenoiser": {**_NETWORK, **_LAYERS, "time_dim": count(16).by_keyword()},
     "GaussianActor": {

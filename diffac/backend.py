@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from diffac.errors import UsageError, unknown
-from diffac.parts import critics, objectives, samplers, temperatures
+from diffac.parts import critics, objectives, samplers, schedules, temperatures
 
 GROUP = "diffac.backends"
 
@@ -18,7 +18,7 @@ class Backend(Protocol):
     name: str
 
     # data
-    TabularSchedule: Any
+    TabularSchedule: type[schedules.TabularSchedule]
     # networks
     MLPDenoiser: Any
     GaussianActor: Any

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
 from diffac.errors import UsageError, check_present
 from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
-from diffac.parts.arguments import part
 from diffac.parts.declaration import EXAMPLES, Count, NotNegative, Part, declared
-from diffac.protocols import Array, Critic, NoiseSchedule, Rollout, Sampler
-
-Tabular = Annotated[Any, part(EXAMPLES[NoiseSchedule])]
-"""A `TabularSchedule`: chains need the posterior, which `NoiseSchedule` does not promise."""
+from diffac.parts.schedules import TabularSchedule
+from diffac.protocols import Array, Critic, Rollout, Sampler
 
 
 class SamplerPart(Part):
@@ -45,7 +42,7 @@ class DDPMSampler(SamplerPart):
         UsageError: start_scale is negative.
     """
 
-    schedule: Tabular
+    schedule: TabularSchedule
     start_scale: NotNegative = 1.0
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
@@ -74,7 +71,7 @@ class DDIMSampler(SamplerPart):
         UsageError: num_steps is outside 1..T, or start_scale is negative.
     """
 
-    schedule: Tabular
+    schedule: TabularSchedule
     start_scale: NotNegative = 1.0
     num_steps: Count | None = None
 
