@@ -288,13 +288,14 @@ class Agent:
 
         Raises:
             UsageError: a number is not a whole one from 1 on, or torch cannot compile the policy.
+            RunError: `learn` is running and this is none of its callbacks.
         """
         sizes = tuple(num_observations) if isinstance(num_observations, Iterable) else (num_observations,)
         for size in sizes:
             if not isinstance(size, Integral) or size < 1:
                 raise UsageError(f"num_observations must be whole numbers from 1 on, got {size!r}")
         obs_dim = gym.spaces.flatdim(self.observation_space)
-        with self._updating, compiling("the policy"):
+        with self._alone("compile", in_callback=True), self._updating, compiling("the policy"):
             self.learner.compile_act(self.state, obs_dim, self._action_dim, sizes)
 
     def save(self, folder: Path | str, *, replay: bool = True) -> None:
@@ -406,14 +407,18 @@ class Agent:
 
         Args:
             what: is done there: a method.
-            in_callback: whether a callback of `learn` may do it too.
+            in_callback: whether a callback or writer of `learn` may do it too.
 
         Raises:
             RunError: something else is being done, in another thread or around this call.
         """
         training = self._training
         if in_callback and training is not None and training.asking_thread == threading.get_ident():
-            yield
+            training.asking_thread, me = None, training.asking_thread  # not once more within
+            try:
+                yield
+            finally:
+                training.asking_thread = me
             return
         if not self._turn.acquire(blocking=False):
             doing = self._doing
@@ -467,8 +472,6 @@ class Agent:
         """
         try:
             return self._codec.to_arrays(self.state)
-        except UsageError:
-            raise
         except Exception as error:
             raise RunError(
                 "an update that broke off has left nothing to act by or to save; load an agent that was saved before"
@@ -478,7 +481,7 @@ class Agent:
         """Whether the learner's state is still there and finite."""
         try:
             return not nonfinite_arrays(self._arrays())
-        except (RunError, UsageError):
+        except RunError:
             return False
 
     def _restore(self, state: Any, buffer: NumberedReplay) -> tuple[Any, dict[str, Any]]:

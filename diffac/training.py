@@ -7,7 +7,7 @@ import dataclasses
 import threading
 import time
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from types import TracebackType
 from typing import Any, Literal, NamedTuple
@@ -338,7 +338,8 @@ class Training:
         self.evaluations: list[EvaluationRecord] = []
         """All evaluations so far."""
         self.asking_thread: int | None = None
-        """In which a callback is asked just now, and everything is whole; None: none is."""
+        """In which a callback or writer looks on just now, and everything is whole; None: none does."""
+        self._advancing = False
         self._evaluated = evaluated or learner
         self._updating = threading.Lock() if updating is None else updating
         self._say, self._said_cut = say, False
@@ -428,10 +429,11 @@ class Training:
         Raises:
             CallbackError: as for `train`.
             RunError: as for `train`.
-            UsageError: the callback is none, or environments that are made anew cannot be made.
+            UsageError: the callback is none, environments that are made anew cannot be made, or it is advancing.
             Interrupted: a stop was asked for, and the checkpointer has saved the run. Without one, training just ends.
         """
         callback = Callbacks() if callback is None else check_callback(callback)
+        self._refuse_if_advancing("advance")
         if env_step > self.config.total_timesteps:
             self.config = dataclasses.replace(self.config, total_timesteps=env_step)
         if stop is None and checkpointer is not None:
@@ -439,20 +441,32 @@ class Training:
         if not self._stepper.whole:
             self._stepper.reset(self._new_seeds())
         self._log.go_on()
+        self._advancing = True
         try:
             with Asking() as asking:
                 ask = partial(self._ask, asking, callback)
                 self._advance(env_step, writer or Writers(), ask, checkpointer, stop)
                 ask("on_end")
         finally:
+            self._advancing = False
             self._log.pause()
 
     def _ask(self, asking: Asking, callback: Callback, moment: Moment) -> bool:
+        with self._handing_over():
+            return asking(callback, moment, self)
+
+    @contextlib.contextmanager
+    def _handing_over(self) -> Iterator[None]:
+        """A context in which a callback or writer looks on, between two steps."""
         self.asking_thread = threading.get_ident()
         try:
-            return asking(callback, moment, self)
+            yield
         finally:
             self.asking_thread = None
+
+    def _refuse_if_advancing(self, what: str) -> None:
+        if self._advancing:
+            raise UsageError(f"{what} was called while training advances; a callback ends that by returning False")
 
     def _advance(
         self,
@@ -542,7 +556,9 @@ class Training:
         if (what := self._log.nonfinite()) is not None:
             raise self._diverged(what)
         self._log.average("train/replay_size", len(self.buffer))
-        writer.write(self.env_step, self._log.flush(self.env_step, self.updates))
+        metrics = self._log.flush(self.env_step, self.updates)
+        with self._handing_over():
+            writer.write(self.env_step, metrics)
 
     def _diverged(self, what: str) -> DivergenceError:
         """The error for a number that is not finite; the first one that is known is what it tells of."""
@@ -567,14 +583,13 @@ class Training:
         if evaluation.cut_note and not self._said_cut:
             self._say(f"{evaluation.cut_note} (eval_max_steps sets how many)")
             self._said_cut = True
-        writer.write(
-            self.env_step,
-            {
-                "eval/mean_reward": mean,
-                "eval/std_reward": float(evaluation.returns.std()),
-                "eval/mean_ep_length": float(evaluation.lengths.mean()),
-            },
-        )
+        metrics = {
+            "eval/mean_reward": mean,
+            "eval/std_reward": float(evaluation.returns.std()),
+            "eval/mean_ep_length": float(evaluation.lengths.mean()),
+        }
+        with self._handing_over():
+            writer.write(self.env_step, metrics)
         going = ask("on_evaluation")
         if checkpointer is not None:
             checkpointer.after_evaluation(self.env_step, self.updates, mean, self.state)
@@ -595,7 +610,12 @@ class Training:
         return Snapshot(self.state, _numbered(self.buffer), host)
 
     def close(self) -> None:
-        """Closes the environments; may be called twice."""
+        """Closes the environments; may be called twice.
+
+        Raises:
+            UsageError: it is advancing.
+        """
+        self._refuse_if_advancing("close")
         self._resources.close()
 
     def __enter__(self) -> Training:

@@ -16,7 +16,11 @@ import pytest
 
 from diffac.agent import Agent
 from diffac.callbacks import Callback, CallbackError
-from diffac.errors import RunError
+from diffac.errors import RunError, UsageError
+from diffac.evaluation import evaluate
+from diffac.exporting import signature
+from diffac.noise import draw
+from diffac.protocols import Transition
 from diffac.training import Training
 
 SMALL: dict[str, Any] = {
@@ -29,6 +33,7 @@ OBS = np.zeros((2, 3))
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(fakes.FakeLearner, "compile_act", lambda self, *_: None, raising=False)
 
 
 class Calls(fakes.Counter):
@@ -132,6 +137,7 @@ REFUSED = {
     "learn": r"learn was called while learn of the same agent is running; call it when that has returned \(predict",
     "close": r"close was called while learn of the same agent is running; call it when that has returned \(predict",
     "save": "save was called while learn of the same agent is running; .* has returned or in a callback",
+    "compile": "compile was called while learn of the same agent is running; .* has returned or in a callback",
 }
 
 
@@ -140,6 +146,7 @@ def calls(agent: Agent) -> dict[str, Callable[[], Any]]:
         "learn": lambda: agent.learn(4),
         "close": agent.close,
         "save": lambda: agent.save("agent"),
+        "compile": agent.compile,
     }
 
 
@@ -245,3 +252,89 @@ def test_an_update_that_breaks_off_leaves_a_sentence(backend: Any, monkeypatch: 
             with pytest.raises(RunError, match="an update that broke off has left nothing to act by or to save"):
                 call()
     assert not agent._turn.locked()
+
+
+@pytest.mark.parametrize("name", ["advance", "close"])
+def test_what_a_callback_may_not_do_with_the_training(name: str) -> None:
+    class Wrong(Callback):
+        def on_step(self, training: Training) -> None:
+            training.advance(80) if name == "advance" else training.close()
+
+    agent = fake()
+    with pytest.raises(CallbackError, match=f"{name} was called while training advances; a callback ends that"):
+        agent.learn(callback=Wrong())
+    assert agent.learn().state.keys == fake().learn().state.keys
+
+
+def test_what_callbacks_and_writers_may_do() -> None:
+    class Everything(Callback):
+        def on_step(self, training: Training) -> None:
+            self.call()
+
+        on_evaluation = on_end = on_step
+
+        def call(self) -> None:
+            agent.save("agent")
+            agent.compile()
+            agent.predict(OBS)
+            evaluate(agent.learner, agent.state, "fakes:Random-v0", num_episodes=1, seed=0)
+            at.append(agent.num_timesteps)
+
+    class Writes(fakes.ListWriter):
+        def write(self, step: int, metrics: Any) -> None:
+            Everything().call()
+
+    at: list[int] = []
+    agent = fake(eval_interval=40, log_interval=40)
+    agent.learn(callback=Everything(), writer=Writes())
+    assert len(at) == 80 / 4 + 2 + 1 + 2 * 2
+    assert Agent.load("agent", recipe=fake_recipe).state.keys == fake(eval_interval=40).learn().state.keys
+
+
+def test_an_environment_that_saves_while_it_is_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a callback saves too: it is one sentence, not a recursion without end."""
+
+    class Saving(fakes.Saving):
+        def get_checkpoint_state(self) -> dict[str, Any]:
+            with pytest.raises(RunError, match="save was called while learn of the same agent is running"):
+                agent.save("agent")
+            return super().get_checkpoint_state()
+
+    class Saves(Callback):
+        def on_step(self, training: Training) -> None:
+            for _ in range(2):
+                agent.save("agent")
+
+    fakes.register("SavingWhileSaved", Saving, length=None)
+    agent = fake("fakes:SavingWhileSaved-v0")
+    agent.learn(callback=Saves())
+    assert agent.num_timesteps == 80
+
+
+def test_a_state_that_was_consumed_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    """JAX takes the memory of the state before an update; whoever uses that state gets a sentence."""
+    backend, export = (pytest.importorskip(f"diffac_equinox{name}") for name in ("", ".export"))
+    agent = Agent.from_recipe("sac", "fakes:Random-v0", backend="equinox", **SMALL)
+    state = agent.state
+    agent.learn(40)
+    assert agent._training is not None
+    batches = agent._training.buffer.sample(np.random.default_rng(0), 1, 4)
+    batch = Transition(*(column[0] for column in batches[:5]))
+    act_noise = draw(np.random.default_rng(0), agent.learner.act_noise_spec((1, 1)))
+    step_noise = agent.learner.draw_noise(0, 0, (4, 1))
+    described = signature(agent.learner, 3, np.array([-1.0]), np.array([1.0]))
+    for use in (
+        lambda: agent.learner.act(state, np.zeros((1, 3), np.float32), act_noise),
+        lambda: agent.learner.update(state, batches, 0),
+        lambda: agent.learner.step(state, batch, step_noise),
+        lambda: agent.learner.measure(state),
+        lambda: agent.learner.compile_act(state, 3, 1, (1,)),
+        lambda: evaluate(agent.learner, state, "fakes:Random-v0", num_episodes=1, seed=0),
+        lambda: backend.to_arrays(state),
+        lambda: export.export_policy(agent.learner, state, described, "jax", ""),
+    ):
+        with pytest.raises(UsageError, match="this state of the learner is gone: an update has consumed it; take the"):
+            use()
+    jit = pytest.importorskip("equinox").filter_jit  # within, nothing is known about memory
+    jit(lambda now: agent.learner.step(now, batch, step_noise))(agent.state)
+    assert "buffer" not in capfd.readouterr().err.lower()

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from diffac.errors import UsageError
 
@@ -19,8 +20,23 @@ def _name(path: tuple) -> str:
     return jax.tree_util.keystr(path, simple=True, separator=".")
 
 
+def check_alive(tree: Any) -> None:
+    """Refuses a state whose memory an update has taken for the state after it.
+
+    Raises:
+        UsageError: it is one.
+    """
+    arrays = (leaf for leaf in jax.tree.leaves(tree) if isinstance(leaf, jax.Array))
+    if any(not isinstance(array, Tracer) and array.is_deleted() for array in arrays):
+        raise UsageError(
+            "this state of the learner is gone: an update has consumed it; take the state that the update returned, or "
+            "copy one beforehand with to_arrays and from_arrays"
+        )
+
+
 def to_arrays(tree: object) -> dict[str, np.ndarray]:
     """All arrays of a network or a `LearnerState`, copied to the host, by names such as "actor.layers.0.weight"."""
+    check_alive(tree)
     leaves = jax.tree.leaves_with_path(eqx.filter(tree, eqx.is_array))
     return {_name(path): np.array(leaf) for path, leaf in leaves}
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from diffac.exporting import BATCH, Signature
 from diffac.noise import Integers
+from diffac_equinox.convert import check_alive
 from diffac_equinox.learner import Learner, LearnerState
 
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -30,6 +31,7 @@ def export_policy(learner: Learner, state: LearnerState, signature: Signature, t
         target: "jax" (`jax.export.deserialize` reads it).
         description: not used, as this format has no place for it.
     """
+    check_alive(state)
     actor, critic = _float32((state.actor if state.ema_actor is None else state.ema_actor, state.critic))
     temperature = _float32(learner.temperature.value(state.temperature))
     half_range, centre = signature.scale

@@ -33,6 +33,7 @@ from diffac.protocols import (
     Transition,
 )
 from diffac.returned import checked_metrics, checked_state, initial_state
+from diffac_equinox.convert import check_alive
 from diffac_equinox.optimisers import Adam, AdamState, loss_and_gradient, without_gradient
 from diffac_equinox.programs import (
     _at_hand,
@@ -198,6 +199,7 @@ class Learner(eqx.Module):
         missing = [name for name, spec in self.noise_spec(batch.action.shape).items() if spec and name not in noise]
         if missing:
             raise UsageError(f"noise lacks {', '.join(missing)}; noise_spec says what a step needs")
+        check_alive(state)
         return _compiled_step((self, batch, noise), state)
 
     def draw_noise(self, key: int, index: int, shape: Shape) -> Noise:
@@ -222,6 +224,7 @@ class Learner(eqx.Module):
         check_count("key", key, 0)
         check_batch(batches, ("updates", "batch"), state.actor)
         arrays, structure, others = _states.get(state, lambda: state)
+        check_alive(arrays[:1])  # all go at once
         program = _update_program(_Identity(self), structure, others)
         arrays, metrics = program(arrays, _at_hand(Transition(*batches[:5])), key_data(key))
         state = _put_together(structure, others, arrays)
@@ -230,6 +233,7 @@ class Learner(eqx.Module):
 
     def measure(self, state: LearnerState) -> PackedMetrics:
         """ "actor_param_norm", "critic_param_norm"; "state_nonfinite", 1 if any number is NaN or infinite, else 0."""
+        check_alive(state)
         return _compiled_measure(state)
 
     def fetch(self, metrics: Sequence[PackedMetrics]) -> dict[str, np.ndarray]:
@@ -264,6 +268,7 @@ class Learner(eqx.Module):
         """
         check_obs(obs, ("num_envs",), state.actor)
         arrays, structure, others = _policies.get(state, lambda: _acting(state))
+        check_alive(arrays[:1])  # all go at once
         return np.asarray(_act_program(_Identity(self), structure, others)(arrays, obs, noise), np.float32)
 
     @_PlainMethod
