@@ -78,7 +78,7 @@ def slow_disk(seconds: float) -> None:
     def slow(file: Any) -> None:
         calls.append(file)
         if len(calls) > 20:
-            print("saving", flush=True)
+            print("a slow disk", flush=True)
             time.sleep(seconds)
         fsync(file)
 

@@ -308,7 +308,7 @@ def test_signals(signum: int, code: int, monkeypatch: pytest.MonkeyPatch, capsys
 def test_a_second_ctrl_c_ends_at_once(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     patched(monkeypatch, [0, 1], lambda _: Killer(signal.SIGINT))
     assert main(["train", "fake", "--num-seeds", "2"]) == 130
-    assert capsys.readouterr().err.count("diffac resume runs") == 2
+    assert capsys.readouterr().err.count(f"diffac resume {Path('runs').absolute()}") == 2
     assert threading.active_count() == 1 or not [t for t in threading.enumerate() if t.name.startswith("lane")]
 
 

@@ -133,7 +133,7 @@ def test_importing(entry: str, signum: int, tmp_path: Path) -> None:
     )
     with (Path(__file__).parent.parent / "pyproject.toml").open("rb") as file:
         module, _, function = tomllib.load(file)["project"]["scripts"]["diffac"].partition(":")
-    default = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    default = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
     code = {
         "diffac": f"import sys\nfrom {module} import {function}\nsys.exit({function}())",
         "python -m diffac": "import runpy\nrunpy.run_module('diffac', run_name='__main__', alter_sys=True)",
@@ -202,7 +202,7 @@ def test_a_call_in_c(tmp_path: Path) -> None:
 def test_saving(seconds: float, whole: bool, tmp_path: Path) -> None:
     """A checkpoint under way is finished where that is a matter of seconds, or else dropped; never half."""
     program = Program(RECIPE, tmp_path, *LONG, "--fail", f"fsync:{seconds}", "--num-envs", "2")
-    program.wait_for("saving")
+    program.wait_for("a slow disk")
     before = saved_step(tmp_path)
     assert program.stop(signal.SIGTERM) < SECONDS
     assert HEARD in program.text
@@ -213,7 +213,7 @@ def test_saving(seconds: float, whole: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("fail", ["native", "fsync:1000"])
 def test_several_seeds(fail: str, tmp_path: Path) -> None:
     program = Program(RECIPE, tmp_path, *LONG, "--num-seeds", "2", "--fail", fail)
-    program.wait_for({"native": "in C"}.get(fail, "saving"))
+    program.wait_for({"native": "in C"}.get(fail, "a slow disk"))
     assert program.stop(signal.SIGTERM) < SECONDS
     assert HEARD in program.text
     assert program.text.count(f"\ndiffac resume {tmp_path}/runs/") == 2

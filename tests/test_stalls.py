@@ -224,7 +224,7 @@ def test_a_run_that_lacks_its_last_evaluation_is_not_complete(
     with monkeypatch.context() as patch:
         patch.setattr(Evaluator, "__call__", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main(["train", "fake", "--no-progress"]) == 130
-    assert "go on from step 80 with: diffac resume runs" in capsys.readouterr().err
+    assert f"go on from step 80 with: diffac resume {Path('runs').absolute()}" in capsys.readouterr().err
     (run,) = Path().glob("runs/*/fake/*/seed0*")
     assert main(["resume", str(run)]) == 0
     assert "final return" in capsys.readouterr().out
