@@ -133,7 +133,10 @@ def test_importing(entry: str, signum: int, tmp_path: Path) -> None:
     )
     with (Path(__file__).parent.parent / "pyproject.toml").open("rb") as file:
         module, _, function = tomllib.load(file)["project"]["scripts"]["diffac"].partition(":")
-    default = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\nsignal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+    default = (
+        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
+    )
     code = {
         "diffac": f"import sys\nfrom {module} import {function}\nsys.exit({function}())",
         "python -m diffac": "import runpy\nrunpy.run_module('diffac', run_name='__main__', alter_sys=True)",
