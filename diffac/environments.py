@@ -413,10 +413,16 @@ class _Processes(AsyncVectorEnv):
         self.processes, self.parent_pipes = [], []
         try:
             super().__init__(makers, worker=_work, **options)
-        except BaseException:
+        except BaseException as error:
             if self.processes:
                 close(self)
-            raise
+            bootstrapping = isinstance(error, RuntimeError) and "bootstrapping" in str(error)
+            if not (bootstrapping or isinstance(error, EOFError | ConnectionError)):
+                raise
+            raise UsageError(
+                "a process of asynchronous environments ended before its environment was made; each imports the "
+                'script that is run, so what the script does must stand under `if __name__ == "__main__":`'
+            ) from error
 
     def _raise_if_errors(self, successes: Iterable[bool]) -> None:
         failed = [self.error_queue.get() for good in successes if not good]

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import fakes
 import gymnasium as gym
@@ -173,3 +177,21 @@ def test_fakes_are_what_the_tests_assume() -> None:
     """The environment hands out one array, which it changes: a wrapper that kept it would be caught above."""
     env = fakes.Counter()
     assert env.reset()[0] is env.step(np.zeros(1))[0]
+
+
+def test_a_script_without_a_guard(tmp_path: Path) -> None:
+    """Each process would run the script again."""
+    script = tmp_path / "script.py"
+    script.write_text("import diffac\ndiffac.make_envs('Pendulum-v1', 2, asynchronous=True)\n")
+    paths = os.pathsep.join(path for path in sys.path if path)
+    environment = {**os.environ, "PYTHONPATH": paths}
+    done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    lines = done.stderr.splitlines()  # Python may add some about semaphores
+    assert (
+        lines.count(
+            "diffac.errors.UsageError: a process of asynchronous environments ended before its environment was made; each "
+            'imports the script that is run, so what the script does must stand under `if __name__ == "__main__":`'
+        )
+        >= 1
+    )
