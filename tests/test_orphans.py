@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from conftest import INSTALLED
 from test_signals import CODE, RECIPE, Program
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
@@ -84,6 +85,7 @@ def test_processes_of_several_seeds_end_with_them(tmp_path: Path, mark: bytes) -
     assert_none_remains(program, mark, 4)
 
 
+@pytest.mark.skipif(not all(INSTALLED.values()), reason="validates both backends")
 def test_processes_of_a_validation_end_with_it(tmp_path: Path, mark: bytes) -> None:
     program = Program(CODE + "c.main(['validate', '--cases', '1000'])", tmp_path)
     end = time.monotonic() + 60

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import INSTALLED
 from test_resume import PATHS
 
 from diffac import signals
@@ -236,7 +237,13 @@ ENDLESS = ("--env-id", "fakes:Endless-v0", "--max-steps", "1000000000")
         ("", ["evaluate", "RUN", *ENDLESS], "policy of step", signal.SIGHUP),
         (WRITING, ["evaluate", "RUN", "--episodes", "1"], "writing", signal.SIGTERM),
         (WRITING, ["report", "runs"], "writing", signal.SIGINT),
-        ("", ["validate"], "ready", signal.SIGTERM),
+        pytest.param(
+            "",
+            ["validate"],
+            "ready",
+            signal.SIGTERM,
+            marks=pytest.mark.skipif(not any(INSTALLED.values()), reason="validates a backend"),
+        ),
     ],
 )
 def test_other_commands(before: str, argv: list[str], text: str, signum: int, tmp_path: Path) -> None:
