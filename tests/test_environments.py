@@ -187,11 +187,8 @@ def test_a_script_without_a_guard(tmp_path: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": paths}
     done = subprocess.run([sys.executable, str(script)], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 1
-    lines = done.stderr.splitlines()  # Python may add some about semaphores
-    assert (
-        lines.count(
-            "diffac.errors.UsageError: a process of asynchronous environments ended before its environment was made; each "
-            'imports the script that is run, so what the script does must stand under `if __name__ == "__main__":`'
-        )
-        >= 1
+    sentence = (
+        "diffac.errors.UsageError: a process of asynchronous environments ended before its environment was made; each "
+        'imports the script that is run, so what the script does must stand under `if __name__ == "__main__":`'
     )
+    assert sentence in done.stderr.splitlines()  # Python may add some lines about semaphores
