@@ -35,7 +35,6 @@ def _check_rate(name: str, value: Any) -> None:
 
 
 _SAMPLER = part("DDPMSampler(schedule)")
-_SCHEDULE = part("TabularSchedule(vp_table(5))")
 _OBJECTIVE = part("ValueThroughSampler(sampler)")
 _WIDTHS = Argument(_check_sizes, (256, 256, 256), wrong=((8, 0), (8, -1), (2.5,), (None,), 256, "256", None))
 _NETWORK = {
