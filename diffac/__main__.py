@@ -17,7 +17,7 @@ def main() -> int:
 
 
 def leave_at_once() -> None:
-    """Has Ctrl-C, SIGTERM and SIGHUP end the process, wherever it is, while no `diffac.signals.StopRequest` is entered.
+    """Has Ctrl-C, SIGTERM and SIGHUP end the process, wherever it is, while no `StopRequest` is entered.
 
     That is while modules are imported, which takes seconds, and at its very end: there is nothing to save then, and an
     exception in the middle of an import is taken by some libraries for something else. Ignored signals stay so.

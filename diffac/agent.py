@@ -18,7 +18,6 @@ import numpy as np
 from diffac.building import start_learner
 from diffac.callbacks import Callback, check_callback
 from diffac.checkpoints import Checkpoint, Store, codec_of
-from diffac.compiling import compiling
 from diffac.configs import RECIPE, make_config, plain, vars_of
 from diffac.copies import Kept, keep, keep_counters, module_of, name_of
 from diffac.divergence import DivergenceError, nonfinite_arrays
@@ -33,9 +32,10 @@ from diffac.recipes import load_recipe, preset_values, recipe_modules
 from diffac.replay import NumberedReplay
 from diffac.runs import manifest
 from diffac.saved import find_checkpoint, refuse_run, trained_by, warn
-from diffac.signals import StopRequest
 from diffac.snapshots import check_host
 from diffac.spaces import action_scaler, flat_observations
+from diffac.system.compiling import compiling
+from diffac.system.signals import StopRequest
 from diffac.training import EvaluationRecord, Streams, TrainConfig, Training, host_form, records
 
 

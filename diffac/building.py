@@ -7,14 +7,14 @@ from typing import Any
 
 from diffac.checkpoints import codec_of
 from diffac.errors import UsageError
-from diffac.heap import keep_freed_memory
+from diffac.system.memory import keep_freed_memory
 from diffac.training import TrainConfig
 
 
 def start_learner(module: ModuleType, config: TrainConfig, obs_dim: int, action_dim: int) -> tuple[Any, Any]:
     """What a recipe builds: its learner, and the learner's first state, on the device that the configuration names.
 
-    From then on the process keeps the memory that it frees (`diffac.heap`).
+    From then on the process keeps the memory that it frees (`diffac.system.memory`).
 
     Raises:
         UsageError: the device is missing, or a backend of a third party leaves no choice of it.

@@ -46,7 +46,7 @@ from diffac.messages import note
 from diffac.paths import Place, absolute
 from diffac.protocols import Transition
 from diffac.replay import NumberedReplay
-from diffac.signals import Stop, undisturbed
+from diffac.system.signals import Stop, undisturbed
 
 FORMAT = "diffac checkpoint"
 VERSION = 1

@@ -27,8 +27,8 @@ from diffac.paths import absolute
 from diffac.recipes import load_recipe, preset_values, recipe_modules
 from diffac.running import refuse_script, resume, run
 from diffac.seeds import run_seeds
-from diffac.signals import StopRequest
-from diffac.terminal import tolerant_terminal
+from diffac.system.signals import StopRequest
+from diffac.system.terminal import tolerant_terminal
 from diffac.training import TrainConfig, TrainResult
 
 USAGE = """\

@@ -21,12 +21,12 @@ from diffac.adapter import Adapter, adapt
 from diffac.configs import natural
 from diffac.errors import RunError, UsageError, said
 from diffac.named import check_name, function_of, import_of
-from diffac.orphans import end_with_parent
 from diffac.paths import OwnFolder
 from diffac.protocols import Transition
-from diffac.signals import SIGNALS, children_undisturbed
 from diffac.spaces import check_spaces
-from diffac.terminal import make_tolerant
+from diffac.system.orphans import end_with_parent
+from diffac.system.signals import SIGNALS, children_undisturbed
+from diffac.system.terminal import make_tolerant
 
 
 class Episode(NamedTuple):

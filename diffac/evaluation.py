@@ -15,7 +15,7 @@ from diffac.environments import Stepper, close, make_envs
 from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.protocols import Learner
-from diffac.signals import Stop
+from diffac.system.signals import Stop
 
 MAX_ENVS = 10
 """Environments that an evaluation steps together unless it is told otherwise."""

@@ -19,7 +19,6 @@ import numpy as np
 from diffac.agent import Agent
 from diffac.backend import get_backend
 from diffac.checkpoints import Checkpoint
-from diffac.compiling import compiling
 from diffac.errors import RunError, UsageError
 from diffac.exporting import BATCH, NoiseEntry, Signature, signature
 from diffac.messages import note, say
@@ -27,8 +26,9 @@ from diffac.noise import Integers
 from diffac.paths import absolute
 from diffac.runs import manifest
 from diffac.saved import find_checkpoint
-from diffac.signals import undisturbed
 from diffac.spaces import action_scaler
+from diffac.system.compiling import compiling
+from diffac.system.signals import undisturbed
 from diffac.untrusted import create, inside, write_atomically
 
 TOLERANCE = 1e-5

@@ -34,8 +34,8 @@ from diffac.runs import (
     rewind,
     save_evaluations,
 )
-from diffac.signals import Interrupted, Stop, StopRequest
 from diffac.snapshots import check_host
+from diffac.system.signals import Interrupted, Stop, StopRequest
 from diffac.training import TrainConfig, Training, TrainResult, host_form, records, train
 from diffac.untrusted import inside, write_atomically
 

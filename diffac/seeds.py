@@ -21,7 +21,7 @@ from diffac.paths import OwnFolder, absolute
 from diffac.protocols import Learner
 from diffac.running import build, script_of, train_in
 from diffac.runs import create_run, lock_run
-from diffac.signals import Interrupted, StopRequest
+from diffac.system.signals import Interrupted, StopRequest
 from diffac.training import TrainConfig, TrainResult
 
 

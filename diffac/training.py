@@ -17,7 +17,6 @@ import numpy as np
 from diffac.backend import get_backend
 from diffac.callbacks import Asking, Callback, Callbacks, Moment, check_callback
 from diffac.checkpoints import Checkpointer, Snapshot, codec_of
-from diffac.compiling import compiling
 from diffac.configs import check_fields
 from diffac.divergence import DivergenceError, diverged
 from diffac.environments import Episode, Stepper, check_env_arguments, dims, make_envs, of_statistics
@@ -29,8 +28,9 @@ from diffac.noise import draw
 from diffac.protocols import Activation, Learner
 from diffac.replay import NumberedReplay, Replay, ReplayBuffer
 from diffac.schedules import LinearSchedule
-from diffac.signals import Interrupted, Stop
 from diffac.snapshots import check_host
+from diffac.system.compiling import compiling
+from diffac.system.signals import Interrupted, Stop
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,10 +20,10 @@ import numpy as np
 import tyro
 
 from diffac.backend import backend_names, get_backend
-from diffac.compiling import compiling
 from diffac.errors import RunError, UsageError, unknown
-from diffac.orphans import end_with_parent
-from diffac.signals import children_undisturbed
+from diffac.system.compiling import compiling
+from diffac.system.orphans import end_with_parent
+from diffac.system.signals import children_undisturbed
 
 REFERENCE = "reference"
 PRECISIONS = ("float64", "float32")

@@ -18,7 +18,7 @@ from diffac.environments import Episode, Stepper, close, make_envs
 from diffac.errors import RunError, UsageError
 from diffac.evaluation import Bounded, Evaluation
 from diffac.paths import absolute
-from diffac.signals import children_undisturbed
+from diffac.system.signals import children_undisturbed
 
 LIBRARIES = "libegl1 libegl-mesa0 libgl1-mesa-dri"
 """Debian and Ubuntu packages with which MuJoCo draws without a display (and without a GPU)."""

@@ -22,7 +22,7 @@ from diffac.logging import CsvWriter, JsonlWriter, TensorBoardWriter
 from diffac.paths import absolute, expanded
 from diffac.running import resume
 from diffac.saved import find_checkpoint
-from diffac.signals import Interrupted
+from diffac.system.signals import Interrupted
 from diffac.videos import record_video
 
 FAST = ("--eval-interval", "40", "--checkpoint-interval", "20")

@@ -34,7 +34,7 @@ from diffac.recipes import load_recipe
 from diffac.replay import ReplayBuffer
 from diffac.running import resume
 from diffac.runs import lock_run
-from diffac.signals import Interrupted
+from diffac.system.signals import Interrupted
 from diffac.training import TrainConfig, TrainResult, train
 
 TESTS = Path(__file__).parent

@@ -19,7 +19,7 @@ from diffac.cli import main
 from diffac.errors import UsageError
 from diffac.evaluation import MAX_STEPS, Evaluation, Evaluator, evaluate
 from diffac.runs import rewind
-from diffac.signals import Interrupted
+from diffac.system.signals import Interrupted
 from diffac.training import EvaluationRecord, Training, train
 from diffac.videos import record_video
 from diffac_recipes import RECIPES

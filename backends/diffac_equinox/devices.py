@@ -14,7 +14,7 @@ import equinox as eqx
 import jax
 
 from diffac.errors import UsageError, unknown
-from diffac.processors import granted_processors
+from diffac.system.processors import granted_processors
 
 Module = TypeVar("Module", bound=eqx.Module)
 
@@ -37,9 +37,9 @@ def compute_in_calling_thread() -> None:
     """Lets a program on the CPU run in the thread that calls it; GPUs stay asynchronous.
 
     JAX gives it to a thread of its own otherwise. There glibc serves no block above 64 MB from memory that it kept
-    (`diffac.heap`), so each page of an update's temporary memory costs a fault anew: a third to a half of DACER2's
-    time. An action for one observation would wait half as long for that thread as it takes itself. Nothing is lost,
-    since an update keeps all cores busy, and processes of environments work meanwhile.
+    (`diffac.system.memory`), so each page of an update's temporary memory costs a fault anew: a third to a half of
+    DACER2's time. An action for one observation would wait half as long for that thread as it takes itself. Nothing is
+    lost, since an update keeps all cores busy, and processes of environments work meanwhile.
 
     Without effect when JAX has computed before. To have it otherwise, set the option of JAX again after the import.
     """

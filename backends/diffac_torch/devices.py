@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from diffac.errors import UsageError, unknown
-from diffac.processors import granted_processors
+from diffac.system.processors import granted_processors
 
 Module = TypeVar("Module", bound=nn.Module)
 

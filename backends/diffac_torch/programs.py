@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 from diffac.errors import UsageError
-from diffac.heap import large_blocks_returned
+from diffac.system.memory import large_blocks_returned
 
 _MIN_WORK = 1 << 21
 """Multiply-adds of the largest matrix product from which a program is worth the seconds that compiling it takes."""

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from diffac.terminal import tolerant
+from diffac.system.terminal import tolerant
 
 PLAIN_INTERVAL_S = 10.0
 """Least number of seconds between two plain lines of the console, evaluations aside."""

@@ -181,6 +181,6 @@ def metrics(patch: Any) -> None:
 
 def heap(patch: Any) -> None:
     """Large blocks go back to the system as soon as they are freed."""
-    from diffac import heap
+    from diffac.system import memory
 
-    patch(heap, "keep_freed_memory", lambda: None)
+    patch(memory, "keep_freed_memory", lambda: None)

@@ -9,8 +9,8 @@ from typing import Any
 import fakes
 import pytest
 
-from diffac import compiling as module
-from diffac.compiling import compiling
+from diffac.system import compiling as module
+from diffac.system.compiling import compiling
 from diffac.training import train
 
 LINE = "note: compiling the update; about a minute the first time on this machine, cached afterwards\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import load_backend
 
-from diffac.processors import granted_processors
+from diffac.system.processors import granted_processors
 
 
 def write(root: Path, groups: str, files: dict[str, str]) -> Path:
@@ -53,8 +53,8 @@ def test_no_limit_on_other_systems(tmp_path: Path) -> None:
 
 PROGRAM = """
 import sys
-import diffac.processors
-diffac.processors.granted_processors = lambda: {granted}
+import diffac.system.processors
+diffac.system.processors.granted_processors = lambda: {granted}
 import diffac_{backend}
 if "torch" in sys.modules:
     import torch

@@ -20,10 +20,10 @@ import pytest
 from conftest import INSTALLED
 from test_resume import PATHS
 
-from diffac import signals
 from diffac.checkpoints import Store
 from diffac.environments import make_envs
-from diffac.signals import Interrupted, StopRequest, undisturbed
+from diffac.system import signals
+from diffac.system.signals import Interrupted, StopRequest, undisturbed
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals to process groups")
 
@@ -132,7 +132,7 @@ def test_importing(entry: str, signum: int, tmp_path: Path) -> None:
     (tmp_path / "tyro.py").write_text(
         "import time\nprint('importing', flush=True)\ntry:\n    time.sleep(60)\nexcept BaseException:\n    pass\n"
     )
-    with (Path(__file__).parent.parent / "pyproject.toml").open("rb") as file:
+    with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
         module, _, function = tomllib.load(file)["project"]["scripts"]["diffac"].partition(":")
     default = (
         "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"

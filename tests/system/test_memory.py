@@ -11,7 +11,7 @@ from conftest import load_backend
 PROGRAM = """
 import resource
 import numpy as np
-from diffac.heap import keep_freed_memory, large_blocks_returned
+from diffac.system.memory import keep_freed_memory, large_blocks_returned
 def resident():
     pages = int(open("/proc/self/statm").read().split()[1])
     return pages * resource.getpagesize()
@@ -46,7 +46,7 @@ def test_freed_memory_is_kept_and_large_blocks_can_be_returned_for_a_while() -> 
 JAX_PROGRAM = """
 import resource
 import diffac_equinox
-from diffac.heap import keep_freed_memory
+from diffac.system.memory import keep_freed_memory
 import jax, jax.numpy as jnp
 keep_freed_memory()
 median = jax.jit(lambda x, y: jnp.sort(x @ y, axis=0)[2048])
@@ -73,8 +73,8 @@ def test_no_page_of_a_compiled_program_is_asked_for_twice() -> None:
 
 
 def test_nothing_happens_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    from diffac import heap
+    from diffac.system import memory
 
     monkeypatch.setattr(sys, "platform", "win32")
-    monkeypatch.setattr(heap, "ctypes", None)
-    heap.keep_freed_memory()
+    monkeypatch.setattr(memory, "ctypes", None)
+    memory.keep_freed_memory()

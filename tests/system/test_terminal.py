@@ -21,9 +21,9 @@ import pytest
 from diffac.checkpoints import Store
 from diffac.logging import ConsoleWriter
 from diffac.logging.seeds import SeedsConsole
-from diffac.terminal import TolerantStream, tolerant
+from diffac.system.terminal import TolerantStream, tolerant
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parents[1]
 PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]
 PROGRAM = """
 import signal, sys, fake_recipe, diffac.cli as cli

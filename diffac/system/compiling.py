@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 
 from diffac.messages import note
-from diffac.signals import children_undisturbed
+from diffac.system.signals import children_undisturbed
 
 SILENT = 1.5
 """Seconds that may pass before anything is said: with programs from a cache, or without any, nothing is."""

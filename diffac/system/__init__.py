@@ -1,0 +1,1 @@
+"""What the machine grants: memory, processors, signals, a terminal, processes that end with this one."""
