@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from diffac.building import start_learner
+from diffac.building import configure_for, start_learner
 from diffac.callbacks import Callback, check_callback
 from diffac.checkpoints import Checkpoint, Store, codec_of
 from diffac.configs import RECIPE, make_config, plain, vars_of
@@ -47,13 +47,21 @@ class Agent:
         recipe: what it is called.
         config: its configuration.
         checkpoint: what the agent goes on from; None: it begins.
+        configure: sets this process up to compute fast, and with `config.matmul_precision`
+            (`diffac.system.configure`); False: all settings of the process stay as they are.
 
     Raises:
         UsageError: an environment or backend that is missing, or a checkpoint that does not fit them.
     """
 
     def __init__(
-        self, module: ModuleType, recipe: str, config: TrainConfig, checkpoint: Checkpoint | None = None
+        self,
+        module: ModuleType,
+        recipe: str,
+        config: TrainConfig,
+        checkpoint: Checkpoint | None = None,
+        *,
+        configure: bool = True,
     ) -> None:
         self.recipe = recipe
         self.config = config
@@ -64,7 +72,11 @@ class Agent:
             warn(of_statistics(config.env_id, found))
         self.checkpoint = checkpoint
         """What the agent was loaded from."""
-        self._module = module
+        self._module, self._configure = module, configure
+        if configure:
+            configure_for(config)
+        elif config.matmul_precision != "float32":
+            warn(f"matmul_precision {config.matmul_precision!r} has no effect with configure=False")
         self._action_dim = self.action_space.shape[0]
         self._scale = action_scaler(self.action_space)
         obs_dim = gym.spaces.flatdim(self.observation_space)
@@ -93,7 +105,13 @@ class Agent:
 
     @classmethod
     def from_recipe(
-        cls, recipe: str | ModuleType, env_id: str | None = None, *, preset: str = "default", **overrides: Any
+        cls,
+        recipe: str | ModuleType,
+        env_id: str | None = None,
+        *,
+        preset: str = "default",
+        configure: bool = True,
+        **overrides: Any,
     ) -> Agent:
         """A new agent.
 
@@ -101,6 +119,7 @@ class Agent:
             recipe: a name, as `diffac recipes` lists them, or a module of your own with the same contents.
             env_id: gymnasium id, or "module:id"; None: that of the preset, or else of the recipe.
             preset: one of the recipe's, as on the command line.
+            configure: whether to set this process up to compute fast, as for `Agent`.
             **overrides: fields of the recipe's `Config`: `backend="torch"`, `seed=3`, `total_timesteps=200_000`...
 
         Raises:
@@ -111,7 +130,7 @@ class Agent:
         values = preset_values(module, name, preset, env_id) | overrides
         config = make_config(module.Config, values, f"recipe {name}")
         typed(config.names)
-        return cls(module, name, config)
+        return cls(module, name, config, configure=configure)
 
     @classmethod
     def load(
@@ -122,6 +141,7 @@ class Agent:
         device: str = "auto",
         env_id: str | None = None,
         recipe: ModuleType | None = None,
+        configure: bool = True,
     ) -> Agent:
         """An agent from a folder of `save`, of a run, or of a checkpoint.
 
@@ -132,14 +152,16 @@ class Agent:
             device: where it acts and learns from now on, wherever it was trained: "auto", "cpu", "cuda", "cuda:1"...
             env_id: another environment with the same sizes, in which `learn` begins anew; None: the same.
             recipe: the module of a recipe that has no registered name; None: the registered one.
+            configure: whether to set this process up to compute fast, as for `Agent`.
 
         Raises:
             UsageError: there is nothing to load, or it does not fit the environment.
             RunError: what there is is damaged, or was trained by a script, whose module must then be given.
         """
         return cls.from_checkpoint(
-            find_checkpoint(folder), backend=backend, device=device, env_id=env_id, recipe=recipe
-        )
+            find_checkpoint(folder),
+            backend=backend, device=device, env_id=env_id, recipe=recipe, configure=configure,
+        )  # fmt: skip
 
     @classmethod
     def from_checkpoint(
@@ -150,6 +172,7 @@ class Agent:
         device: str = "auto",
         env_id: str | None = None,
         recipe: ModuleType | None = None,
+        configure: bool = True,
     ) -> Agent:
         """`load` for a checkpoint that is open already."""
         name, values = checkpoint.config
@@ -165,7 +188,7 @@ class Agent:
         config = dataclasses.replace(config, **{key: value for key, value in changes.items() if value is not None})
         if env_id is not None:
             typed([env_id])
-        return cls(module, name, config, checkpoint)
+        return cls(module, name, config, checkpoint, configure=configure)
 
     @property
     def state(self) -> Any:
@@ -374,6 +397,7 @@ class Agent:
             "arrays": dict(self._arrays()),
             "kept": kept,
             "closed": self._closed,
+            "configure": self._configure,
             "rng": self._rng.bit_generator.state,
         }
 
@@ -381,7 +405,7 @@ class Agent:
         """Makes this the agent of `_copied`."""
         for text, file in state["origins"].items():
             came_from(file, [text])
-        self.__init__(module, state["recipe"], module.Config(**state["config"]))
+        self.__init__(module, state["recipe"], module.Config(**state["config"]), configure=state["configure"])
         self._state = self._codec.from_arrays(self._state, state["arrays"])
         self.checkpoint, self._run_id = state["checkpoint"], state["run_id"]
         self._kept, self._closed = state["kept"], state["closed"]

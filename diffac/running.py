@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from diffac.building import start_learner
+from diffac.building import configure_for, start_learner
 from diffac.callbacks import Callback, CallbackError
 from diffac.checkpoints import Checkpoint, Checkpointer, Store, codec_of
 from diffac.configs import RECIPE, config_yaml, make_config, plain, read_config, vars_of
@@ -151,6 +151,7 @@ def build(module: ModuleType, config: TrainConfig) -> tuple[Any, Any, tuple[int,
         sizes = dims(probe)
     finally:
         close(probe)
+    configure_for(config)
     return *start_learner(module, config, *sizes), sizes
 
 

@@ -21,6 +21,7 @@ import tyro
 
 from diffac.backend import backend_names, get_backend
 from diffac.errors import RunError, UsageError, unknown
+from diffac.system import configure
 from diffac.system.compiling import compiling
 from diffac.system.orphans import end_with_parent
 from diffac.system.signals import children_undisturbed
@@ -103,11 +104,12 @@ class Curve(NamedTuple):
 
 
 def _load(names: Sequence[str]) -> dict[str, Any]:
-    """The installed backends among these; torch first, because it must be imported before JAX."""
+    """The installed backends among these, set up; torch first, because it must be imported before JAX."""
     loaded = {}
     for name in sorted(names, key=lambda name: name != "torch"):
         with contextlib.suppress(UsageError):
             loaded[name] = get_backend(name)
+            configure(loaded[name])
     return loaded
 
 

@@ -78,6 +78,7 @@ def load_backend(name: str) -> ModuleType:
     if not INSTALLED[name]:
         pytest.skip(f"backend {name!r} needs {', '.join(FRAMEWORKS[name])}")
     module = importlib.import_module(f"diffac_{name}")
+    module.configure()
     importlib.import_module(f"diffac_{name}.testing")
     return module
 

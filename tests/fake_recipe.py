@@ -24,6 +24,8 @@ class Config(TrainConfig):
 
     env_id: str = "fakes:Random-v0"
     """Environment."""
+    backend: str = "none"
+    """The learner is of NumPy."""
     total_timesteps: int = 80
     """Steps."""
     learning_starts: int = 20

@@ -103,7 +103,7 @@ def test_how_steps_count() -> None:
     assert agent.learn(30).num_timesteps == 112
     assert [record.env_step for record in agent.evaluations] == [80, 112]
     assert agent.state.updates == 0.2 * (110 - 20)
-    assert repr(agent) == "Agent(fake on fakes:Random-v0, backend equinox, 112 steps)"
+    assert repr(agent) == "Agent(fake on fakes:Random-v0, backend none, 112 steps)"
     for wrong in (0, -3):
         with pytest.raises(UsageError, match=f"total_timesteps must be at least 1, got {wrong}"):
             agent.learn(wrong)

@@ -45,7 +45,7 @@ def interpreter(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_train(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["train", "fake", "--gain", "1.5", "--run-root", "results", "--log-interval", "20"]) == 0
-    (folder,) = (tmp_path / "results/fakes-Random-v0/fake/equinox").iterdir()
+    (folder,) = (tmp_path / "results/fakes-Random-v0/fake/none").iterdir()
     out = capsys.readouterr().out
     assert "final return " in out
     assert "80 environment steps, 12 updates" in out
@@ -178,7 +178,7 @@ def test_recipe_as_a_script_is_the_script_itself(tmp_path: Path) -> None:
     copy.write_text((TESTS / "fake_recipe.py").read_text().replace("gain: float = 1.0", "gain: float = 7.0"))
     done = interpreter("mine.py", "--seed", "4", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    (config,) = tmp_path.glob("runs/*/fake/equinox/seed4__*/config.yaml")
+    (config,) = tmp_path.glob("runs/*/fake/none/seed4__*/config.yaml")
     assert yaml.safe_load(config.read_text())["gain"] == 7.0
 
 

@@ -126,7 +126,7 @@ def test_an_agent_is_loaded_where_one_wants(backend: ModuleType, tmp_path: Path)
 def cache_folder(temporary: Path, **variables: str) -> str:
     """Where a fresh process keeps the programs of JAX."""
     load_backend("equinox")
-    code = "import diffac_equinox, jax; print(jax.config.jax_compilation_cache_dir)"
+    code = "import diffac_equinox as b, jax; b.configure(); print(jax.config.jax_compilation_cache_dir)"
     kept = {name: value for name, value in os.environ.items() if not name.startswith("JAX_")}
     environment = {**kept, "TMPDIR": str(temporary), "USER": "me", "LOGNAME": "me", **variables}
     done = subprocess.run([sys.executable, "-c", code], env=environment, check=True, capture_output=True, text=True)
@@ -150,12 +150,12 @@ def test_jax_keeps_its_programs(tmp_path: Path) -> None:
 @pytest.fixture
 def restored(backend: ModuleType) -> Iterator[None]:
     yield
-    backend.set_matmul_precision("float32")
+    backend.configure()
 
 
 def test_less_exact_products(backend: ModuleType, restored: None) -> None:
     """The name reaches the framework; what it makes of it depends on the hardware."""
-    backend.set_matmul_precision("bfloat16")
+    backend.configure(matmul_precision="bfloat16")
     if backend.name == "torch":
         import torch
 
@@ -165,7 +165,7 @@ def test_less_exact_products(backend: ModuleType, restored: None) -> None:
 
         assert jax.config.jax_default_matmul_precision == "bfloat16"  # type: ignore[attr-defined]
     with pytest.raises(UsageError, match=r"'float8'.*float32"):
-        backend.set_matmul_precision("float8")
+        backend.configure(matmul_precision="float8")
 
 
 def test_a_backend_without_devices(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -64,7 +64,7 @@ def test_the_best_policy_is_played(capsys: pytest.CaptureFixture[str]) -> None:
     assert about["std_return"] == expected.returns.std()
     assert (about["min_length"], about["max_length"]) == (expected.lengths.min(), expected.lengths.max())
     assert (about["env_step"], about["updates"], about["seed"]) == (40, agent.state.updates, SEED)
-    assert (about["backend"], about["trained_with"], about["deterministic"]) == ("equinox", "equinox", True)
+    assert (about["backend"], about["trained_with"], about["deterministic"]) == ("none", "none", True)
     assert about["run_id"] == json.loads((run / "manifest.json").read_text())["run_id"]
     assert {"numpy", "gymnasium"} <= about["versions"].keys()
     returns = expected.returns
@@ -74,11 +74,11 @@ def test_the_best_policy_is_played(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"length {expected.lengths.mean():.1f} +- " in out
     assert f"13 episodes, exploration noise off, seed {SEED} (environments: {about['env_seeds'][0]}, " in out
     assert out.splitlines()[:2] == [
-        "fake on fakes:Named-v0, backend equinox",
+        "fake on fakes:Named-v0, backend none",
         f"best policy of step 40, {run}/best/step_000000000040",
     ]
-    assert out.splitlines()[-1] == f"{run}/evaluations/best_step40_equinox_seed{SEED}.json"
-    with (run / f"evaluations/best_step40_equinox_seed{SEED}.csv").open() as file:
+    assert out.splitlines()[-1] == f"{run}/evaluations/best_step40_none_seed{SEED}.json"
+    with (run / f"evaluations/best_step40_none_seed{SEED}.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [float(row["return"]) for row in rows] == about["returns"]
     assert [int(row["environment"]) for row in rows] == [0, 0, 1, 1, 2, 2, *range(3, 10)]
@@ -105,7 +105,7 @@ def test_nothing_is_overwritten() -> None:
     for _ in range(3):
         assert main(["evaluate", str(run), "--episodes", "2"]) == 0
     names = sorted(path.name for path in (run / "evaluations").iterdir())
-    stem = f"best_step40_equinox_seed{SEED}"
+    stem = f"best_step40_none_seed{SEED}"
     assert names == sorted(f"{stem}{number}.{suffix}" for number in ("", "_2", "_3") for suffix in ("csv", "json"))
     assert {path: path.read_bytes() for path in before} == before
     runs, skipped = read_runs(["runs"])
@@ -169,7 +169,7 @@ def test_videos(problem: Exception | None, monkeypatch: pytest.MonkeyPatch, caps
     monkeypatch.setattr(diffac.evaluate_command, "choose_renderer", lambda: calls.append("chosen"))
     capsys.readouterr()
     assert main(["evaluate", str(run), "--video", "--episodes", "2", "--seed", "3"]) == 0
-    path = run / "videos/best_step40_equinox_seed3.mp4"
+    path = run / "videos/best_step40_none_seed3.mp4"
     assert calls == ["chosen", ("fakes:Named-v0", path, 3)]
     captured = capsys.readouterr()
     if problem is None:

@@ -5,11 +5,7 @@ from diffac_equinox.convert import from_arrays as from_arrays
 from diffac_equinox.convert import to_arrays as to_arrays
 from diffac_equinox.critics import GaussianTD as GaussianTD
 from diffac_equinox.critics import MeanSquaredTD as MeanSquaredTD
-from diffac_equinox.devices import compute_in_calling_thread as _compute_in_calling_thread
-from diffac_equinox.devices import keep_compiled_programs as _keep_compiled_programs
-from diffac_equinox.devices import set_matmul_precision as set_matmul_precision
 from diffac_equinox.devices import to_device as to_device
-from diffac_equinox.devices import use_granted_processors as _use_granted_processors
 from diffac_equinox.learner import Learner as Learner
 from diffac_equinox.learner import LearnerState as LearnerState
 from diffac_equinox.networks import EnsembleCritic as EnsembleCritic
@@ -34,6 +30,7 @@ from diffac_equinox.samplers import DDIMSampler as DDIMSampler
 from diffac_equinox.samplers import DDPMSampler as DDPMSampler
 from diffac_equinox.samplers import TanhGaussianSampler as TanhGaussianSampler
 from diffac_equinox.schedules import TabularSchedule as TabularSchedule
+from diffac_equinox.settings import configure as configure
 from diffac_equinox.temperatures import FixedTemperature as FixedTemperature
 from diffac_equinox.temperatures import MixtureEntropyTemperature as MixtureEntropyTemperature
 from diffac_equinox.temperatures import NoiseEntropyTemperature as NoiseEntropyTemperature
@@ -41,9 +38,6 @@ from diffac_equinox.temperatures import TargetEntropyTemperature as TargetEntrop
 from diffac_equinox.temperatures import mixture_entropy as mixture_entropy
 
 name = "equinox"
-_compute_in_calling_thread()
-_keep_compiled_programs()
-_use_granted_processors()
 
 __all__ = [
     "Adam",
@@ -76,10 +70,10 @@ __all__ = [
     "TwinCritic",
     "ValueThroughSampler",
     "activation",
+    "configure",
     "from_arrays",
     "mixture_entropy",
     "name",
-    "set_matmul_precision",
     "time_embedding",
     "to_arrays",
     "to_device",

@@ -5,9 +5,7 @@ from diffac_torch.convert import from_arrays as from_arrays
 from diffac_torch.convert import to_arrays as to_arrays
 from diffac_torch.critics import GaussianTD as GaussianTD
 from diffac_torch.critics import MeanSquaredTD as MeanSquaredTD
-from diffac_torch.devices import set_matmul_precision as set_matmul_precision
 from diffac_torch.devices import to_device as to_device
-from diffac_torch.devices import use_granted_processors as _use_granted_processors
 from diffac_torch.learner import Learner as Learner
 from diffac_torch.learner import LearnerState as LearnerState
 from diffac_torch.networks import EnsembleCritic as EnsembleCritic
@@ -32,6 +30,7 @@ from diffac_torch.samplers import DDIMSampler as DDIMSampler
 from diffac_torch.samplers import DDPMSampler as DDPMSampler
 from diffac_torch.samplers import TanhGaussianSampler as TanhGaussianSampler
 from diffac_torch.schedules import TabularSchedule as TabularSchedule
+from diffac_torch.settings import configure as configure
 from diffac_torch.temperatures import FixedTemperature as FixedTemperature
 from diffac_torch.temperatures import MixtureEntropyTemperature as MixtureEntropyTemperature
 from diffac_torch.temperatures import NoiseEntropyTemperature as NoiseEntropyTemperature
@@ -39,7 +38,6 @@ from diffac_torch.temperatures import TargetEntropyTemperature as TargetEntropyT
 from diffac_torch.temperatures import mixture_entropy as mixture_entropy
 
 name = "torch"
-_use_granted_processors()
 
 __all__ = [
     "Adam",
@@ -72,10 +70,10 @@ __all__ = [
     "TwinCritic",
     "ValueThroughSampler",
     "activation",
+    "configure",
     "from_arrays",
     "mixture_entropy",
     "name",
-    "set_matmul_precision",
     "time_embedding",
     "to_arrays",
     "to_device",

@@ -1,28 +1,13 @@
-"""Where networks live, how exactly their products are computed, and by how many threads."""
+"""Where networks live."""
 
-import os
 from typing import TypeVar
 
 import torch
 from torch import nn
 
-from diffac.errors import UsageError, unknown
-from diffac.system.processors import granted_processors
+from diffac.errors import UsageError
 
 Module = TypeVar("Module", bound=nn.Module)
-
-_PRECISIONS = {"float32": "highest", "tensorfloat32": "high", "bfloat16": "medium"}
-
-
-def use_granted_processors() -> None:
-    """Lets torch compute with no more threads than a container or batch system grants processors.
-
-    torch counts the processors that it sees, which may be all of a shared machine. Without effect with OMP_NUM_THREADS
-    in the environment; `torch.set_num_threads` sets another number at any time.
-    """
-    granted = granted_processors()
-    if granted is not None and granted < torch.get_num_threads() and "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(granted)
 
 
 def check_defaults() -> None:
@@ -71,16 +56,3 @@ def to_device(network: Module, device: str) -> Module:
         UsageError: this machine, or this build of torch, has no such device.
     """
     return network.to(find_device(device))
-
-
-def set_matmul_precision(precision: str) -> None:
-    """Numbers that matrix products of float32 may be computed with: "float32", "tensorfloat32" or "bfloat16".
-
-    Holds for the whole process. Where the hardware has no such product the next more exact one is taken.
-
-    Raises:
-        UsageError: an unknown name.
-    """
-    if precision not in _PRECISIONS:
-        raise unknown("matmul precision", precision, _PRECISIONS)
-    torch.set_float32_matmul_precision(_PRECISIONS[precision])

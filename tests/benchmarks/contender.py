@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
+from diffac import system
 from diffac.exporting import signature
 from diffac.noise import draw
-from diffac.system.memory import keep_freed_memory
 
 from .cases import BATCH_SIZE, CASES, SIZES, configure, filled_replay
 from .devices import choose, put, wait
@@ -48,7 +48,7 @@ class Contender:
     ) -> None:
         self.case, self.env, self.backend, self.kind, self.interval = case, env, backend, kind, interval
         self.obs_dim, self.action_dim = SIZES[env]
-        importlib.import_module(f"diffac_{backend}")
+        importlib.import_module(f"diffac_{backend}").configure()
         choose(backend)
         self.module, self.config = configure(case, env, backend)
         if kind not in ("ours", "naive"):
@@ -73,7 +73,7 @@ class Contender:
             naive = importlib.import_module(f"{__package__}.naive_{self.backend}").Naive(self.learner, actor, critic)
             self.state, self.once = naive, self._naive
         else:
-            keep_freed_memory()
+            system.memory.keep_freed_memory()
             self.state, self.once = self.learner.init(actor, critic), self._ours
         self._run(self.once, 2)
         return {"first": time.perf_counter() - begin, "after": self._run(self.once, 4) / 4}

@@ -45,7 +45,7 @@ class Run:
     """
 
     def __init__(self, case: str, env: str, backend: str, asynchronous: bool) -> None:
-        importlib.import_module(f"diffac_{backend}")
+        importlib.import_module(f"diffac_{backend}").configure()
         choose(backend)
         values = {"asynchronous": asynchronous, "num_envs": 5, "updates_per_env_step": 1.0}
         values |= {"learning_starts": LEARNING_STARTS, "eval_interval": 10**9, "log_interval": 50}

@@ -45,10 +45,9 @@ def test_freed_memory_is_kept_and_large_blocks_can_be_returned_for_a_while() -> 
 
 JAX_PROGRAM = """
 import resource
-import diffac_equinox
-from diffac.system.memory import keep_freed_memory
+import diffac.system, diffac_equinox
 import jax, jax.numpy as jnp
-keep_freed_memory()
+diffac.system.configure(diffac_equinox)
 median = jax.jit(lambda x, y: jnp.sort(x @ y, axis=0)[2048])
 x, y = jnp.ones((4096, 16)), jnp.ones((16, 5000))
 def faults():
