@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import fake_recipe
 import pytest
 from conftest import FRAMEWORKS, INSTALLED, load_backend
 
+from diffac import validation
+from diffac.agent import Agent
+from diffac.cli import run_recipe
 from diffac.errors import UsageError
 from diffac.system import configure
 
@@ -191,3 +197,43 @@ def test_impossible_arguments(backend: Any) -> None:
         configure(backend.name)
     with pytest.raises(UsageError, match=r"'float8'.*float32"):
         configure(backend, matmul_precision="float8")
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, str]]:
+    """Whom `configure` was called for."""
+    found: list[tuple[Any, str]] = []
+    for place in ("diffac.building", "diffac.validation"):
+        monkeypatch.setattr(
+            f"{place}.configure", lambda b, *, matmul_precision="float32": found.append((b, matmul_precision))
+        )
+    return found
+
+
+def test_commands_configure_their_process(backend: Any, tmp_path: Path, calls: list[Any]) -> None:
+    argv = ["--run-root", str(tmp_path), "--backend", backend.name, "--no-progress"]
+    run_recipe(fake_recipe, argv, "fake")
+    assert calls == [(backend, "float32")]
+    (run,) = tmp_path.glob("*/fake/*/seed*")
+    run_recipe(fake_recipe, ["evaluate", str(run), "--episodes", "1"], "fake")
+    assert calls == [(backend, "float32")] * 2
+    validation._load([backend.name])
+    assert calls == [(backend, "float32")] * 3
+
+
+def test_an_agent_does_unless_told_otherwise(tmp_path: Path, calls: list[Any]) -> None:
+    Agent.from_recipe(fake_recipe).save(tmp_path)
+    Agent.load(tmp_path, recipe=fake_recipe)
+    assert calls == [(None, "float32")] * 2
+    for agent in (
+        Agent.from_recipe(fake_recipe, configure=False),
+        Agent.load(tmp_path, recipe=fake_recipe, configure=False),
+    ):
+        copy.deepcopy(agent)
+        pickle.loads(pickle.dumps(agent))
+    assert len(calls) == 2
+    with (
+        pytest.warns(UserWarning, match="matmul_precision 'bfloat16' has no effect with configure=False"),
+        pytest.raises(UsageError, match="no choice of device or precision"),
+    ):
+        Agent.from_recipe(fake_recipe, matmul_precision="bfloat16", configure=False)
