@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path, PurePath
 from typing import Any, Literal, TypeVar
 
+import msgspec
 import numpy as np
 import yaml
 
@@ -114,8 +115,9 @@ def make_config(config_class: type[Config], values: Mapping[str, Any], where: st
 def _checked(value: Any, hint: Any, name: str) -> Any:
     """The value as the type that a field's annotation asks for."""
     try:
-        return _convert(natural(value), hint)
-    except TypeError:
+        found = msgspec.convert(natural(value), hint)
+        return _plain_data(found) if isinstance(found, dict) else found
+    except msgspec.ValidationError:
         given = "null" if value is None else repr(value)
         advice = ""
         if isinstance(value, str) and hint is float:
@@ -124,57 +126,14 @@ def _checked(value: Any, hint: Any, name: str) -> Any:
         raise UsageError(f"{name} must be {_words(hint)}, got {given}{advice}") from None
 
 
-def _convert(value: Any, hint: Any) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        for option in arguments:
-            try:
-                return _convert(value, option)
-            except TypeError:
-                continue
-        raise TypeError
-    if origin is Literal:
-        if not any(value == option and type(value) is type(option) for option in arguments):
-            raise TypeError
-    elif origin is tuple and isinstance(value, list | tuple):
-        if len(arguments) == 2 and arguments[1] is Ellipsis:
-            return tuple(_convert(entry, arguments[0]) for entry in value)
-        if len(value) != len(arguments):
-            raise TypeError
-        return tuple(_convert(entry, argument) for entry, argument in zip(value, arguments, strict=True))
-    elif hint is float:
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise TypeError
-        return float(value)
-    elif hint is types.NoneType:
-        if value is not None:
-            raise TypeError
-    elif hint in (bool, int, str):
-        if type(value) is not hint:
-            raise TypeError
-    elif origin is tuple:
-        raise TypeError
-    elif origin is dict:
-        return _plain_data(value)
-    return value
-
-
 def _plain_data(value: Any) -> Any:
     """Nested dictionaries, lists, numbers and texts; tuples become lists, which YAML would make of them anyway."""
-    if isinstance(value, dict):
-        if not all(type(name) is str for name in value):
-            raise TypeError
-        return {name: _entry(entry) for name, entry in value.items()}
-    raise TypeError
-
-
-def _entry(value: Any) -> Any:
+    if isinstance(value, dict) and all(type(name) is str for name in value):
+        return {name: _plain_data(entry) for name, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_entry(entry) for entry in value]
-    if isinstance(value, dict):
-        return _plain_data(value)
+        return [_plain_data(entry) for entry in value]
     if value is not None and type(value) not in (bool, int, float, str):
-        raise TypeError
+        raise msgspec.ValidationError
     return value
 
 

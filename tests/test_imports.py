@@ -21,7 +21,7 @@ ROOT = Path(__file__).parent.parent
 PATHS = [str(ROOT), str(ROOT / "backends"), str(ROOT / "recipes")]
 FRAMEWORKS = {"torch", "jax", "equinox", "optax"}
 ALLOWED = {
-    "diffac": {"diffac", "gymnasium", "jaxtyping", "numpy", "yaml", "rich", "typing_extensions", "tyro"},
+    "diffac": {"diffac", "gymnasium", "jaxtyping", "msgspec", "numpy", "yaml", "rich", "typing_extensions", "tyro"},
     "diffac_torch": {"diffac", "diffac_torch", "torch", "numpy", "jaxtyping"},
     "diffac_equinox": {"diffac", "diffac_equinox", "jax", "equinox", "optax", "numpy", "jaxtyping"},
     "diffac_recipes": {"diffac", "diffac_recipes", "numpy", "gymnasium", "tyro", "typing_extensions"},
