@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -129,6 +132,26 @@ def test_a_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "Compared: torch with the NumPy reference only. equinox is not installed." in said
     assert run(monkeypatch, [], []) == 2
     assert "no backend is installed" in capsys.readouterr().err
+
+
+def dying(precision: str, names: Any, config: Any, results: Any) -> None:
+    """What becomes of a process that the system kills, in place of `_work`."""
+    results.put(["torch"])
+    if precision == "float32":
+        os._exit(3)
+    time.sleep(60)
+
+
+def test_a_process_that_dies(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is named at once, and the other one is not waited for."""
+    monkeypatch.setattr(validation, "_work", dying)
+    begin = time.monotonic()
+    assert main(["validate"]) == 1
+    assert "error: the process that validates in float32 died with exit code 3\n" in capsys.readouterr().err
+    assert time.monotonic() - begin < 50
+    for child in multiprocessing.active_children():  # killed, perhaps a moment ago
+        child.join(10)
+    assert multiprocessing.active_children() == []
 
 
 def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
