@@ -48,14 +48,12 @@ if _TYPE_CHECKING:
     from diffac.protocols import CriticObjective as CriticObjective
     from diffac.protocols import Denoiser as Denoiser
     from diffac.protocols import DistributionalCritic as DistributionalCritic
-    from diffac.protocols import GroupLearner as GroupLearner
     from diffac.protocols import Learner as Learner
     from diffac.protocols import Loss as Loss
     from diffac.protocols import NoiseSchedule as NoiseSchedule
     from diffac.protocols import Rollout as Rollout
     from diffac.protocols import RolloutObjective as RolloutObjective
     from diffac.protocols import Sampler as Sampler
-    from diffac.protocols import SeedGroup as SeedGroup
     from diffac.protocols import Temperature as Temperature
     from diffac.protocols import Transition as Transition
     from diffac.replay import Replay as Replay
@@ -90,14 +88,12 @@ _NAMES = {
         "CriticObjective",
         "Denoiser",
         "DistributionalCritic",
-        "GroupLearner",
         "Learner",
         "Loss",
         "NoiseSchedule",
         "Rollout",
         "RolloutObjective",
         "Sampler",
-        "SeedGroup",
         "Temperature",
         "Transition",
     ),

@@ -25,7 +25,7 @@ from diffac.messages import printable
 from diffac.named import came_from, typed
 from diffac.paths import absolute
 from diffac.recipes import load_recipe, preset_values, recipe_modules
-from diffac.running import refuse_script, resume, run
+from diffac.running import refuse_script, resume, run, script_of
 from diffac.seeds import run_seeds
 from diffac.system.signals import StopRequest
 from diffac.system.terminal import tolerant_terminal
@@ -39,7 +39,7 @@ Diffusion policies for online reinforcement learning.
 commands:
   train RECIPE [--preset NAME] [options]   train an agent; results go to runs/
   train --config FILE [options]            train with the config.yaml of a run
-  train RECIPE --num-seeds N [options]     train seeds together, each as a run of its own
+  train RECIPE --num-seeds N [options]     train several seeds, each as a run of its own
   resume RUN [--backend NAME]              go on with a run that was stopped, from its last checkpoint
   evaluate RUN [--episodes N] [--video]    play episodes with the best policy of a run
   export RUN --format F [--out FILE]       write the policy of a run for use without diffac: onnx, torch or jax
@@ -172,7 +172,7 @@ def _parse_over(
         "config_file": Annotated[
             str | None, tyro.conf.arg(name="config", help="A config.yaml to start from instead of a preset.")
         ],
-        "num_seeds": Annotated[int, tyro.conf.arg(help="Seeds that train together, from --seed on; each is a run.")],
+        "num_seeds": Annotated[int, tyro.conf.arg(help="Seeds to train, from --seed on; each is a run of its own.")],
         "config": Annotated[module.Config, tyro.conf.arg(name="", prefix_name=False)],
     }
     arguments.__defaults__ = (preset, source, 1, default)
@@ -205,8 +205,18 @@ def run_recipe(module: ModuleType, argv: Sequence[str] | None = None, name: str 
     config, num_seeds = parse(module, argv, name)
     if num_seeds == 1:
         return run(module, config, name)
-    run_seeds(module, config, name, num_seeds)
+    run_seeds([*_program(module, name), *argv], config, num_seeds)
     return None
+
+
+def _program(module: ModuleType, name: str) -> list[str]:
+    """The command line that trains a recipe with the options that follow it."""
+    if module is sys.modules["__main__"]:
+        by_name = ["-m", module.__spec__.name] if module.__spec__ is not None else [str(script_of(module))]
+        return [sys.executable, *by_name]
+    if load_recipe(name) is not module:
+        raise UsageError(f"several seeds need a recipe that has a name or is run as a script; {name!r} is another one")
+    return [sys.executable, "-P", "-m", "diffac", "train", name]
 
 
 def recipe_main(name: str) -> None:

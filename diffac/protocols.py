@@ -378,39 +378,4 @@ class Learner(Protocol):
         ...
 
 
-@runtime_checkable
-class SeedGroup(Protocol):
-    """The states of several seeds of one algorithm, which are trained and asked for actions together.
-
-    Each seed gets what its own learner would have given it, to rounding. A seed that has ended is None in what is
-    passed on, and what is returned for it has no meaning.
-    """
-
-    def update(self, batches: Sequence[Transition | None], keys: Sequence[int | None]) -> Sequence[Metrics]:
-        """`Learner.update` for every seed, on batches of equal shapes; the states are replaced."""
-        ...
-
-    def act(self, obs: Sequence[np.ndarray | None], noise: Sequence[Noise | None]) -> Sequence[np.ndarray]:
-        """`Learner.act` for every seed, on observations of equal shapes."""
-        ...
-
-    def state(self, index: int) -> Any:
-        """The state of one seed, for its learner; valid until the next `update`."""
-        ...
-
-
-@runtime_checkable
-class GroupLearner(Protocol):
-    """A learner that may offer one call for several seeds. One that does not is called for one seed after the other."""
-
-    def group(self, learners: Sequence[Any], states: Sequence[Any]) -> SeedGroup | None:
-        """The states of several seeds, which it consumes; None where it cannot train these learners together.
-
-        Args:
-            learners: one for each seed, this one first.
-            states: one for each seed, with equally many updates.
-        """
-        ...
-
-
 Activation: TypeAlias = Literal["mish", "gelu", "relu", "silu", "tanh"]

@@ -35,7 +35,7 @@ from diffac.runs import (
     save_evaluations,
 )
 from diffac.snapshots import check_host
-from diffac.system.signals import Interrupted, Stop, StopRequest
+from diffac.system.signals import Interrupted, StopRequest
 from diffac.training import TrainConfig, Training, TrainResult, host_form, records, train
 from diffac.untrusted import inside, write_atomically
 
@@ -164,62 +164,39 @@ def _train_in(
     say(f"{name} on {config.env_id}, backend {config.backend}, seed {config.seed}", *start, folder)
     begin = time.perf_counter()
     with StopRequest() as stop:
-        console = ConsoleWriter(config.total_timesteps, bar=config.progress)
-        result = train_in(folder, name, learner, state, config, checkpoint, stop=stop, console=console, say=note)
+        result = _train_until_stopped(folder, name, learner, state, config, checkpoint, stop)
     say(*_report(result, time.perf_counter() - begin), folder)
     return result
 
 
-def train_in(
+def _train_until_stopped(
     folder: Path,
     name: str,
     learner: Any,
     state: Any,
     config: TrainConfig,
     checkpoint: Checkpoint | None,
-    *,
-    stop: Stop,
-    console: Writer,
-    say: Callable[[str], None],
-    evaluated: Any = None,
+    stop: StopRequest,
 ) -> TrainResult:
-    """Trains in the folder of a run, which must be locked.
-
-    Args:
-        folder: of the run.
-        name: the recipe.
-        learner: as for `train`.
-        state: the learner's first.
-        config: arguments.
-        checkpoint: what the run goes on from; None: it begins.
-        stop: whether somebody wants the run to end.
-        console: shows metrics; is closed.
-        say: told what a person should know.
-        evaluated: as for `train`.
-
-    Raises:
-        Interrupted: somebody wants it, and a checkpoint was written.
-        RunError: as for `train`, with what the run can go on from.
-    """
+    """Raises `Interrupted` where somebody wants the end, and errors with what the run can go on from."""
     info = {
         "run_id": read_manifest(folder)["run_id"],
         "config": plain({RECIPE: name, **vars_of(config)}),
         "versions": manifest()["versions"],
     }
+    console = ConsoleWriter(config.total_timesteps, bar=config.progress)
     writer = Writers(console)
     checkpointer = Checkpointer(
         folder, codec_of(learner, config.backend),
-        interval=config.checkpoint_interval, info=info, checkpoint=checkpoint, stop=stop, say=say,
+        interval=config.checkpoint_interval, info=info, checkpoint=checkpoint, stop=stop, say=note,
     )  # fmt: skip
-    if isinstance(stop, StopRequest):
-        stop.last_words = lambda: _interrupted(folder, checkpointer)
+    stop.last_words = lambda: _interrupted(folder, checkpointer)
     try:
         first = 0 if checkpoint is None else checkpoint.env_step
-        writer = Writers(*_writers(folder, config, first, info, say), console)
+        writer = Writers(*_writers(folder, config, first, info), console)
         return train(
             learner, state, config,
-            writer=writer, checkpointer=checkpointer,
-            callback=_SaveEvaluations(checkpointer), evaluated=evaluated,
+            writer=writer, checkpointer=checkpointer, callback=_SaveEvaluations(checkpointer),
         )  # fmt: skip
     except KeyboardInterrupt as error:
         signum = getattr(error, "signum", signal.SIGINT)
@@ -255,9 +232,7 @@ class _SaveEvaluations(Callback):
             raise CallbackError(f"the run cannot write to {path}: {error.strerror or error}") from error
 
 
-def _writers(
-    folder: Path, config: TrainConfig, first: int, info: Mapping[str, Any], say: Callable[[str], None]
-) -> list[Writer]:
+def _writers(folder: Path, config: TrainConfig, first: int, info: Mapping[str, Any]) -> list[Writer]:
     """Everything that logs, but for the terminal; what was logged before from step `first` + 1 on does not count."""
     writers: list[Writer] = [
         CsvWriter(folder / "metrics.csv"),
@@ -269,7 +244,7 @@ def _writers(
         run_id, recipe = info["run_id"], info["config"][RECIPE]
         name = f"{recipe} {config.env_id} seed{config.seed} {run_id[:8]}"
         writers.append(
-            TrackerWriter(config.track, run_name=name, run_id=run_id, config=info["config"], folder=folder, say=say)
+            TrackerWriter(config.track, run_name=name, run_id=run_id, config=info["config"], folder=folder, say=note)
         )
     return writers
 

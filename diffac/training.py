@@ -255,7 +255,6 @@ def train(
     replay: Callable[[int, int, int], Replay] = ReplayBuffer,
     callback: Callback | None = None,
     checkpointer: Checkpointer | None = None,
-    evaluated: Learner | None = None,
 ) -> TrainResult:
     """Trains until `config.total_timesteps`.
 
@@ -272,7 +271,6 @@ def train(
         replay: makes the replay memory from (capacity, obs_dim, action_dim).
         callback: looks on and can stop training; `Callbacks` makes one of several. None: nobody does.
         checkpointer: keeps the run on disk, and says where it goes on; needs a `NumberedReplay`. None: nothing is kept.
-        evaluated: acts in evaluations; None: the learner.
 
     Raises:
         DivergenceError: a loss, a gradient, an action or a parameter is not finite; losses and parameters are looked at
@@ -286,7 +284,7 @@ def train(
     saved: dict[str, Any] = {}
     if checkpointer is not None:
         saved = {"restore": checkpointer.restore, "say": checkpointer.say}
-    with Training(learner, state, config, replay=replay, evaluated=evaluated, **saved) as training:
+    with Training(learner, state, config, replay=replay, **saved) as training:
         training.advance(config.total_timesteps, writer=writer, callback=callback, checkpointer=checkpointer)
         return TrainResult(training.state, training.evaluations)
 
@@ -304,7 +302,6 @@ class Training:
         restore: fills the replay memory, which must be a `NumberedReplay`, and returns the learner's state and
             `Snapshot.host` to go on from, or None in place of the latter at the beginning; None: begins.
         say: told what a person should know.
-        evaluated: acts in evaluations; None: the learner.
         updating: held during each call of `learner.update`, which may consume the state it is given: who holds it may
             use `state` in another thread. None: a lock of its own.
 
@@ -322,7 +319,6 @@ class Training:
         replay: Callable[[int, int, int], Replay] = ReplayBuffer,
         restore: Callable[[Any, NumberedReplay], tuple[Any, dict[str, Any] | None]] | None = None,
         say: Callable[[str], None] = warnings.warn,
-        evaluated: Learner | None = None,
         updating: contextlib.AbstractContextManager[Any] | None = None,
     ) -> None:
         self.learner = learner
@@ -340,7 +336,6 @@ class Training:
         self.asking_thread: int | None = None
         """In which a callback or writer looks on just now, and everything is whole; None: none does."""
         self._advancing = False
-        self._evaluated = evaluated or learner
         self._updating = threading.Lock() if updating is None else updating
         self._say, self._said_cut = say, False
         self.evaluation_due = False
@@ -576,7 +571,7 @@ class Training:
     ) -> bool:
         """Evaluates, in time that does not count; whether training goes on."""
         begin = time.perf_counter()
-        evaluation = self._evaluator(self._evaluated, self.state, stop)
+        evaluation = self._evaluator(self.learner, self.state, stop)
         mean = float(evaluation.returns.mean())
         self.evaluations.append(EvaluationRecord(self.env_step, self.updates, evaluation.returns, evaluation.lengths))
         self.evaluation_due = False

@@ -39,7 +39,7 @@ class Config(TrainConfig):
     gain: float = 1.0
     """Gain of nothing."""
     fail: str = ""
-    """What goes wrong: backend, diverge, interrupt, native, fsync:SECONDS."""
+    """What goes wrong: backend, diverge, interrupt, native, fsync:SECONDS, seeds (other than 0 fail, each its way)."""
 
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -73,6 +73,23 @@ class Native(fakes.FakeLearner):
         return super().update(state, batches, key)
 
 
+class Broken(fakes.FakeLearner):
+    """Its program has a mistake that shows at its first update; or else its process is killed there.
+
+    Args:
+        killed: which of both.
+    """
+
+    def __init__(self, killed: bool) -> None:
+        super().__init__()
+        self.killed = killed
+
+    def update(self, state: Any, batches: Any, key: int) -> Any:
+        if self.killed:
+            os.kill(os.getpid(), signal.SIGKILL)
+        raise ZeroDivisionError("a mistake")
+
+
 def slow_disk(seconds: float) -> None:
     """From the second file on that is written to the disk, it takes that long."""
     fsync, calls = os.fsync, []
@@ -95,7 +112,9 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Any, Any, Any]
         learner = Native()
     if config.fail.startswith("fsync:"):
         slow_disk(float(config.fail.removeprefix("fsync:")))
-    if config.fail == "diverge":
+    if config.fail == "seeds" and config.seed in (2, 3):
+        learner = Broken(killed=config.seed == 3)
+    if config.fail == "diverge" or (config.fail, config.seed) == ("seeds", 1):
         learner.losses = {5: {"critic_loss": float("nan")}}
     return learner, (obs_dim, action_dim), config.gain
 

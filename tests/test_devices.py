@@ -18,7 +18,6 @@ from conftest import load_backend
 from diffac.agent import Agent
 from diffac.building import start_learner
 from diffac.errors import UsageError
-from diffac.lanes import group_of
 from diffac.noise import draw
 from diffac.protocols import Transition
 from diffac.replay import ReplayBuffer
@@ -58,7 +57,7 @@ def test_everything_runs_on_the_cpu_if_asked(backend: ModuleType) -> None:
 
 
 def test_replay_on_the_device(backend: ModuleType) -> None:
-    """The same run, seeds together included: only where the batches come from differs."""
+    """The same run: only where the batches come from differs."""
     sizes = {"total_timesteps": 60, "learning_starts": 20, "batch_size": 8, "num_envs": 2, "buffer_size": 40}
     config = sdac.Config(backend=backend.name, device="cpu", **sizes, **SMALL)
     runs = []
@@ -71,23 +70,6 @@ def test_replay_on_the_device(backend: ModuleType) -> None:
         runs.append(backend.to_arrays(training.state))
     for name, array in runs[0].items():
         np.testing.assert_array_equal(runs[1][name], array, err_msg=name)
-
-
-def test_seeds_together_with_replay_on_the_device(backend: ModuleType) -> None:
-    learners, states = zip(*(start_learner(sdac, sdac.Config(backend=backend.name, seed=seed, **SMALL), 3, 1)
-                             for seed in (0, 1, 0, 1)), strict=True)  # fmt: skip
-    rng = np.random.default_rng(0)
-    shapes = ((3,), (1,), (), (3,))
-    batches = [Transition(*(rng.uniform(-1, 1, (1, 4, *s)).astype(np.float32) for s in shapes), np.zeros((1, 4), bool))
-               for _ in range(2)]  # fmt: skip
-    results = []
-    for own, start in ((batches, 0), (backend.testing.to_backend(batches), 2)):
-        group = group_of(learners[start : start + 2], states[start : start + 2])
-        group.update(own, [1, 2])
-        results.append([backend.to_arrays(group.state(index)) for index in range(2)])
-    for one, other in zip(*results, strict=True):
-        for name, array in one.items():
-            np.testing.assert_array_equal(other[name], array, err_msg=name)
 
 
 def test_replay_on_the_device_of_nobody(backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,13 +22,6 @@ FRAMEWORKS_OWN = {"torch", "equinox", "jax", "builtins", "abc", "typing", "colle
 """Top-level packages whose methods a network or a tuple inherits; they are not ours to mirror."""
 
 
-ONLY_EQUINOX = {
-    "seeds.py": "torch's optimisers and modules change in place, so nothing maps an update over seeds",
-    "Learner.group": "the same; a learner without it is called for one seed after the other",
-}
-"""What the torch backend lacks, and why (docs/many-seeds.md)."""
-
-
 def files(package: str) -> set[str]:
     root = BACKENDS / package
     return {
@@ -103,7 +96,7 @@ def public(module: Any) -> dict[str, Any]:
 
 
 def test_same_files() -> None:
-    assert files(TORCH) == files(EQUINOX) - ONLY_EQUINOX.keys()
+    assert files(TORCH) == files(EQUINOX)
 
 
 def test_same_public_names() -> None:
@@ -147,7 +140,7 @@ def test_same_signatures() -> None:
         if not inspect.isclass(one):
             continue
         methods = canonical(one, set(our_methods(one)))
-        theirs = {entry for entry in our_methods(other) if f"{name}.{entry}" not in ONLY_EQUINOX}
+        theirs = set(our_methods(other))
         assert methods == canonical(other, theirs), name
         for entry in sorted(methods):
             left, right = method(one, entry), method(other, entry)

@@ -73,12 +73,6 @@ def test_a_run_stays_where_it_began_and_is_found_again(here: Path, when: str) ->
     assert_stayed(here)
 
 
-def test_seeds_that_train_together_stay_where_they_began(here: Path) -> None:
-    run_recipe(fake_recipe, [*wandering(here, "make"), "--num-seeds", "2"], "fake")
-    assert_stayed(here)
-    assert len(list(Path("runs").glob("*/fake/*/seed*/evaluations.npz"))) == 2
-
-
 @pytest.mark.parametrize("when", ["make", "reset", "step"])
 def test_an_agent_saves_where_its_user_is(here: Path, when: str) -> None:
     env_kwargs = {"folder": str(here.parent / "elsewhere"), "when": when}
@@ -128,7 +122,6 @@ def test_a_home_folder_may_be_typed_everywhere(here: Path) -> None:
 NOBODY = "~nobody-of-this-name/x"
 TYPED: dict[str, Callable[[str], object]] = {
     "train": lambda path: run_recipe(fake_recipe, ["--run-root", path, *FAST], "fake"),
-    "seeds": lambda path: run_recipe(fake_recipe, ["--run-root", path, "--num-seeds", "2"], "fake"),
     "config": lambda path: run_recipe(fake_recipe, ["--config", path], "fake"),
     "read_config": read_config,
     "resume": lambda path: run_recipe(fake_recipe, ["resume", path], "fake"),
@@ -180,10 +173,9 @@ def test_without_a_current_folder_a_relative_path_is_refused(here: Path) -> None
     assert absolute("/runs") == Path("/runs")
 
 
-@pytest.mark.parametrize("seeds", ["1", "2"])
 @pytest.mark.parametrize("fate", ["renamed", "deleted", "replaced"])
 def test_the_folder_of_a_run_is_not_made_anew(
-    here: Path, fate: str, seeds: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    here: Path, fate: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """One sentence; what was saved lies where the folder is now, and goes on there."""
     write, away = JsonlWriter.write, []
@@ -202,7 +194,7 @@ def test_the_folder_of_a_run_is_not_made_anew(
                 folder.mkdir()
 
     monkeypatch.setattr(JsonlWriter, "write", meddle)
-    options = [*FAST, "--log-interval", "5", "--no-progress", "--num-seeds", seeds]
+    options = [*FAST, "--log-interval", "5", "--no-progress"]
     assert exit_code(lambda: run_recipe(fake_recipe, options, "fake")) == 1
     (folder,) = away
     said = capsys.readouterr().err

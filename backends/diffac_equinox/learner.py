@@ -26,7 +26,6 @@ from diffac.protocols import (
     CriticObjective,
     Metrics,
     Sampler,
-    SeedGroup,
     State,
     Temperature,
     TrackingObjective,
@@ -240,19 +239,6 @@ class Learner(eqx.Module):
         """The metrics of several calls on the host: name -> [calls] of float64, NaN for a call without that name."""
         numbers = jax.device_get([row.numbers for row in metrics])
         return scatter([row.names for row in metrics], np.concatenate(numbers) if numbers else ())
-
-    def group(self, learners: Sequence[Any], states: Sequence[LearnerState]) -> SeedGroup | None:
-        """The states of several seeds, trained by one compiled call; None where the learners are not alike.
-
-        Args:
-            learners: one for each seed, this one first.
-            states: theirs, with the same number of updates; are consumed.
-        """
-        from diffac_equinox.seeds import StackedSeeds  # which needs this module
-
-        if any(type(learner) is not Learner or not eqx.tree_equal(learner, self) for learner in learners):
-            return None
-        return StackedSeeds(self, states)
 
     @_PlainMethod
     def act_noise_spec(self, shape: Shape, *, deterministic: bool = False) -> NoiseSpec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from collections.abc import Mapping
@@ -22,6 +23,8 @@ SHORT = {
     "time/updates_per_second": "updates/s",
 }
 """Metrics that the console shows, and how it calls them."""
+PLAIN_LINE = re.compile(r"([\d,]+)/[\d,]+ steps  (.*)")
+"""What a plain line matches: the step, and the metrics."""
 
 
 def standard_error() -> Console:
@@ -29,15 +32,16 @@ def standard_error() -> Console:
     return Console(file=tolerant(sys.stderr))
 
 
-def progress_bar(console: Console, width: int = 20) -> Progress:
+def progress_bar(console: Console) -> Progress:
     """A bar of environment steps, and the field `text` behind it."""
     return Progress(
         MofNCompleteColumn(),
         TextColumn("steps"),
-        BarColumn(bar_width=width),
+        BarColumn(bar_width=20),
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
         console=console,
+        redirect_stdout=tolerant(sys.stdout).isatty(),  # what goes to a file stays there
     )
 
 
@@ -48,12 +52,11 @@ class ConsoleWriter:
         total_steps: environment steps of the run.
         bar: False for plain lines in any case.
         console: where to write; None: standard error.
-        prefix: what plain lines begin with.
     """
 
-    def __init__(self, total_steps: int, *, bar: bool = True, console: Console | None = None, prefix: str = "") -> None:
+    def __init__(self, total_steps: int, *, bar: bool = True, console: Console | None = None) -> None:
         self._console = console or standard_error()
-        self._total, self._prefix = total_steps, prefix
+        self._total = total_steps
         self._shown: dict[str, float] = {}
         self._last_line = -float("inf")
         self._progress = None
@@ -69,9 +72,7 @@ class ConsoleWriter:
             self._progress.update(self._task, completed=min(step, self._total), text=text)
         elif "eval/mean_reward" in metrics or time.monotonic() - self._last_line >= PLAIN_INTERVAL_S:
             self._last_line = time.monotonic()
-            self._console.print(
-                f"{self._prefix}{step:,}/{self._total:,} steps  {text}", highlight=False, soft_wrap=True
-            )
+            self._console.print(f"{step:,}/{self._total:,} steps  {text}", highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         if self._progress is not None:

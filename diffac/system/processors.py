@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 _UNLIMITED = ("max", "-1")
+
+
+def usable_processors() -> int:
+    """Processors that this process sees and may keep busy, at least 1."""
+    seen = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(seen, granted_processors() or seen)
 
 
 def granted_processors(root: Path | str = "/") -> int | None:

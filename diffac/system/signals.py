@@ -19,7 +19,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType, TracebackType
 from typing import Any, Protocol
 
@@ -33,6 +33,8 @@ LEAVING = 3.0
 SAYING = 1.0
 """Seconds in which the terminal may take the line that says that a signal was heard."""
 
+HEARD = "stopping after this step; again to stop at once"
+"""What is said at the first signal."""
 AGAIN = b"\0"
 """What the main thread tells the listener, which otherwise hears numbers of signals."""
 
@@ -232,7 +234,7 @@ class _Listener:
             return stage, time.monotonic() + LEAVING
         request.signum = request.signum or signum
         if stage == 0 and request.patient:
-            _say("stopping after this step; again to stop at once", request.answered)
+            _say(HEARD, request.answered)
             return 1, time.monotonic() + PATIENCE
         request.answered.set()
         if stage < 2:
@@ -306,15 +308,18 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def children_undisturbed() -> Iterator[None]:
+def children_undisturbed(signums: Sequence[int] = SIGNALS) -> Iterator[None]:
     """Processes that are started within do not get the signals that the terminal sends to the whole group.
 
     It is this process that hears them, in another thread, and stops them.
+
+    Args:
+        signums: which they are to be spared; it must leave one by which this process stops them, if that is its way.
     """
     if _of_this_thread() is None or not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signums)
     try:
         yield
     finally:

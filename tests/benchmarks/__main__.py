@@ -32,6 +32,7 @@ from .page import page
 from .protocol import ROOT
 from .ratios import RECORDED, TOLERANCE, ratios, read_recorded, record, too_low
 from .results import Results, Row
+from .seeds import seeds
 from .tables import show, tables
 
 MEASURES = ("updates", "calls", "switches", "training", "seeds")
@@ -94,7 +95,7 @@ def measure(options: argparse.Namespace, say: Console) -> Results:
     if "calls" in wanted:
         run("replay", suite.replay(plan))
     if "seeds" in wanted and not options.case:
-        run("seeds", suite.seeds())
+        run("seeds", seeds())
     return Results(rows, where)
 
 

@@ -1,99 +1,64 @@
-"""Four seeds together against the same four one after the other: environment steps and updates per second.
-
-Whole runs as `diffac train` makes them, environments, replay and logging included; `rows` is what a report takes up.
-"""
+"""Two seeds at a time on two processors, with a thread each, against one after the other with two threads."""
 
 from __future__ import annotations
 
-import contextlib
 import csv
-import io
+import os
+import statistics
+import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
+from .results import Row
 
-from diffac.recipes import load_recipe, preset_values
-from diffac.running import run
-from diffac.seeds import run_seeds
-
-NUM_SEEDS = 4
-ENV_ID = "HalfCheetah-v5"
-RATES = {"env steps": "time/fps", "updates": "time/updates_per_second"}
-
-
-class Setting(NamedTuple):
-    """What is trained, and for how long."""
-
-    recipe: str
-    preset: str
-    backend: str
-    updates: int
-    """Of each run; the first third, in which programs are compiled, does not count."""
+SETTINGS = [("dacer2", "equinox"), ("dacer2", "torch"), ("sac", "equinox"), ("sac", "torch")]
+"""Recipe, with its default sizes, and backend."""
+LEARNING_STARTS = 300
+STEPS = {"dacer2": 2_400, "sac": 12_000}
+"""Environment steps of a run: a minute or two."""
+TURNS = 3
 
 
-SETTINGS = [
-    Setting("sac", "quick", "equinox", 1_500),
-    Setting("dacer2", "quick", "equinox", 500),
-    Setting("dacer2", "default", "equinox", 120),
-    Setting("sac", "quick", "torch", 450),
-]
+def seeds(processors: int = 2) -> list[Row]:
+    """Whole runs as `diffac train` makes them, environments, replay and logging included; by turns."""
+    rows = []
+    for recipe, backend in SETTINGS:
+        pairs = [[_updates_per_second(recipe, backend, count, processors) for count in (1, 2)] for _ in range(TURNS)]
+        one, two = (statistics.median(column) for column in zip(*pairs, strict=True))
+        text = f"median of {TURNS} turns"
+        for measure, value, unit in (
+            ("updates, one after the other", one, "1/s"),
+            ("updates, two at a time", two, "1/s"),
+            ("updates, two at a time / one after the other", two / one, "ratio"),
+        ):
+            rows.append(Row(f"{recipe} (default)", "HalfCheetah", backend, "seeds", measure, value, unit, text))
+    return rows
 
 
-def rows(settings: Sequence[Setting] = SETTINGS, repeats: int = 3) -> list[dict[str, Any]]:
-    """One row for each setting and measure: recipe, backend, measure, value, unit."""
-    found = []
-    for setting in settings:
-        alone, together = [], []
-        for _ in range(repeats):  # by turns, so that a slow minute of the machine hits both
-            alone.append(_rates(setting, 1))
-            together.append(_rates(setting, NUM_SEEDS))
-        common = {"recipe": f"{setting.recipe} ({setting.preset})", "backend": setting.backend}
-        for name in RATES:
-            one, all_ = (float(np.median([rates[name] for rates in runs])) for runs in (alone, together))
-            found += [
-                {**common, "measure": f"{name}, {NUM_SEEDS} seeds one after the other", "value": one, "unit": "1/s"},
-                {**common, "measure": f"{name}, {NUM_SEEDS} seeds together", "value": all_, "unit": "1/s"},
-                {**common, "measure": f"{name}, together / one after the other", "value": all_ / one, "unit": "ratio"},
-            ]
-    return found
-
-
-def _rates(setting: Setting, num_seeds: int) -> dict[str, float]:
-    """Environment steps and updates per second of all seeds of one command."""
-    module = load_recipe(setting.recipe)
-    values = preset_values(module, setting.recipe, setting.preset, ENV_ID)
-    defaults = module.Config(**values)
-    steps = int(setting.updates / defaults.updates_per_env_step)
+def _updates_per_second(recipe: str, backend: str, num_seeds: int, processors: int) -> float:
+    """Of all seeds of one command; each the median over the last two thirds of its intervals."""
+    steps = STEPS[recipe]
     with tempfile.TemporaryDirectory() as folder:
-        values |= {
-            "backend": setting.backend, "run_root": folder, "progress": False, "eval_episodes": 1,
-            "learning_starts": 300, "total_timesteps": 300 + steps, "log_interval": steps // 15,
-            "buffer_size": 10_000, "eval_interval": 10**9, "checkpoint_interval": 10**9,
+        options: dict[str, Any] = {
+            "num-seeds": num_seeds, "backend": backend, "env-id": "HalfCheetah-v5", "run-root": folder,
+            "total-timesteps": steps, "learning-starts": LEARNING_STARTS, "log-interval": steps // 30,
+            "buffer-size": 10_000, "eval-episodes": 1, "eval-interval": 10**9, "checkpoint-interval": 10**9,
         }  # fmt: skip
-        config = module.Config(**values)
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            if num_seeds == 1:
-                run(module, config, setting.recipe)
-            else:
-                run_seeds(module, config, setting.recipe, num_seeds)
-        found = [_intervals(path) for path in Path(folder).rglob("metrics.csv")]
-    return {name: float(sum(np.median(rates[name]) for rates in found)) for name in RATES}
+        flags = [text for name, value in options.items() for text in (f"--{name}", str(value))]
+        environment = {n: v for n, v in os.environ.items() if n not in ("OMP_NUM_THREADS", "NPROC", "XLA_FLAGS")}
+        subprocess.run(
+            [sys.executable, "-m", "diffac", "train", recipe, *flags],
+            check=True, capture_output=True, env=environment,
+            preexec_fn=lambda: os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:processors]),
+        )  # fmt: skip
+        paths = list(Path(folder).rglob("metrics.csv"))
+        assert len(paths) == num_seeds
+        return sum(map(_median_rate, paths))
 
 
-def _intervals(path: Path) -> dict[str, list[float]]:
-    """The rates of the last two thirds of the intervals of a run."""
+def _median_rate(path: Path) -> float:
     with path.open(newline="") as file:
-        lines = [row for row in csv.DictReader(file) if row["time/fps"]]
-    lines = lines[len(lines) // 3 :]
-    return {name: [float(line[column]) for line in lines] for name, column in RATES.items()}
-
-
-if __name__ == "__main__":
-    for setting in SETTINGS:
-        if len(sys.argv) == 1 or f"{setting.recipe}-{setting.preset}-{setting.backend}" in sys.argv:
-            for row in rows([setting]):
-                print(*row.values(), sep="\t", flush=True)
+        rates = [float(row["time/updates_per_second"]) for row in csv.DictReader(file) if row["time/fps"]]
+    return statistics.median(rates[len(rates) // 3 :])

@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import statistics
-import subprocess
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +12,7 @@ from typing import Any
 from .cases import BATCH_SIZE, CASES, SIZES, configure
 from .flops import update_flops
 from .measure import block, cold_caches, peaks, start, take_turns
-from .protocol import ROOT, Process
+from .protocol import Process
 from .results import Row
 from .switches import SWITCHES
 
@@ -217,15 +215,4 @@ def training(plan: Plan, case: str, env: str, seconds: float = 8.0) -> list[Row]
             for name, value in found.items():
                 text = f"one run of about {seconds:.0f} s after compilation"
                 rows.append(Row(case, env, backend, kind, name, value, units.get(name, "share"), text))
-    return rows
-
-
-def seeds() -> list[Row]:
-    """Several seeds in one process, from `seeds.py`."""
-    code = "from tests.benchmarks.seeds import rows\nfor row in rows(repeats=1): print(*row.values(), sep='\\t')"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, capture_output=True, text=True)
-    rows = []
-    for line in done.stdout.splitlines():
-        recipe, backend, measure, value, unit = line.split("\t")
-        rows.append(Row(recipe, "HalfCheetah", backend, "seeds", measure, float(value), unit, "one run of each"))
     return rows

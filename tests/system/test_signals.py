@@ -23,11 +23,10 @@ from test_resume import PATHS
 from diffac.checkpoints import Store
 from diffac.environments import make_envs
 from diffac.system import signals
-from diffac.system.signals import Interrupted, StopRequest, undisturbed
+from diffac.system.signals import HEARD, Interrupted, StopRequest, undisturbed
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals to process groups")
 
-HEARD = "stopping after this step; again to stop at once"
 CODE = (
     "import sys, signal, fake_recipe, diffac.cli as c\n"
     "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
@@ -216,11 +215,14 @@ def test_saving(seconds: float, whole: bool, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("fail", ["native", "fsync:1000"])
 def test_several_seeds(fail: str, tmp_path: Path) -> None:
+    """Both are in a place that no signal ends; each says how it goes on, or else the one that has started them."""
     program = Program(RECIPE, tmp_path, *LONG, "--num-seeds", "2", "--fail", fail)
-    program.wait_for({"native": "in C"}.get(fail, "a slow disk"))
+    for seed in (0, 1):
+        program.wait_for(f"seed {seed}: {({'native': 'in C'}).get(fail, 'a slow disk')}")
     assert program.stop(signal.SIGTERM) < SECONDS
-    assert HEARD in program.text
-    assert program.text.count(f"\ndiffac resume {tmp_path}/runs/") == 2
+    assert program.text.count(HEARD) == 1
+    for seed in (0, 1):
+        assert f"diffac resume {next(tmp_path.glob(f'runs/*/fake/*/seed{seed}__*'))}" in program.text
 
 
 # the other commands
