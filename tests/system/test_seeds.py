@@ -138,7 +138,7 @@ def test_a_signal_stops_all(third_party: Path) -> None:
     assert program.text.count(HEARD) == 1
     assert list(folders()) == [0, 1]
     for seed, folder in folders().items():
-        words = f"go on from step {last(folder).env_step} with: diffac resume {folder}"
+        words = f"go on from step {last(folder).env_step:,} with: diffac resume {folder}"
         assert any(line.startswith(f"seed {seed}: interrupted") and line.endswith(words) for line in program.lines)
     assert program.lines[-1] == "1 seeds had not begun; train them with: --seed 2 --num-seeds 1"
 
