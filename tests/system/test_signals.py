@@ -264,7 +264,9 @@ def test_other_commands(before: str, argv: list[str], text: str, signum: int, tm
         if program.process.poll() is not None:
             break
     assert program.end(signum, begin) < SECONDS / 2
-    assert program.lines[-1] == "interrupted"
+    # Python's own process that cleans up after others may add what it found
+    said = [line for line in program.lines if "resource_tracker" not in line]
+    assert said[-1] == "interrupted"
     files = [path.name for path in set(tmp_path.rglob("*")) - known if path.is_file()]
     assert [name for name in files if not name.startswith("new-")] == []
 
