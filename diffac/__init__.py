@@ -51,6 +51,7 @@ if _TYPE_CHECKING:
     from diffac.protocols import Learner as Learner
     from diffac.protocols import Loss as Loss
     from diffac.protocols import NoiseSchedule as NoiseSchedule
+    from diffac.protocols import Prediction as Prediction
     from diffac.protocols import Rollout as Rollout
     from diffac.protocols import RolloutObjective as RolloutObjective
     from diffac.protocols import Sampler as Sampler
@@ -59,11 +60,13 @@ if _TYPE_CHECKING:
     from diffac.replay import Replay as Replay
     from diffac.replay import ReplayBuffer as ReplayBuffer
     from diffac.schedules import LinearSchedule as LinearSchedule
-    from diffac.schedules import ScheduleTable as ScheduleTable
-    from diffac.schedules import cosine_table as cosine_table
-    from diffac.schedules import linear_table as linear_table
-    from diffac.schedules import table_from_betas as table_from_betas
-    from diffac.schedules import vp_table as vp_table
+    from diffac.schedules import TabularSchedule as TabularSchedule
+    from diffac.schedules import cosine_schedule as cosine_schedule
+    from diffac.schedules import flow_schedule as flow_schedule
+    from diffac.schedules import linear_beta_schedule as linear_beta_schedule
+    from diffac.schedules import schedule_from_betas as schedule_from_betas
+    from diffac.schedules import tabulated as tabulated
+    from diffac.schedules import vp_schedule as vp_schedule
     from diffac.training import ActorCriticConfig as ActorCriticConfig
     from diffac.training import EvaluationRecord as EvaluationRecord
     from diffac.training import TrainConfig as TrainConfig
@@ -91,6 +94,7 @@ _NAMES = {
         "Learner",
         "Loss",
         "NoiseSchedule",
+        "Prediction",
         "Rollout",
         "RolloutObjective",
         "Sampler",
@@ -98,7 +102,16 @@ _NAMES = {
         "Transition",
     ),
     "replay": ("Replay", "ReplayBuffer"),
-    "schedules": ("LinearSchedule", "ScheduleTable", "cosine_table", "linear_table", "table_from_betas", "vp_table"),
+    "schedules": (
+        "LinearSchedule",
+        "TabularSchedule",
+        "cosine_schedule",
+        "flow_schedule",
+        "linear_beta_schedule",
+        "schedule_from_betas",
+        "tabulated",
+        "vp_schedule",
+    ),
     "training": ("ActorCriticConfig", "EvaluationRecord", "TrainConfig", "TrainResult", "Training", "train"),
 }
 """Module -> public names in it."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, get_args
 
 from diffac.errors import UsageError, check_count, check_number
 from diffac.parts import PARTS
 from diffac.parts.arguments import NO_NUMBERS, Argument, choice, count, flag, number, optional, part
 from diffac.parts.arguments import REQUIRED as REQUIRED
+from diffac.protocols import Prediction
 from diffac.schedules import LinearSchedule
 
 ACTIVATIONS = ("gelu", "mish", "relu", "silu", "tanh")
@@ -52,7 +53,12 @@ _ENSEMBLE = {**_NETWORK, "size": count(2).by_keyword(), **_LAYERS}
 CONSTRUCTORS: dict[str, Mapping[str, Argument]] = {
     **{name: part.arguments for name, part in PARTS.items()},
     # networks
-    "MLPDenoiser": {**_NETWORK, **_LAYERS, "time_dim": count(16).by_keyword()},
+    "MLPDenoiser": {
+        **_NETWORK,
+        **_LAYERS,
+        "time_dim": count(16).by_keyword(),
+        "prediction": choice(*get_args(Prediction), default="eps").by_keyword(),
+    },
     "GaussianActor": {
         **_NETWORK,
         **_LAYERS,

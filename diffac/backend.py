@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Callable
 from importlib.metadata import entry_points
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from diffac.errors import UsageError, unknown
-from diffac.parts import critics, objectives, samplers, schedules, temperatures
+from diffac.parts import critics, objectives, samplers, temperatures
+from diffac.protocols import Array, NoiseSchedule
 
 GROUP = "diffac.backends"
+Time: TypeAlias = "Array | int"
 
 
 class Backend(Protocol):
@@ -17,8 +20,14 @@ class Backend(Protocol):
 
     name: str
 
-    # data
-    TabularSchedule: type[schedules.TabularSchedule]
+    # diffusion
+    add_noise: Callable[[NoiseSchedule, Array, Array, Time], Array]
+    remove_noise: Callable[[NoiseSchedule, Array, Array, Time], Array]
+    noise_between: Callable[[NoiseSchedule, Array, Array, Time], Array]
+    score: Callable[[NoiseSchedule, Array, Time], Array]
+    posterior_mean: Callable[[NoiseSchedule, Array, Array, Time], Array]
+    predicted_action: Callable[[NoiseSchedule, Any, Array, Array, Time], Array]
+    predicted_eps: Callable[[NoiseSchedule, Any, Array, Array, Time], Array]
     # networks
     MLPDenoiser: Any
     GaussianActor: Any

@@ -73,32 +73,37 @@ class Rollout(NamedTuple):
 
 @runtime_checkable
 class NoiseSchedule(Protocol):
-    """A forward diffusion process with T discrete times.
+    """A forward diffusion process with T discrete times: noisy = alpha(t) action + sigma(t) eps.
 
-    `t` is a Python integer or an integer array that broadcasts against the batch axes.
+    That is all that diffac needs to know of one. Each part that is given a schedule asks it once, for every time, with
+    Python's integers; noising, reverse kernels and scores follow (`diffac.TabularSchedule`). The ratio sigma / alpha
+    must not fall from a time to the next; alpha = 1 - s, sigma = s is a flow, alpha = 1 an exploding variance.
     """
 
     @property
     def num_steps(self) -> int:
-        """T."""
+        """T, at least 1."""
         ...
 
-    def add_noise(self, action: Array, eps: Array, t: Array | int) -> Array:
-        """alpha[t] action + sigma[t] eps."""
+    def alpha(self, t: int) -> float:
+        """Signal left at time t in {0, ..., T-1}; at least 0."""
         ...
 
-    def predict_action(self, noisy: Array, eps: Array, t: Array | int) -> Array:
-        """The inverse of `add_noise`: (noisy - sigma[t] eps) / alpha[t]."""
+    def sigma(self, t: int) -> float:
+        """Standard deviation of the noise at time t; greater than 0."""
         ...
 
-    def score(self, eps: Array, t: Array | int) -> Array:
-        """The score of the noised density that belongs to a predicted noise: -eps / sigma[t]."""
-        ...
+
+Prediction: TypeAlias = Literal["eps", "velocity", "action"]
+"""What a denoiser predicts of a = action and eps = noise in noisy = alpha a + sigma eps; velocity is eps - a."""
 
 
 @runtime_checkable
 class Denoiser(Protocol):
-    """Predicts the noise in a noisy action; any network that is called this way can be a diffusion policy's actor."""
+    """Predicts what a noisy action consists of; any network that is called this way can be a diffusion policy's actor.
+
+    It predicts the noise, unless its attribute `prediction` says otherwise (see `Prediction`).
+    """
 
     def __call__(self, obs: Array, noisy: Array, t: Array | int) -> Array:
         """
@@ -108,7 +113,7 @@ class Denoiser(Protocol):
             t: integer, or [*batch] of integers.
 
         Returns:
-            Predicted noise, [*batch action_dim] with all batch axes broadcast.
+            The prediction, [*batch action_dim] with all batch axes broadcast.
         """
         ...
 

@@ -36,8 +36,8 @@ def test_unknown_space_and_source(backend: ModuleType) -> None:
     code = f"""
 import {backend.__name__} as B
 from diffac.errors import UsageError
-from diffac.schedules import vp_table
-schedule = B.TabularSchedule(vp_table(4))
+from diffac.schedules import vp_schedule
+schedule = vp_schedule(4)
 for wrong in ({{"space": "scores"}}, {{"source": "chains"}}):
     try:
         B.TimeWeightedQGradient(B.DDPMSampler(schedule), schedule, **wrong)
@@ -63,7 +63,7 @@ def test_counts_must_be_positive(backend: ModuleType, bad: int) -> None:
     sampler = chain(backend)
     refuses(lambda: backend.BestOf(sampler, num_candidates=bad), "num_candidates", bad)
     refuses(lambda: backend.ReverseProposal(sampler, num_particles=bad), "num_particles", bad)
-    refuses(lambda: backend.DDIMSampler(schedule(backend), num_steps=bad), "num_steps", bad)
+    refuses(lambda: backend.DDIMSampler(schedule(), num_steps=bad), "num_steps", bad)
     refuses(lambda: backend.MixtureEntropyTemperature(sampler, num_samples=bad), "num_samples", bad)
     refuses(lambda: backend.MixtureEntropyTemperature(sampler, num_components=bad), "num_components", bad)
     refuses(lambda: backend.MixtureEntropyTemperature(sampler, num_iterations=-1), "num_iterations", -1)
@@ -76,7 +76,7 @@ def test_counts_must_be_positive(backend: ModuleType, bad: int) -> None:
 
 
 def test_ddim_steps_are_at_most_those_of_the_schedule(backend: ModuleType) -> None:
-    refuses(lambda: backend.DDIMSampler(schedule(backend), num_steps=5), "num_steps", 5, 4)
+    refuses(lambda: backend.DDIMSampler(schedule(), num_steps=5), "num_steps", 5, 4)
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ def test_log_probability_must_be_known(backend: ModuleType) -> None:
 
 
 def test_chain_states_must_belong_to_the_schedule(backend: ModuleType) -> None:
-    steps = schedule(backend)
+    steps = schedule()
     other = backend.DDIMSampler(steps, num_steps=2)
     refuses(lambda: evaluate(backend, backend.TimeWeightedQGradient(other, steps)), 2, DIMS.steps)
     gaussian = backend.TimeWeightedQGradient(backend.TanhGaussianSampler(), steps)

@@ -201,7 +201,7 @@ def test_public_names_exist() -> None:
     source = ast.parse(Path(diffac.__file__).read_text())
     names = {a.asname: n.module for n in ast.walk(source) if isinstance(n, ast.ImportFrom) for a in n.names if a.asname}
     public = {name: module for name, module in names.items() if not name.startswith("_")}
-    assert {"Transition", "draw", "vp_table", "make_envs", "ReplayBuffer", "TrainConfig", "train"} <= public.keys()
+    assert {"Transition", "draw", "vp_schedule", "make_envs", "ReplayBuffer", "TrainConfig", "train"} <= public.keys()
     for name, module in public.items():
         assert getattr(diffac, name) is getattr(importlib.import_module(str(module)), name)
         assert name in dir(diffac)

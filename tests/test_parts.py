@@ -11,7 +11,7 @@ import pytest
 from diffac.errors import UsageError
 from diffac.parts import PARTS
 from diffac.parts.declaration import Count, Part, Positive, Real, declared
-from diffac.schedules import vp_table
+from diffac.schedules import vp_schedule
 
 
 @declared
@@ -43,7 +43,7 @@ def test_arguments_are_read_off_the_fields() -> None:
 
 
 def test_relations_are_checked_too(backend: Any) -> None:
-    schedule = backend.TabularSchedule(vp_table(3))
+    schedule = vp_schedule(3)
     with pytest.raises(UsageError, match="num_steps must be at most 3"):
         backend.DDIMSampler(schedule, num_steps=4)
     with pytest.raises(UsageError, match="needs an AdditiveNoise with noise_scale above 0"):
@@ -94,7 +94,7 @@ def test_a_users_class_may_have_further_fields(backend: Any) -> None:
 
 def test_terms_share_the_rollout_of_one_sampler(backend: Any) -> None:
     """Also where the program that computes it has been made anew."""
-    schedule = backend.TabularSchedule(vp_table(3))
+    schedule = vp_schedule(3)
     sampler = backend.DDPMSampler(schedule)
     value, gradient = backend.ValueThroughSampler(sampler), backend.TimeWeightedQGradient(sampler, schedule)
     other = backend.ValueThroughSampler(backend.DDPMSampler(schedule))

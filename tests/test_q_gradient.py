@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffac.schedules import vp_table
+from diffac.schedules import vp_schedule
 from diffac.testing.parts import Dims, make_batch, make_noise
 
 DIMS = Dims(steps=5)
@@ -22,7 +22,7 @@ def linear_critic(backend: ModuleType) -> Any:
 
 
 def loss_of(backend: ModuleType, denoiser: Any, **fields: Any) -> float:
-    schedule = backend.TabularSchedule(vp_table(5))
+    schedule = vp_schedule(5)
     objective = backend.TimeWeightedQGradient(backend.DDPMSampler(schedule), schedule, **fields)
     to_backend, rng = backend.testing.to_backend, np.random.default_rng(0)
     batch, noise = to_backend(make_batch(rng, DIMS)), to_backend(make_noise(rng, objective, DIMS))
@@ -33,9 +33,9 @@ def loss_of(backend: ModuleType, denoiser: Any, **fields: Any) -> float:
 @pytest.mark.parametrize("source", ["chain", "replay"])
 def test_the_minimiser_leads_every_step_outwards(backend: ModuleType, space: str, source: str) -> None:
     """Its denoiser is -sigma w g, and what it predicts is an expansion of a_t plus a push along g."""
-    table, to_backend, to_numpy = vp_table(5), backend.testing.to_backend, backend.testing.to_numpy
-    schedule, weight = backend.TabularSchedule(table), np.exp(0.4 * np.arange(1, 6) - 1.8)
-    factors = to_backend(-(table.sigma * weight)[:, None] * DIRECTION)
+    table, to_backend, to_numpy = vp_schedule(5), backend.testing.to_backend, backend.testing.to_numpy
+    weight = np.exp(0.4 * np.arange(1, 6) - 1.8)
+    factors = to_backend(-(table.sigmas * weight)[:, None] * DIRECTION)
 
     def minimiser(obs: Any, noisy: Any, t: Any) -> Any:
         return 0 * noisy + (factors[t] if isinstance(t, int) else factors[t[:, 0]][:, None])
@@ -44,17 +44,17 @@ def test_the_minimiser_leads_every_step_outwards(backend: ModuleType, space: str
     expansion = [(1.115, 0.054), (1.52, 0.316), (2.51, 1.16), (5.07, 3.99), (12.5, 15.2)]
     noisy = np.array([[0.3, -0.1]])
     for t, (of_noisy, of_g) in enumerate(expansion):
-        predicted = schedule.predict_action(to_backend(noisy), minimiser(None, to_backend(noisy), t), t)
+        predicted = backend.remove_noise(table, to_backend(noisy), minimiser(None, to_backend(noisy), t), t)
         np.testing.assert_allclose(to_numpy(predicted)[0], of_noisy * noisy[0] + of_g * DIRECTION, rtol=5e-3, atol=5e-3)
 
 
 def test_a_contractive_target_rests_in_the_best_corner(backend: ModuleType) -> None:
     """The exact denoiser of the point where a step up Q leads nowhere has no loss; that of another point has one."""
-    schedule, to_backend = backend.TabularSchedule(vp_table(5)), backend.testing.to_backend
+    to_backend = backend.testing.to_backend
 
     def denoiser_of(point: list[float]) -> Any:
         a = to_backend(np.array(point))
-        return lambda obs, noisy, t: -schedule.score(noisy - schedule.add_noise(a + 0 * noisy, 0 * noisy, t), t)
+        return lambda obs, noisy, t: backend.noise_between(vp_schedule(5), a, noisy, t)
 
     for space in ("score", "eps"):
         fields = {"space": space, "contractive_step": 0.2}

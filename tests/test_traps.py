@@ -18,7 +18,7 @@ from conftest import INSTALLED, load_backend
 
 from diffac.noise import draw
 from diffac.protocols import Loss, Transition
-from diffac.schedules import LinearSchedule, vp_table
+from diffac.schedules import LinearSchedule, vp_schedule
 from diffac.testing.parts import (
     ACTORS,
     CRITICS,
@@ -243,7 +243,7 @@ def test_one_optimiser_step_per_gradient(backend: ModuleType) -> None:
 @pytest.mark.parametrize("kind", ["reverse", "policy"])
 def test_regression_data_and_weights_are_detached(backend: ModuleType, kind: str, truncated: bool) -> None:
     """The gradient is that of a regression on data made by another object with the same parameters."""
-    schedules = schedule(backend)
+    schedules = schedule()
     proposal = (
         backend.ReverseProposal(chain(backend), num_particles=4, truncated=truncated)
         if kind == "reverse"
@@ -271,7 +271,7 @@ def test_regression_data_and_weights_are_detached(backend: ModuleType, kind: str
 @pytest.mark.parametrize("source", ["chain", "forward"])
 def test_states_of_the_q_gradient_term_are_detached(backend: ModuleType, source: str) -> None:
     sampler = chain(backend)
-    objective = backend.TimeWeightedQGradient(sampler, schedule(backend), source=source)
+    objective = backend.TimeWeightedQGradient(sampler, schedule(), source=source)
     actor, critic = networks(backend)
     frozen, _ = networks(backend)
 
@@ -307,7 +307,7 @@ def test_one_particle_returns_what_many_return(backend: ModuleType, truncated: b
     results = []
     for particles in (1, 3):
         proposal = backend.ReverseProposal(chain(backend), num_particles=particles, truncated=truncated)
-        objective = backend.ReweightedScoreMatching(schedule(backend), proposal)
+        objective = backend.ReweightedScoreMatching(schedule(), proposal)
         rng = np.random.default_rng(3)
         loss, gradient = backend.testing.value_and_grad(
             objective, actor, critic, make_batch(rng), make_noise(rng, objective), TEMPERATURE, {}
@@ -329,9 +329,7 @@ def test_one_critic_and_one_state(backend: ModuleType) -> None:
     sampler = backend.AdditiveNoise(backend.BestOf(chain(backend), num_candidates=1))
     learner = backend.Learner(
         sampler=sampler,
-        actor_objective=backend.ReweightedScoreMatching(
-            schedule(backend), backend.ReverseProposal(sampler, num_particles=1)
-        ),
+        actor_objective=backend.ReweightedScoreMatching(schedule(), backend.ReverseProposal(sampler, num_particles=1)),
         critic_objective=backend.GaussianTD(),
         temperature=backend.MixtureEntropyTemperature(sampler, interval=1, num_samples=1, num_components=1),
         actor_optimiser=backend.Adam(),
@@ -412,7 +410,7 @@ def small_learner(backend: ModuleType, **change: Any) -> Any:
     optimiser = change.pop("optimiser", {})
     parts = {
         "sampler": sampler,
-        "actor_objective": backend.ReweightedScoreMatching(schedule(backend), backend.PolicyProposal(rate=0.1)),
+        "actor_objective": backend.ReweightedScoreMatching(schedule(), backend.PolicyProposal(rate=0.1)),
         "critic_objective": backend.MeanSquaredTD(),
         "temperature": backend.NoiseEntropyTemperature(DIMS.action, sampler, interval=1),
         "actor_optimiser": backend.Adam(**{"learning_rate": 1e-3, **optimiser}),
@@ -424,7 +422,7 @@ def small_learner(backend: ModuleType, **change: Any) -> Any:
 
 def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[str, Any]]]:
     """Class name -> (outcome, maker, base arguments, other value of every argument)."""
-    s, long = schedule(B), B.TabularSchedule(vp_table(6))
+    s, long = schedule(), vp_schedule(6)
     ddpm, start = B.DDPMSampler(s), B.DDPMSampler(s, start_scale=0.5)
     noisy, loud = B.AdditiveNoise(ddpm), B.AdditiveNoise(ddpm, noise_scale=0.3)
     d = DIMS.action
@@ -456,7 +454,7 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
             {"sampler": ddpm, "schedule": s},
             {
                 "sampler": start,
-                "schedule": schedule(B, table="linear"),
+                "schedule": schedule(name="linear"),
                 "slope": 0.1,
                 "intercept": -1.0,
                 "space": "eps",
@@ -469,7 +467,7 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
             outcome_of_objective,
             B.ReweightedScoreMatching,
             {"schedule": s, "proposal": B.PolicyProposal()},
-            {"schedule": schedule(B, table="linear"), "proposal": B.ReverseProposal(ddpm, num_particles=3)},
+            {"schedule": schedule(name="linear"), "proposal": B.ReverseProposal(ddpm, num_particles=3)},
         ),
         "ReverseProposal": (
             lambda backend, proposal: outcome_of_objective(backend, backend.ReweightedScoreMatching(s, proposal)),
@@ -610,11 +608,11 @@ def test_policy_entropy_shows_a_collapse_that_the_noise_entropy_hides(backend: M
     to_backend, to_numpy = backend.testing.to_backend, backend.testing.to_numpy
     rng = np.random.default_rng(0)
     sampler = backend.AdditiveNoise(chain(backend), noise_scale=0.1)
-    s = schedule(backend)
+    s = schedule()
     obs = to_backend(make_batch(rng).obs)
 
     def collapsed(obs: Any, noisy: Any, t: Any) -> Any:
-        return noisy / s.sigma(t)  # the exact denoiser of the point 0
+        return backend.noise_between(s, 0 * noisy, noisy, t)  # the exact denoiser of the point 0
 
     def spread(obs: Any, noisy: Any, t: Any) -> Any:
         return 0 * noisy

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from diffac.arguments import check_arguments
 from diffac.errors import UsageError, check_count
 from diffac.initialisers import layer_parameters
+from diffac.protocols import Prediction
 from diffac_equinox.activations import Function, activation
 from diffac_equinox.devices import all_devices
 
@@ -104,7 +105,7 @@ class Condition(NamedTuple):
 
 
 class MLPDenoiser(eqx.Module):
-    """Predicts the noise from concat(obs, noisy, time features); a `ConditionalDenoiser`.
+    """A diffusion policy's actor, an MLP of concat(obs, noisy, time features); a `ConditionalDenoiser`.
 
     Time features: `time_embedding`, then Linear(2 time_dim), activation, Linear(time_dim), as in the official SDAC
     code. The concatenation is never formed: the first layer's shares of obs, noisy and time are added, so batch axes
@@ -117,6 +118,7 @@ class MLPDenoiser(eqx.Module):
         hidden_sizes: widths of the hidden layers.
         activation: a name known to `activation`.
         time_dim: number of time features, even.
+        prediction: what it predicts, "eps", "velocity" or "action"; says how others read its output.
 
     Raises:
         UsageError: a size is not positive, time_dim is odd, or the activation is unknown.
@@ -128,6 +130,7 @@ class MLPDenoiser(eqx.Module):
     action_dim: int = eqx.field(static=True)
     time_dim: int = eqx.field(static=True)
     activation: str = eqx.field(static=True)
+    prediction: Prediction = eqx.field(static=True)
 
     def __init__(
         self,
@@ -138,13 +141,14 @@ class MLPDenoiser(eqx.Module):
         hidden_sizes: tuple[int, ...] = (256, 256, 256),
         activation: str = "mish",
         time_dim: int = 16,
+        prediction: Prediction = "eps",
     ) -> None:
         check_arguments("MLPDenoiser", locals())
         rng = np.random.default_rng(key)
         self.time_layers = _layers(rng, (time_dim, 2 * time_dim, time_dim))
         self.layers = _layers(rng, (obs_dim + action_dim + time_dim, *hidden_sizes, action_dim))
         self.obs_dim, self.action_dim, self.time_dim = obs_dim, action_dim, time_dim
-        self.activation = activation
+        self.activation, self.prediction = activation, prediction
 
     def condition(self, obs: Float[Array, "*batch obs"], num_steps: int) -> Condition:
         """The shares of obs and of all times t < num_steps; may stand for `obs` in `__call__`."""
@@ -156,7 +160,7 @@ class MLPDenoiser(eqx.Module):
         noisy: Float[Array, "*#batch act"],
         t: Int[Array, "*#batch"] | int,
     ) -> Float[Array, "*#batch act"]:
-        """Predicted noise [*batch action_dim]; batch axes broadcast."""
+        """The prediction [*batch action_dim]; batch axes broadcast."""
         _check_input("noisy action", noisy, self.action_dim)
         if isinstance(obs, Condition):
             obs_share, time_share = obs.obs_share, obs.time_share[t]

@@ -13,9 +13,11 @@ from jax.scipy.special import ndtr, ndtri
 from diffac.errors import check_present
 from diffac.noise import Noise
 from diffac.parts import objectives as declared
-from diffac.parts.critics import LOG_PROB, NEXT_ACTION
+from diffac.parts.critics import LOG_PROB
 from diffac.parts.objectives import Regression
 from diffac.protocols import Array, Critic, Loss, NoiseSchedule, Rollout, State, Transition
+from diffac.schedules import check_signal
+from diffac_equinox.diffusion import add_noise, noise_between, predicted_action, predicted_eps, remove_noise, score
 from diffac_equinox.networks import _smallest
 from diffac_equinox.samplers import _condition
 
@@ -65,12 +67,18 @@ class TimeWeightedQGradient(eqx.Module, declared.TimeWeightedQGradient):
                 _detached(actor), batch.obs, noise["rollout"], critic=critic, temperature=temperature
             )
         t = jnp.arange(self.schedule.num_steps)[:, None]
-        noisy = jax.lax.stop_gradient(self.noisy_actions(batch.action, noise, t, rollout))
+        if self.source == "chain":
+            noisy = self.chain_states(rollout)
+        else:
+            noisy = add_noise(self.schedule, self.clean_actions(batch.action, rollout), noise["eps"], t)
+        noisy = jax.lax.stop_gradient(noisy)
 
-        eps = actor(batch.obs, noisy, t)
+        output = actor(batch.obs, noisy, t)
+        eps = predicted_eps(self.schedule, actor, output, noisy, t)
         start = noisy
         if self.contractive_step is not None:
-            start = jnp.clip(self.schedule.predict_action(noisy, jax.lax.stop_gradient(eps), t), -1, 1)
+            predicted = predicted_action(self.schedule, actor, jax.lax.stop_gradient(output), noisy, t)
+            start = jnp.clip(predicted, -1, 1)
         g = jax.grad(lambda action: _smallest(critic(batch.obs, action)).sum())(start)
         norm = jnp.linalg.norm(g, axis=-1, keepdims=True)
         weight = jnp.exp(self.slope * (t + self.time_offset) + self.intercept).astype(g.dtype)
@@ -78,12 +86,11 @@ class TimeWeightedQGradient(eqx.Module, declared.TimeWeightedQGradient):
 
         if self.contractive_step is not None:
             improved = jnp.clip(start + self.contractive_step * target, -1, 1)
-            sigma_eps = noisy - self.schedule.add_noise(improved, jnp.zeros_like(improved), t)
-            target = self.schedule.score(-self.schedule.score(sigma_eps, t), t)
+            target = score(self.schedule, noise_between(self.schedule, improved, noisy, t), t)
         if self.space == "score":
-            error = self.schedule.score(eps, t) - target
+            error = score(self.schedule, eps, t) - target
         else:
-            error = eps + self.schedule.add_noise(jnp.zeros_like(target), target, t)
+            error = eps + add_noise(self.schedule, jnp.zeros_like(target), target, t)
         loss = (error**2).sum(-1).mean()
         return Loss(loss, {"q_gradient_norm": norm.mean(), "score_error": loss}, state)
 
@@ -95,7 +102,8 @@ class ReweightedScoreMatching(eqx.Module, declared.ReweightedScoreMatching):
         """The loss on a batch."""
         regression = _detached(self.proposal(_detached(actor), critic, batch, noise, temperature, state, self.schedule))
         condition = _condition(actor, regression.obs, self.schedule.num_steps)
-        eps = actor(condition, regression.noisy, regression.t)
+        output = actor(condition, regression.noisy, regression.t)
+        eps = predicted_eps(self.schedule, actor, output, regression.noisy, regression.t)
         error = ((eps - regression.target) ** 2).sum(-1)
         return Loss((regression.weight * error + regression.spread).mean(), regression.metrics, regression.state)
 
@@ -112,17 +120,18 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
         schedule: NoiseSchedule,
     ) -> Regression:
         """The regression problem of a batch."""
+        check_signal(schedule)
         t = noise["t"]
         action = self.sampler(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
-        noisy = schedule.add_noise(action, noise["eps"], t)
+        noisy = add_noise(schedule, action, noise["eps"], t)
         if self.truncated:
-            mean = schedule.predict_action(noisy, jnp.zeros_like(noisy), t)
-            std = schedule.predict_action(jnp.zeros_like(noisy), -jnp.ones_like(noisy), t)
+            mean = remove_noise(schedule, noisy, jnp.zeros_like(noisy), t)
+            std = remove_noise(schedule, jnp.zeros_like(noisy), -jnp.ones_like(noisy), t)
             a0 = _truncated_normal(mean, std, noise["particles"])
             eps = (mean - a0) / std
         else:
             eps = noise["particles"]
-            a0 = jnp.clip(schedule.predict_action(noisy, eps, t), -1, 1)
+            a0 = jnp.clip(remove_noise(schedule, noisy, eps, t), -1, 1)
         q = critic(batch.obs, a0).min(0)
         w = jax.nn.softmax(q * self.value_scale / temperature, axis=0)
         target = jnp.einsum("kb,kba->ba", w, eps)
@@ -157,8 +166,8 @@ class PolicyProposal(eqx.Module, declared.PolicyProposal):
         schedule: NoiseSchedule,
     ) -> Regression:
         """The regression problem of a batch."""
-        check_present("PolicyProposal", "batch.next_action", batch.next_action, NEXT_ACTION)
-        q = critic(batch.next_obs, batch.next_action).min(0)
+        next_action = self.next_action(batch)
+        q = critic(batch.next_obs, next_action).min(0)
         new = self._moved(state, q)
         if self.faithful_normalisation:
             advantage = q - state["q_mean_ema"] / state["q_std_ema"]
@@ -166,7 +175,7 @@ class PolicyProposal(eqx.Module, declared.PolicyProposal):
             correction = -jnp.expm1(new["count"] * math.log1p(-self.rate))  # 1 - (1 - rate)^count
             advantage = (q - new["q_mean_ema"] / correction) / (new["q_std_ema"] / correction + 1e-8)
         weight = jnp.exp(jnp.clip(advantage, -3, 3) / temperature)
-        noisy = schedule.add_noise(batch.next_action, noise["eps"], noise["t"])
+        noisy = add_noise(schedule, next_action, noise["eps"], noise["t"])
         metrics = {"effective_samples": weight.sum() ** 2 / (weight**2).sum(), "q_mean": q.mean()}
         return Regression(batch.next_obs, noisy, noise["t"], noise["eps"], weight, jnp.zeros_like(weight), metrics, new)
 

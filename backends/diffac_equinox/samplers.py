@@ -14,6 +14,8 @@ import numpy as np
 from diffac.noise import EXPLORATION, Noise
 from diffac.parts import samplers as declared
 from diffac.protocols import Array, Critic, Rollout
+from diffac.schedules import tabulated
+from diffac_equinox.diffusion import add_noise, noise_between, posterior_mean, predicted_action
 from diffac_equinox.networks import _clip
 
 _LONGEST_UNROLLED = 8
@@ -50,18 +52,19 @@ class DDPMSampler(eqx.Module, declared.DDPMSampler):
         self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
     ) -> Rollout:
         """Runs the whole chain; obs may have fewer batch axes than the noise."""
-        num_steps = self.schedule.num_steps
-        condition = _condition(actor, obs, num_steps)
+        schedule = tabulated(self.schedule)
+        condition = _condition(actor, obs, schedule.num_steps)
 
         def predict(noisy: Array, t: Array | int) -> Array:
-            return _clip(self.schedule.predict_action(noisy, actor(condition, noisy, t), t))
+            return _clip(predicted_action(schedule, actor, actor(condition, noisy, t), noisy, t))
 
         def step(noisy: Array, t_and_noise: tuple[Array | int, Array]) -> tuple[Array, Array]:
             t, eps = t_and_noise
-            mean = self.schedule.posterior_mean(predict(noisy, t), noisy, t)
-            return mean + jnp.asarray(self.schedule.posterior_std(t), eps.dtype) * eps, noisy
+            mean = posterior_mean(schedule, predict(noisy, t), noisy, t)
+            return mean + jnp.asarray(schedule.posterior_std, eps.dtype)[t] * eps, noisy
 
-        noisy, later = _run_backwards(step, self.start_scale * noise["start"], range(1, num_steps), noise["steps"])
+        start, times = self.first_scale * noise["start"], range(1, schedule.num_steps)
+        noisy, later = _run_backwards(step, start, times, noise["steps"])
         return Rollout(predict(noisy, 0), jnp.concatenate([noisy[None], later]))
 
     def __call__(
@@ -82,16 +85,15 @@ class DDIMSampler(eqx.Module, declared.DDIMSampler):
         *earlier, first = np.linspace(0 if number > 1 else last, last, number).round().astype(int).tolist()
 
         def predict(noisy: Array, t: Array | int) -> tuple[Array, Array]:
-            action = _clip(schedule.predict_action(noisy, actor(condition, noisy, t), t))
-            alpha, sigma = (jnp.asarray(x, noisy.dtype) for x in (schedule.alpha(t), schedule.sigma(t)))
-            return action, (noisy - alpha * action) / sigma
+            action = _clip(predicted_action(schedule, actor, actor(condition, noisy, t), noisy, t))
+            return action, noise_between(schedule, action, noisy, t)
 
         def step(action_and_eps: tuple[Array, Array], t_and_nothing: tuple[Array | int, None]) -> tuple[Any, Array]:
             t, _ = t_and_nothing
-            noisy = schedule.add_noise(*action_and_eps, t)
+            noisy = add_noise(schedule, *action_and_eps, t)
             return predict(noisy, t), noisy
 
-        start = self.start_scale * noise["start"]
+        start = self.first_scale * noise["start"]
         (action, _), later = _run_backwards(step, predict(start, first), earlier)
         return Rollout(action, jnp.concatenate([later, start[None]]))
 

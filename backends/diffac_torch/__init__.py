@@ -6,6 +6,13 @@ from diffac_torch.convert import to_arrays as to_arrays
 from diffac_torch.critics import GaussianTD as GaussianTD
 from diffac_torch.critics import MeanSquaredTD as MeanSquaredTD
 from diffac_torch.devices import to_device as to_device
+from diffac_torch.diffusion import add_noise as add_noise
+from diffac_torch.diffusion import noise_between as noise_between
+from diffac_torch.diffusion import posterior_mean as posterior_mean
+from diffac_torch.diffusion import predicted_action as predicted_action
+from diffac_torch.diffusion import predicted_eps as predicted_eps
+from diffac_torch.diffusion import remove_noise as remove_noise
+from diffac_torch.diffusion import score as score
 from diffac_torch.learner import Learner as Learner
 from diffac_torch.learner import LearnerState as LearnerState
 from diffac_torch.networks import EnsembleCritic as EnsembleCritic
@@ -29,7 +36,6 @@ from diffac_torch.samplers import BestOf as BestOf
 from diffac_torch.samplers import DDIMSampler as DDIMSampler
 from diffac_torch.samplers import DDPMSampler as DDPMSampler
 from diffac_torch.samplers import TanhGaussianSampler as TanhGaussianSampler
-from diffac_torch.schedules import TabularSchedule as TabularSchedule
 from diffac_torch.settings import configure as configure
 from diffac_torch.temperatures import FixedTemperature as FixedTemperature
 from diffac_torch.temperatures import MixtureEntropyTemperature as MixtureEntropyTemperature
@@ -63,17 +69,23 @@ __all__ = [
     "ReverseProposal",
     "ReweightedScoreMatching",
     "Sum",
-    "TabularSchedule",
     "TanhGaussianSampler",
     "TargetEntropyTemperature",
     "TimeWeightedQGradient",
     "TwinCritic",
     "ValueThroughSampler",
     "activation",
+    "add_noise",
     "configure",
     "from_arrays",
     "mixture_entropy",
     "name",
+    "noise_between",
+    "posterior_mean",
+    "predicted_action",
+    "predicted_eps",
+    "remove_noise",
+    "score",
     "time_embedding",
     "to_arrays",
     "to_device",

@@ -20,10 +20,11 @@ from torch import Tensor, nn
 from diffac.arguments import check_arguments
 from diffac.errors import UsageError, check_count
 from diffac.initialisers import layer_parameters
+from diffac.protocols import Prediction
 from diffac_torch.activations import activation
 from diffac_torch.devices import check_defaults
+from diffac_torch.diffusion import Time
 from diffac_torch.programs import is_recording
-from diffac_torch.schedules import Time
 
 _MIN_WORK = 1 << 21
 """Multiply-adds from which a product of oneDNN saves more than its call costs."""
@@ -174,7 +175,7 @@ def _smallest(values: Tensor) -> Tensor:
 
 
 class MLPDenoiser(nn.Module):
-    """Predicts the noise in a noisy action: a multilayer perceptron on (obs, noisy, embedded time), linear output.
+    """A diffusion policy's actor: a multilayer perceptron on (obs, noisy, embedded time), linear output.
 
     The embedded time passes through Linear(2 time_dim), activation, Linear(time_dim) first (official SDAC network,
     ALGORITHMS section 0). Satisfies `ConditionalDenoiser`.
@@ -186,6 +187,7 @@ class MLPDenoiser(nn.Module):
         hidden_sizes: widths of the hidden layers.
         activation: name for `activation`.
         time_dim: size of the time embedding, even.
+        prediction: what it predicts, "eps", "velocity" or "action"; says how others read its output.
 
     Raises:
         UsageError: a size is not positive, time_dim is odd, or the activation is unknown.
@@ -200,9 +202,11 @@ class MLPDenoiser(nn.Module):
         hidden_sizes: Sequence[int] = (256, 256, 256),
         activation: str = "mish",
         time_dim: int = 16,
+        prediction: Prediction = "eps",
     ) -> None:
         super().__init__()
         check_arguments("MLPDenoiser", locals())
+        self.prediction: Prediction = prediction
         self.obs_dim, self.action_dim, self.time_dim = obs_dim, action_dim, time_dim
         self.activation = _activation(activation)
         rng = np.random.default_rng(key)
@@ -220,7 +224,7 @@ class MLPDenoiser(nn.Module):
     def forward(
         self, obs: Float[Tensor, "*#batch obs"] | Condition, noisy: Float[Tensor, "*#batch act"], t: Time
     ) -> Float[Tensor, "*#batch act"]:
-        """Predicted noise [*batch act]; obs may be a `Condition`, t an integer or [*batch] of integers."""
+        """The prediction [*batch act]; obs may be a `Condition`, t an integer or [*batch] of integers."""
         if isinstance(obs, Condition):
             share = obs.obs_share + obs.time_share[t]
             action_weight = _first(self.layers).weight.narrow(1, self.obs_dim, self.action_dim)

@@ -12,9 +12,11 @@ from torch import Tensor
 from diffac.errors import check_present
 from diffac.noise import Noise
 from diffac.parts import objectives as declared
-from diffac.parts.critics import LOG_PROB, NEXT_ACTION
+from diffac.parts.critics import LOG_PROB
 from diffac.parts.objectives import Regression
 from diffac.protocols import Critic, Loss, NoiseSchedule, Rollout, State, Transition
+from diffac.schedules import check_signal
+from diffac_torch.diffusion import add_noise, noise_between, predicted_action, predicted_eps, remove_noise, score
 from diffac_torch.networks import _condition, _smallest
 from diffac_torch.samplers import Scalar
 
@@ -61,11 +63,15 @@ class TimeWeightedQGradient(declared.TimeWeightedQGradient):
                 rollout = self.sampler.rollout(
                     actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature
                 )
-        noisy = self.noisy_actions(batch.action, noise, t, rollout).detach()
-        eps = actor(_condition(actor, batch.obs, num_steps), noisy, t)
+        if self.source == "chain":
+            noisy = self.chain_states(rollout).detach()
+        else:
+            noisy = add_noise(self.schedule, self.clean_actions(batch.action, rollout), noise["eps"], t).detach()
+        output = actor(_condition(actor, batch.obs, num_steps), noisy, t)
+        eps = predicted_eps(self.schedule, actor, output, noisy, t)
         start = noisy
         if self.contractive_step is not None:
-            start = self.schedule.predict_action(noisy, eps.detach(), t).clamp(-1, 1)
+            start = predicted_action(self.schedule, actor, output.detach(), noisy, t).clamp(-1, 1)
 
         with torch.enable_grad():
             position = start.clone().requires_grad_()
@@ -75,12 +81,11 @@ class TimeWeightedQGradient(declared.TimeWeightedQGradient):
         target = weight * gradient / (norm + 1e-8)
         if self.contractive_step is not None:
             improved = (start + self.contractive_step * target).clamp(-1, 1)
-            sigma_eps = noisy - self.schedule.add_noise(improved, torch.zeros_like(improved), t)
-            target = self.schedule.score(-self.schedule.score(sigma_eps, t), t)
+            target = score(self.schedule, noise_between(self.schedule, improved, noisy, t), t)
         if self.space == "score":
-            residual = self.schedule.score(eps, t) - target
+            residual = score(self.schedule, eps, t) - target
         else:
-            residual = eps + self.schedule.add_noise(torch.zeros_like(target), target, t)
+            residual = eps + add_noise(self.schedule, torch.zeros_like(target), target, t)
         value = residual.square().sum(-1).mean()
         return Loss(value, {"q_gradient_norm": norm.mean(), "score_error": value.detach()}, state)
 
@@ -92,7 +97,8 @@ class ReweightedScoreMatching(declared.ReweightedScoreMatching):
         """The loss on a batch, as `ActorObjective` says."""
         with torch.no_grad():
             data = self.proposal(actor, critic, batch, noise, temperature, state, self.schedule)
-        eps = actor(_condition(actor, data.obs, self.schedule.num_steps), data.noisy, data.t)
+        output = actor(_condition(actor, data.obs, self.schedule.num_steps), data.noisy, data.t)
+        eps = predicted_eps(self.schedule, actor, output, data.noisy, data.t)
         error = (eps - data.target).square().sum(-1)
         return Loss((data.weight * error + data.spread).mean(), data.metrics, data.state)
 
@@ -110,9 +116,10 @@ class ReverseProposal(declared.ReverseProposal):
         schedule: NoiseSchedule,
     ) -> Regression:
         """Regression data at noised actions of the policy."""
+        check_signal(schedule)
         action = self.sampler(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
         t = noise["t"]
-        noisy = schedule.add_noise(action, noise["eps"], t)
+        noisy = add_noise(schedule, action, noise["eps"], t)
         guesses = _truncated_guesses if self.truncated else _clipped_guesses
         actions, eps = guesses(schedule, noisy, t, noise["particles"])
 
@@ -136,13 +143,13 @@ class ReverseProposal(declared.ReverseProposal):
 
 def _clipped_guesses(schedule: NoiseSchedule, noisy: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
     """Clean actions of the reverse kernel clipped to the box, and the noises they were drawn with."""
-    return schedule.predict_action(noisy, eps, t).clamp(-1, 1), eps
+    return remove_noise(schedule, noisy, eps, t).clamp(-1, 1), eps
 
 
 def _truncated_guesses(schedule: NoiseSchedule, noisy: Tensor, t: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:
     """Clean actions of the reverse kernel restricted to the box, by the inverse distribution function; their noises."""
-    centre = schedule.predict_action(noisy, torch.zeros_like(noisy), t)
-    scale = schedule.predict_action(torch.zeros_like(noisy), -torch.ones_like(noisy), t)
+    centre = remove_noise(schedule, noisy, torch.zeros_like(noisy), t)
+    scale = remove_noise(schedule, torch.zeros_like(noisy), -torch.ones_like(noisy), t)
     # Where the centre is negative all is mirrored: the box then lies in the lower tail, in which the distribution
     # function does not round to 1.
     mirrored = centre < 0
@@ -169,8 +176,8 @@ class PolicyProposal(declared.PolicyProposal):
         schedule: NoiseSchedule,
     ) -> Regression:
         """Regression data at the noised actions of the TD target."""
-        check_present("PolicyProposal", "batch.next_action", batch.next_action, NEXT_ACTION)
-        q = critic(batch.next_obs, batch.next_action).amin(0)
+        next_action = self.next_action(batch)
+        q = critic(batch.next_obs, next_action).amin(0)
         new_state = self._moved(state, q)
         if self.faithful_normalisation:
             advantage = q - state["q_mean_ema"] / state["q_std_ema"]
@@ -181,7 +188,7 @@ class PolicyProposal(declared.PolicyProposal):
         weight = torch.exp(advantage.clamp(-3, 3) / temperature)
         return Regression(
             obs=batch.next_obs,
-            noisy=schedule.add_noise(batch.next_action, noise["eps"], noise["t"]),
+            noisy=add_noise(schedule, next_action, noise["eps"], noise["t"]),
             t=noise["t"],
             target=noise["eps"],
             weight=weight,

@@ -12,8 +12,9 @@ from torch import Tensor
 from diffac.noise import EXPLORATION, Noise
 from diffac.parts import samplers as declared
 from diffac.protocols import Critic, Rollout
+from diffac.schedules import tabulated
+from diffac_torch.diffusion import _add_scaled, add_noise, noise_between, posterior_mean, predicted_action
 from diffac_torch.networks import _condition
-from diffac_torch.schedules import _add_scaled
 
 Scalar: TypeAlias = float | Float[Tensor, ""]
 
@@ -46,18 +47,18 @@ class DDPMSampler(declared.DDPMSampler):
         return self._chain(actor, obs, noise)
 
     def _chain(self, actor: Any, obs: Tensor, noise: Noise, states: list[Tensor] | None = None) -> Tensor:
-        schedule = self.schedule
+        schedule = tabulated(self.schedule)
         cond = _condition(actor, obs, schedule.num_steps)
-        noisy = self.start_scale * noise["start"]
+        noisy = self.first_scale * noise["start"]
         for t in range(schedule.num_steps - 1, 0, -1):
             if states is not None:
                 states.append(noisy)
-            action = schedule.predict_action(noisy, actor(cond, noisy, t), t).clamp(-1, 1)
-            mean = schedule.posterior_mean(action, noisy, t)
-            noisy = _add_scaled(mean, schedule.posterior_std(t), noise["steps"][t - 1])
+            action = predicted_action(schedule, actor, actor(cond, noisy, t), noisy, t).clamp(-1, 1)
+            mean = posterior_mean(schedule, action, noisy, t)
+            noisy = _add_scaled(mean, float(schedule.posterior_std[t]), noise["steps"][t - 1])
         if states is not None:
             states.append(noisy)
-        return schedule.predict_action(noisy, actor(cond, noisy, 0), 0).clamp(-1, 1)
+        return predicted_action(schedule, actor, actor(cond, noisy, 0), noisy, 0).clamp(-1, 1)
 
 
 class DDIMSampler(declared.DDIMSampler):
@@ -96,19 +97,19 @@ class DDIMSampler(declared.DDIMSampler):
         return self._chain(actor, obs, noise)
 
     def _chain(self, actor: Any, obs: Tensor, noise: Noise, states: list[Tensor] | None = None) -> Tensor:
-        schedule = self.schedule
+        schedule = tabulated(self.schedule)
         cond = _condition(actor, obs, schedule.num_steps)
-        noisy = self.start_scale * noise["start"]
+        noisy = self.first_scale * noise["start"]
         *earlier, t = self._times
         while True:
             if states is not None:
                 states.append(noisy)
-            action = schedule.predict_action(noisy, actor(cond, noisy, t), t).clamp(-1, 1)
+            action = predicted_action(schedule, actor, actor(cond, noisy, t), noisy, t).clamp(-1, 1)
             if not earlier:
                 return action
-            eps = _add_scaled(noisy, -schedule.alpha(t), action) / schedule.sigma(t)
+            eps = noise_between(schedule, action, noisy, t)
             t = earlier.pop()
-            noisy = schedule.add_noise(action, eps, t)
+            noisy = add_noise(schedule, action, eps, t)
 
 
 class TanhGaussianSampler(declared.TanhGaussianSampler):

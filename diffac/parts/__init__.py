@@ -3,13 +3,12 @@
 A backend's class inherits its declaration and adds the computation.
 """
 
-from diffac.parts import critics, objectives, samplers, schedules, temperatures
+from diffac.parts import critics, objectives, samplers, temperatures
 from diffac.parts.declaration import Part
 
 PARTS: dict[str, type[Part]] = {
     part.__name__: part
     for part in (
-        schedules.TabularSchedule,
         samplers.DDPMSampler,
         samplers.DDIMSampler,
         samplers.TanhGaussianSampler,

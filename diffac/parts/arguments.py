@@ -22,6 +22,8 @@ class Argument:
     kind: Any = inspect.Parameter.POSITIONAL_OR_KEYWORD
     wrong: tuple[Any, ...] = ()
     """Values that are refused, for tests."""
+    convert: Callable[[Any], Any] | None = None
+    """Makes what the part holds of what was given."""
 
     def by_keyword(self) -> Argument:
         """The same, which must be named in a call."""

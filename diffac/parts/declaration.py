@@ -20,6 +20,7 @@ from typing import (
 
 from diffac.parts.arguments import REQUIRED, Argument, choice, count, flag, number, optional, part
 from diffac.protocols import ActorObjective, NoiseSchedule, Sampler
+from diffac.schedules import TabularSchedule, check_schedule, tabulated
 
 Real = Annotated[float, number()]
 Positive = Annotated[float, number("(0, inf)")]
@@ -31,10 +32,14 @@ Count = Annotated[int, count()]
 """1, 2, ..."""
 Whole = Annotated[int, count(least=0)]
 """0, 1, ..."""
+Schedule = Annotated[NoiseSchedule, Argument(check_schedule, wrong=(None, 5, "vp", TabularSchedule), convert=tabulated)]
+"""Any `NoiseSchedule` may be given; the part has its values."""
+
+STATIC = {"static": True}
+"""Metadata of a field that is no array: in Equinox it is a part of the compiled program."""
 
 EXAMPLES: dict[Any, str] = {
     Sampler: "DDPMSampler(schedule)",
-    NoiseSchedule: "TabularSchedule(vp_table(5))",
     ActorObjective: "ValueThroughSampler(sampler)",
 }
 """Protocol -> what to write where something that can be none was given."""
@@ -56,13 +61,16 @@ class Part:
             cls.__doc__ = next(base.__doc__ for base in cls.__mro__[1:] if issubclass(base, Part))
 
     def check(self) -> None:
-        """Refuses arguments that make no sense; called when a part is made.
+        """Refuses arguments that make no sense, and converts those that come in several forms; called when it is made.
 
         Raises:
             UsageError: says which argument, what is allowed and what was given.
         """
         for name, argument in self.arguments.items():
-            argument.check(name, getattr(self, name))
+            value = getattr(self, name)
+            argument.check(name, value)
+            if argument.convert is not None:
+                object.__setattr__(self, name, argument.convert(value))
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name in vars(self):

@@ -12,10 +12,22 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from diffac.errors import UsageError, check_number
+from diffac.errors import UsageError, check_number, check_present
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
 from diffac.parts.arguments import Argument, part
-from diffac.parts.declaration import EXAMPLES, Count, Fraction, Part, Positive, Real, Whole, declared
+from diffac.parts.critics import NEXT_ACTION
+from diffac.parts.declaration import (
+    EXAMPLES,
+    STATIC,
+    Count,
+    Fraction,
+    Part,
+    Positive,
+    Real,
+    Schedule,
+    Whole,
+    declared,
+)
 from diffac.protocols import (
     ActorObjective,
     Array,
@@ -123,7 +135,7 @@ class TimeWeightedQGradient(OfRollout):
             for each time.
     """
 
-    schedule: NoiseSchedule
+    schedule: Schedule = dataclasses.field(metadata=STATIC)
     slope: Real = 0.4
     intercept: Real = -1.8
     space: Literal["score", "eps"] = "score"
@@ -142,28 +154,23 @@ class TimeWeightedQGradient(OfRollout):
         eps = {} if self.source == "chain" else {"eps": Normal((self.schedule.num_steps, *shape))}
         return rollout | eps
 
-    def noisy_actions(self, replay: Array, noise: Noise, t: Array, rollout: Rollout | None) -> Array:
-        """Where the score is taught, [T batch act]; with gradient.
-
-        Args:
-            replay: actions [batch act].
-            noise: as `noise_spec` says.
-            t: all times, [T 1].
-            rollout: None with source "replay".
-        """
-        if rollout is None:
-            return self.schedule.add_noise(replay, noise["eps"], t)
-        if self.source == "forward":
-            clean = rollout.action if rollout.noise_free is None else rollout.noise_free
-            return self.schedule.add_noise(clean, noise["eps"], t)
-        if rollout.noisy is None or len(rollout.noisy) != self.schedule.num_steps:
-            given = "no states" if rollout.noisy is None else f"{len(rollout.noisy)} states"
+    def chain_states(self, rollout: Rollout | None) -> Array:
+        """The states of the policy's own chain, [T batch act]; refuses a rollout without one for each time."""
+        states = None if rollout is None else rollout.noisy
+        if states is None or len(states) != self.schedule.num_steps:
+            given = "no states" if states is None else f"{len(states)} states"
             raise UsageError(
                 f"TimeWeightedQGradient with source='chain' needs a rollout with the states at all "
                 f"{self.schedule.num_steps} times of its schedule, and the sampler gave {given}; use a DDPMSampler "
                 "with that schedule, or source='forward'"
             )
-        return rollout.noisy
+        return states
+
+    def clean_actions(self, replay: Array, rollout: Rollout | None) -> Array:
+        """The actions [batch act] that are noised: those of the replay buffer, or the policy's before exploration."""
+        if rollout is None:
+            return replay
+        return rollout.action if rollout.noise_free is None else rollout.noise_free
 
 
 class Regression(NamedTuple):
@@ -257,8 +264,8 @@ class ReweightedScoreMatching(ActorObjectivePart):
         proposal: gives the data, without gradient; `ReverseProposal` (SDAC) or `PolicyProposal` (DPMD).
     """
 
-    schedule: NoiseSchedule
-    proposal: Proposal
+    schedule: Schedule = dataclasses.field(metadata=STATIC)
+    proposal: Proposal = dataclasses.field()
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise of the proposal for a batch of actions of that shape."""
@@ -293,7 +300,7 @@ class ReverseProposal(ProposalPart):
         truncated: whether the guesses are drawn inside the action box or clipped to it.
 
     Raises:
-        UsageError: num_particles or value_scale is not positive.
+        UsageError: num_particles or value_scale is not positive; on a call, a schedule without signal at some time.
     """
 
     sampler: Sampler
@@ -345,6 +352,10 @@ class PolicyProposal(ProposalPart):
 
     rate: Fraction = 0.001
     faithful_normalisation: bool = False
+
+    def next_action(self, batch: Transition) -> Array:
+        """The actions [batch act] of the TD target; refuses a batch without them."""
+        return check_present("PolicyProposal", "batch.next_action", batch.next_action, NEXT_ACTION)
 
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
         """Noise for a batch of actions of that shape: "t" [batch] in {0..T-1}, T = num_steps; "eps" [batch act]."""

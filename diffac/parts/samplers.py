@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from diffac.errors import UsageError, check_present
 from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
-from diffac.parts.declaration import EXAMPLES, Count, NotNegative, Part, declared
-from diffac.parts.schedules import TabularSchedule
+from diffac.parts.declaration import EXAMPLES, STATIC, Count, NotNegative, Part, Schedule, declared
 from diffac.protocols import Array, Critic, Rollout, Sampler
 
 
@@ -28,22 +28,36 @@ class SamplerPart(Part):
 
 
 @declared
-class DDPMSampler(SamplerPart):
+class DiffusionSampler(SamplerPart):
+    """What the samplers share that run a denoiser backwards in time."""
+
+    schedule: Schedule = dataclasses.field(metadata=STATIC)
+    start_scale: NotNegative | None = None
+
+    @property
+    def first_scale(self) -> float:
+        """Standard deviation of the first state."""
+        if self.start_scale is not None:
+            return self.start_scale
+        return float(self.schedule.sigma(self.schedule.num_steps - 1))
+
+
+@declared
+class DDPMSampler(DiffusionSampler):
     """Ancestral sampling of a diffusion policy (Ho et al. 2020, arXiv 2006.11239, algorithm 2).
 
     The predicted clean action is clipped to [-1, 1] in every step, as in the official code of DACER and SDAC. The last
-    step adds no noise, so the chain ends in the clipped prediction. `rollout.noisy` is [T *batch act].
+    step adds no noise, so the chain ends in the clipped prediction. `rollout.noisy` is [T *batch act]. The denoiser may
+    predict any `Prediction`.
 
     Args:
-        schedule: the T coefficients.
-        start_scale: standard deviation of the first state; the official SDAC code uses 0.5, a standard normal is 1.
+        schedule: the forward process, with T times.
+        start_scale: standard deviation of the first state; None: sigma(T-1). The paper's is 1; the official SDAC code
+            has 0.5.
 
     Raises:
         UsageError: start_scale is negative.
     """
-
-    schedule: TabularSchedule
-    start_scale: NotNegative = 1.0
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for actions of shape (*batch, act), standard normal.
@@ -54,16 +68,16 @@ class DDPMSampler(SamplerPart):
 
 
 @declared
-class DDIMSampler(SamplerPart):
+class DDIMSampler(DiffusionSampler):
     """Deterministic sampling at some of the T times (Song et al. 2020, arXiv 2010.02502, equation 12 with eta = 0).
 
     The predicted clean action is clipped to [-1, 1], and the noise recomputed from the clipped action, so that the next
     state lies on the line between the two; the paper does not clip. `rollout.noisy` is [num_steps *batch act], in the
-    order of increasing t.
+    order of increasing t. The denoiser may predict any `Prediction`. With `flow_schedule` a step is one of Euler's.
 
     Args:
-        schedule: the T coefficients.
-        start_scale: standard deviation of the first state.
+        schedule: the forward process, with T times.
+        start_scale: standard deviation of the first state; None: sigma(T-1).
         num_steps: number of evaluations, in 1..T, at times spread evenly over {0, ..., T-1}, of which T-1 is always
             one; None means T.
 
@@ -71,8 +85,6 @@ class DDIMSampler(SamplerPart):
         UsageError: num_steps is outside 1..T, or start_scale is negative.
     """
 
-    schedule: TabularSchedule
-    start_scale: NotNegative = 1.0
     num_steps: Count | None = None
 
     def check(self) -> None:

@@ -41,6 +41,7 @@ from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.protocols import Transition
 from diffac.recipes import load_recipe, preset_values, recipe_modules
+from diffac.schedules import flow_schedule
 from diffac.testing import parts, problems, reference
 from diffac.testing.parts import DIMS, LEARNERS, OBJECTIVES, SAMPLERS
 from diffac.testing.problems import Answer, Problem, difference, make_problem, solve, solve_by_reference, tools
@@ -132,8 +133,7 @@ def sensible_arguments(B: Any, name: str) -> dict[str, Any]:
     """What a part cannot do without."""
     sampler = parts.chain(B, DIMS)
     sensible = {
-        "table": parts.TABLES["vp"](DIMS.steps),
-        "schedule": parts.schedule(B, DIMS),
+        "schedule": parts.schedule(DIMS),
         "sampler": B.AdditiveNoise(sampler),
         "proposal": B.PolicyProposal(),
         "obs_dim": 3,
@@ -430,7 +430,7 @@ def test_samplers_return_a_point_mass(backend: Any, name: str) -> None:
     target = t.to_backend(point)
 
     def exact(obs: Any, noisy: Any, time: Any) -> Any:
-        return -inner.schedule.score(noisy - inner.schedule.add_noise(target, 0 * noisy, time), time)
+        return backend.noise_between(inner.schedule, target, noisy, time)
 
     critic = parts.make_critic(backend, SAMPLERS[name])
     obs, noise = t.to_backend(rng.standard_normal((DIMS.batch, DIMS.obs))), t.to_backend(parts.make_noise(rng, sampler))
@@ -600,16 +600,27 @@ def _critic_loss(B: Any, objective: Any, **change: Any) -> Any:
     return _loss(B, objective, critic, critic, {}, **change)
 
 
-def _policy_proposal_without_next_action(B: Any) -> Any:
-    objective = B.ReweightedScoreMatching(parts.schedule(B, DIMS), B.PolicyProposal())
+def _actor_loss(B: Any, objective: Any, **change: Any) -> Any:
     actor, critic = parts.ACTORS["denoiser"](B, DIMS, 0), parts.CRITICS["twin"](B, DIMS, 1)
-    return _loss(B, objective, actor, critic, objective.init_state(), next_action=None)
+    return _loss(B, objective, actor, critic, objective.init_state(), **change)
+
+
+def _policy_proposal_without_next_action(B: Any) -> Any:
+    return _actor_loss(B, B.ReweightedScoreMatching(parts.schedule(DIMS), B.PolicyProposal()), next_action=None)
 
 
 MISTAKES: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
     "candidates": (lambda B: B.BestOf(_chain(B), num_candidates=0), ("num_candidates", "0")),
     "particles": (lambda B: B.ReverseProposal(_chain(B), num_particles=-1), ("num_particles", "-1")),
-    "ddim steps": (lambda B: B.DDIMSampler(parts.schedule(B, DIMS), num_steps=9), ("num_steps", "9", "4")),
+    "ddim steps": (lambda B: B.DDIMSampler(parts.schedule(DIMS), num_steps=9), ("num_steps", "9", "4")),
+    "noise without signal": (
+        lambda B: _sample(B, B.DDPMSampler(flow_schedule(4))),
+        ("alpha(3) of the schedule is 0", 'prediction="velocity"'),
+    ),
+    "reverse kernel without signal": (
+        lambda B: _actor_loss(B, B.ReweightedScoreMatching(flow_schedule(4), B.ReverseProposal(_chain(B)))),
+        ("alpha(3) of the schedule is 0",),
+    ),
     "learning rate": (lambda B: B.Adam(-1.0), ("learning_rate", "-1")),
     "norm": (lambda B: B.Adam(max_grad_norm=0.0), ("max_grad_norm", "0")),
     "gamma": (lambda B: B.MeanSquaredTD(gamma=1.5), ("gamma", "1.5")),

@@ -6,7 +6,6 @@ A row says how to build a part from a backend module `B` and small dimensions, a
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -14,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffac.noise import Shape, draw
-from diffac.protocols import Activation, Transition
-from diffac.schedules import LinearSchedule, ScheduleTable, cosine_table, linear_table, vp_table
+from diffac.protocols import Activation, NoiseSchedule, Transition
+from diffac.schedules import LinearSchedule, cosine_schedule, flow_schedule, linear_beta_schedule, vp_schedule
 
 
 class Dims(NamedTuple):
@@ -46,12 +45,28 @@ OTHER_DIMS = (
 LARGE = Dims(obs=17, action=6, batch=256, hidden=(256, 256), steps=3, particles=9)
 """As in a real run: for arrays of that size backends may have other kernels."""
 
-TABLES: dict[str, Callable[[int], ScheduleTable]] = {
-    "vp": functools.cache(vp_table),
-    "cosine": functools.cache(cosine_table),
-    "linear": functools.cache(linear_table),
+
+class Ellipse(NamedTuple):
+    """A schedule that exists nowhere else: neither variance-preserving nor a flow, nor a `TabularSchedule`."""
+
+    num_steps: int
+
+    def alpha(self, t: int) -> float:
+        """From nearly 1 to 0.2."""
+        return 1 - 0.8 * ((t + 1) / self.num_steps) ** 2
+
+    def sigma(self, t: int) -> float:
+        """Up to 1.5."""
+        return 1.5 * (t + 1) / self.num_steps
+
+
+NOISE_SCHEDULES: dict[str, Callable[[int], NoiseSchedule]] = {
+    "vp": vp_schedule,
+    "cosine": cosine_schedule,
+    "linear": linear_beta_schedule,
+    "flow": flow_schedule,
+    "ellipse": Ellipse,
 }
-"""Cached: in Equinox, parts with the same table object are equal and share a compiled program."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +86,8 @@ class Part:
 
 ACTORS: dict[str, Callable[..., Any]] = {
     "denoiser": lambda B, d, key, **kw: B.MLPDenoiser(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
+    "velocity": lambda B, d, key, **kw: ACTORS["denoiser"](B, d, key, prediction="velocity", **kw),
+    "clean": lambda B, d, key, **kw: ACTORS["denoiser"](B, d, key, prediction="action", **kw),
     "gaussian": lambda B, d, key, **kw: B.GaussianActor(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
 }
 CRITICS: dict[str, Callable[..., Any]] = {
@@ -96,11 +113,15 @@ def _critic_shapes(size: int, outputs: int) -> Callable[[Dims], dict[str, Shape]
     return lambda d: _layer_shapes((d.obs + d.action, *d.hidden, outputs), ensemble=(size,))
 
 
-SHAPES: dict[str, Callable[[Dims], dict[str, Shape]]] = {
-    "actor denoiser": lambda d: {
+def _denoiser_shapes(d: Dims) -> dict[str, Shape]:
+    return {
         **_layer_shapes((TIME_DIM, 2 * TIME_DIM, TIME_DIM), "time_layers"),
         **_layer_shapes((d.obs + d.action + TIME_DIM, *d.hidden, d.action)),
-    },
+    }
+
+
+SHAPES: dict[str, Callable[[Dims], dict[str, Shape]]] = {
+    **{f"actor {name}": _denoiser_shapes for name in ("denoiser", "velocity", "clean")},
     "actor gaussian": lambda d: _layer_shapes((d.obs, *d.hidden, 2 * d.action)),
     "critic twin": _critic_shapes(2, 1),
     "critic three": _critic_shapes(3, 1),
@@ -135,25 +156,30 @@ def make_critic(B: Any, part: Part, key: int = 2, dims: Dims = DIMS) -> Any:
 # schedules and samplers
 
 
-def schedule(B: Any, dims: Dims = DIMS, table: str = "vp") -> Any:
+def schedule(dims: Dims = DIMS, name: str = "vp") -> NoiseSchedule:
     """A schedule with T = dims.steps."""
-    return B.TabularSchedule(TABLES[table](dims.steps))
+    return NOISE_SCHEDULES[name](dims.steps)
 
 
-def chain(B: Any, dims: Dims = DIMS, table: str = "vp", **kw: Any) -> Any:
+def chain(B: Any, dims: Dims = DIMS, name: str = "vp", **kw: Any) -> Any:
     """The DDPM sampler."""
-    return B.DDPMSampler(schedule(B, dims, table), **kw)
+    return B.DDPMSampler(schedule(dims, name), **kw)
 
 
-SCHEDULES: dict[str, Part] = {name: Part(lambda B, d, name=name: schedule(B, d, name)) for name in TABLES}
+SCHEDULES: dict[str, Part] = {name: Part(lambda B, d, name=name: schedule(d, name)) for name in NOISE_SCHEDULES}
 
 SAMPLERS: dict[str, Part] = {
     "ddpm": Part(chain),
     "ddpm_cosine": Part(lambda B, d: chain(B, d, "cosine", start_scale=0.5)),
     "ddpm_long": Part(lambda B, d: chain(B, d._replace(steps=12), "linear")),
-    "ddim": Part(lambda B, d: B.DDIMSampler(schedule(B, d))),
-    "ddim_two": Part(lambda B, d: B.DDIMSampler(schedule(B, d, "linear"), start_scale=0.5, num_steps=2)),
-    "ddim_one": Part(lambda B, d: B.DDIMSampler(schedule(B, d), num_steps=1)),
+    "ddpm_velocity_flow": Part(lambda B, d: chain(B, d, "flow"), actor="velocity"),
+    "ddpm_clean_ellipse": Part(lambda B, d: chain(B, d, "ellipse"), actor="clean"),
+    "ddpm_ellipse": Part(lambda B, d: chain(B, d, "ellipse")),
+    "ddim": Part(lambda B, d: B.DDIMSampler(schedule(d))),
+    "ddim_velocity_flow": Part(lambda B, d: B.DDIMSampler(schedule(d, "flow")), actor="velocity"),
+    "ddim_clean_flow": Part(lambda B, d: B.DDIMSampler(schedule(d, "flow"), num_steps=2), actor="clean"),
+    "ddim_two": Part(lambda B, d: B.DDIMSampler(schedule(d, "linear"), start_scale=0.5, num_steps=2)),
+    "ddim_one": Part(lambda B, d: B.DDIMSampler(schedule(d), num_steps=1)),
     "tanh_gaussian": Part(lambda B, d: B.TanhGaussianSampler(), actor="gaussian"),
     "tanh_gaussian_epsilon": Part(lambda B, d: B.TanhGaussianSampler(epsilon=0.01), actor="gaussian"),
     "best_of": Part(lambda B, d: B.BestOf(chain(B, d), num_candidates=3)),
@@ -172,13 +198,13 @@ SAMPLERS: dict[str, Part] = {
 def _time_weighted(space: str, source: str, time_offset: int) -> Part:
     return Part(
         lambda B, d: B.TimeWeightedQGradient(
-            chain(B, d), schedule(B, d), space=space, source=source, time_offset=time_offset
+            chain(B, d), schedule(d), space=space, source=source, time_offset=time_offset
         )
     )
 
 
-def _score_matching(proposal: Callable[[Any, Dims], Any], table: str = "linear", **properties: Any) -> Part:
-    return Part(lambda B, d: B.ReweightedScoreMatching(schedule(B, d, table), proposal(B, d)), **properties)
+def _score_matching(proposal: Callable[[Any, Dims], Any], name: str = "linear", **properties: Any) -> Part:
+    return Part(lambda B, d: B.ReweightedScoreMatching(schedule(d, name), proposal(B, d)), **properties)
 
 
 def _reverse(B: Any, d: Dims, truncated: bool) -> Any:
@@ -190,13 +216,16 @@ def _reverse(B: Any, d: Dims, truncated: bool) -> Any:
 def _shared_sum(B: Any, d: Dims, noisy: bool = True) -> Any:
     sampler = B.AdditiveNoise(chain(B, d), noise_scale=0.1) if noisy else chain(B, d)
     return B.Sum(
-        (1.0, B.ValueThroughSampler(sampler)), (0.5, B.TimeWeightedQGradient(sampler, schedule(B, d), source="chain"))
+        (1.0, B.ValueThroughSampler(sampler)), (0.5, B.TimeWeightedQGradient(sampler, schedule(d), source="chain"))
     )
 
 
 OBJECTIVES: dict[str, Part] = {
     "value_ddpm": Part(lambda B, d: B.ValueThroughSampler(chain(B, d)), critic="gaussian"),
-    "value_ddim": Part(lambda B, d: B.ValueThroughSampler(B.DDIMSampler(schedule(B, d)))),
+    "value_ddim": Part(lambda B, d: B.ValueThroughSampler(B.DDIMSampler(schedule(d)))),
+    "value_velocity_flow": Part(
+        lambda B, d: B.ValueThroughSampler(B.DDIMSampler(schedule(d, "flow"))), actor="velocity"
+    ),
     "value_additive": Part(lambda B, d: B.ValueThroughSampler(B.AdditiveNoise(chain(B, d), noise_scale=0.3))),
     "value_best_of": Part(lambda B, d: B.ValueThroughSampler(B.BestOf(chain(B, d), num_candidates=3)), critic="three"),
     "value_tanh_gaussian": Part(lambda B, d: B.ValueThroughSampler(B.TanhGaussianSampler()), actor="gaussian"),
@@ -207,6 +236,12 @@ OBJECTIVES: dict[str, Part] = {
     "reverse": _score_matching(lambda B, d: _reverse(B, d, truncated=False), boltzmann=True),
     "reverse_truncated": _score_matching(lambda B, d: _reverse(B, d, truncated=True), boltzmann=True),
     "reverse_truncated_vp": _score_matching(lambda B, d: _reverse(B, d, truncated=True), "vp", boltzmann=True),
+    "reverse_velocity": _score_matching(
+        lambda B, d: _reverse(B, d, truncated=True), "vp", boltzmann=True, actor="velocity"
+    ),
+    "reverse_ellipse": _score_matching(lambda B, d: _reverse(B, d, truncated=False), "ellipse", boltzmann=True),
+    "policy_velocity_flow": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1), "flow", actor="velocity"),
+    "policy_clean_ellipse": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1), "ellipse", actor="clean"),
     "policy": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1)),
     "policy_faithful": _score_matching(
         lambda B, d: B.PolicyProposal(rate=0.1, faithful_normalisation=True),
@@ -216,16 +251,26 @@ OBJECTIVES: dict[str, Part] = {
         lambda B, d: B.ValueThroughSampler(chain(B, d), relative=True), critic="gaussian", shift_invariant=False
     ),
     "time_weighted_contractive": Part(
-        lambda B, d: B.TimeWeightedQGradient(chain(B, d), schedule(B, d), contractive_step=0.2)
+        lambda B, d: B.TimeWeightedQGradient(chain(B, d), schedule(d), contractive_step=0.2)
+    ),
+    "time_weighted_velocity_flow": Part(
+        lambda B, d: B.TimeWeightedQGradient(
+            chain(B, d, "flow"), schedule(d, "flow"), space="eps", source="forward", contractive_step=0.2
+        ),
+        actor="velocity",
+    ),
+    "time_weighted_clean_ellipse": Part(
+        lambda B, d: B.TimeWeightedQGradient(chain(B, d, "ellipse"), schedule(d, "ellipse"), contractive_step=0.2),
+        actor="clean",
     ),
     "time_weighted_contractive_eps": Part(
         lambda B, d: B.TimeWeightedQGradient(
-            chain(B, d), schedule(B, d), space="eps", source="replay", contractive_step=0.5
+            chain(B, d), schedule(d), space="eps", source="replay", contractive_step=0.5
         )
     ),
     "time_weighted_forward_noisy": Part(
         lambda B, d: B.TimeWeightedQGradient(
-            B.AdditiveNoise(B.BestOf(chain(B, d), num_candidates=2), 0.3), schedule(B, d), source="forward"
+            B.AdditiveNoise(B.BestOf(chain(B, d), num_candidates=2), 0.3), schedule(d), source="forward"
         )
     ),
     "entropy_value": Part(lambda B, d: B.EntropyRegularisedValue(B.TanhGaussianSampler()), actor="gaussian"),
@@ -233,9 +278,9 @@ OBJECTIVES: dict[str, Part] = {
     "sum_separate": Part(
         lambda B, d: B.Sum(
             (0.7, B.ValueThroughSampler(chain(B, d))),
-            (2.0, B.TimeWeightedQGradient(chain(B, d), schedule(B, d), source="forward")),
-            (0.1, B.ReweightedScoreMatching(schedule(B, d), B.PolicyProposal(rate=0.1))),
-            (0.3, B.ReweightedScoreMatching(schedule(B, d), B.PolicyProposal(rate=0.4))),
+            (2.0, B.TimeWeightedQGradient(chain(B, d), schedule(d), source="forward")),
+            (0.1, B.ReweightedScoreMatching(schedule(d), B.PolicyProposal(rate=0.1))),
+            (0.3, B.ReweightedScoreMatching(schedule(d), B.PolicyProposal(rate=0.4))),
         )
     ),
 }
@@ -285,7 +330,7 @@ def _dacer2(B: Any, d: Dims) -> Any:
     return B.Learner(
         sampler=sampler,
         actor_objective=B.Sum(
-            (1.0, B.ValueThroughSampler(sampler)), (0.01, B.TimeWeightedQGradient(sampler, schedule(B, d)))
+            (1.0, B.ValueThroughSampler(sampler)), (0.01, B.TimeWeightedQGradient(sampler, schedule(d)))
         ),
         critic_objective=B.GaussianTD(),
         temperature=B.MixtureEntropyTemperature(sampler, interval=5, num_samples=20, num_iterations=10),
@@ -314,7 +359,7 @@ def _reweighted(B: Any, d: Dims, proposal: Callable[[Any], Any], **kw: Any) -> A
     sampler = B.AdditiveNoise(B.BestOf(chain(B, d, "linear"), num_candidates=3))
     return B.Learner(
         sampler=sampler,
-        actor_objective=B.ReweightedScoreMatching(schedule(B, d, "linear"), proposal(sampler)),
+        actor_objective=B.ReweightedScoreMatching(schedule(d, "linear"), proposal(sampler)),
         critic_objective=B.MeanSquaredTD(),
         temperature=_noise_entropy(B, d, sampler),
         actor_optimiser=B.Adam(LinearSchedule(1e-3, 1e-4, 1, 4)),

@@ -8,6 +8,7 @@ conformance kit and `diffac validate` are loops over `rows()`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import importlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -251,12 +252,13 @@ def _map(function: Callable[[np.ndarray], Any], tree: Any) -> Any:
 # schedules
 
 
-def _schedule_answer(schedule: Any, action: Any, eps: Any, times: Any, one: Any) -> Any:
+def _schedule_answer(B: Any, schedule: Any, action: Any, eps: Any, times: Any, one: Any) -> Any:
     answer = {}
     for name, t in {"times": times, "integer": one}.items():
-        noisy = schedule.add_noise(action, eps, t)
-        answer[name] = (noisy, schedule.predict_action(noisy, eps, t), schedule.score(eps, t))
-    return answer
+        noisy = B.add_noise(schedule, action, eps, t)
+        without = B.remove_noise(schedule, noisy, eps, t) if schedule.alpha(schedule.num_steps - 1) > 0 else None
+        answer[name] = (noisy, without, B.noise_between(schedule, action, noisy, t), B.score(schedule, eps, t))
+    return answer | {"posterior": B.posterior_mean(schedule, action, noisy, one)}
 
 
 def _schedule_inputs(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -269,20 +271,21 @@ def _schedule_inputs(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarr
 
 def _solve_schedule(B: Any, problem: Problem) -> Answer:
     action, eps, times = map(tools(B).to_backend, _schedule_inputs(problem))
-    return Answer(
-        flatten(tools(B).to_numpy(_schedule_answer(problem.part.make(B, problem.dims), action, eps, times, 1))), {}
-    )
+    answer = _schedule_answer(B, problem.part.make(B, problem.dims), action, eps, times, 1)
+    return Answer(flatten(tools(B).to_numpy(answer)), {})
 
 
 def _refer_schedule(problem: Problem) -> Answer:
     schedule = problem.part.make(reference, problem.dims)
-    return Answer(flatten(_schedule_answer(schedule, *_schedule_inputs(problem), 1)), {})
+    return Answer(flatten(_schedule_answer(reference, schedule, *_schedule_inputs(problem), 1)), {})
 
 
 # networks
 
 BOUND = {
     "actor denoiser": reference.MLPDenoiser,
+    "actor velocity": functools.partial(reference.MLPDenoiser, prediction="velocity"),
+    "actor clean": functools.partial(reference.MLPDenoiser, prediction="action"),
     "actor gaussian": reference.GaussianActor,
     "critic twin": reference.EnsembleCritic,
     "critic three": reference.EnsembleCritic,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from diffac.backend import get_backend
 from diffac.protocols import Critic, Learner
-from diffac.schedules import vp_table
+from diffac.schedules import vp_schedule
 from diffac.training import ActorCriticConfig
 
 
@@ -81,8 +81,8 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     actor = b.MLPDenoiser(obs_dim, action_dim, key=actor_key, **config.network_arguments)
     critic = b.GaussianCritic(obs_dim, action_dim, key=critic_key, **config.network_arguments)
 
-    schedule = b.TabularSchedule(vp_table(config.num_diffusion_steps))
-    policy = b.AdditiveNoise(b.DDPMSampler(schedule), config.noise_scale, config.clip_action)
+    schedule = vp_schedule(config.num_diffusion_steps)
+    policy = b.AdditiveNoise(b.DDPMSampler(schedule, start_scale=1.0), config.noise_scale, config.clip_action)
     q_gradient = b.TimeWeightedQGradient(
         policy, schedule, slope=config.weight_slope, intercept=config.weight_intercept,
         space=config.target_space, source=config.target_source, time_offset=config.time_offset,

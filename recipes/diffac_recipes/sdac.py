@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from diffac.backend import get_backend
 from diffac.protocols import Critic, Learner
-from diffac.schedules import cosine_table, linear_table
+from diffac.schedules import cosine_schedule, linear_beta_schedule
 from diffac.training import ActorCriticConfig
 
 
@@ -87,8 +87,8 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     actor = b.MLPDenoiser(obs_dim, action_dim, key=actor_key, **config.network_arguments)
     critic = b.TwinCritic(obs_dim, action_dim, key=critic_key, **config.network_arguments)
 
-    table = {"linear": linear_table, "cosine": cosine_table}[config.schedule](config.num_diffusion_steps)
-    schedule = b.TabularSchedule(table)
+    make = {"linear": linear_beta_schedule, "cosine": cosine_schedule}[config.schedule]
+    schedule = make(config.num_diffusion_steps)
     best = b.BestOf(b.DDPMSampler(schedule, config.start_scale), config.num_candidates)
     policy = b.AdditiveNoise(best, config.noise_scale, config.clip_action)
     proposal = b.ReverseProposal(policy, config.num_particles, 1 / config.reward_scale, config.truncated)

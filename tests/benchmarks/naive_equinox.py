@@ -15,6 +15,8 @@ import numpy as np
 
 import diffac_equinox as ours
 from diffac.protocols import Array, Transition
+from diffac_equinox.diffusion import add_noise, posterior_mean, remove_noise
+from diffac_equinox.diffusion import score as score_of
 from diffac_equinox.objectives import _truncated_normal
 from diffac_equinox.random import draw, key_data, stream
 
@@ -136,12 +138,12 @@ class Naive:
         schedule = self.schedule
 
         def predict(noisy: Array, t: Array) -> Array:
-            return jnp.clip(schedule.predict_action(noisy, denoise(actor, obs, noisy, t), t), -1, 1)
+            return jnp.clip(remove_noise(schedule, noisy, denoise(actor, obs, noisy, t), t), -1, 1)
 
         def back(noisy: Array, t_and_noise: tuple[Array, Array]) -> tuple[Array, Array]:
             t, eps = t_and_noise
-            mean = schedule.posterior_mean(predict(noisy, t), noisy, t)
-            return mean + jnp.asarray(schedule.posterior_std(t), eps.dtype) * eps, noisy
+            mean = posterior_mean(schedule, predict(noisy, t), noisy, t)
+            return mean + jnp.asarray(schedule.posterior_std, eps.dtype)[t] * eps, noisy
 
         times = jnp.arange(1, schedule.num_steps)
         noisy, later = jax.lax.scan(
@@ -213,16 +215,16 @@ class Naive:
         slope = jax.grad(lambda action: value(critics, rows, action).sum())(noisy)
         weight = jnp.exp(gradient.slope * (t + gradient.time_offset) + gradient.intercept).astype(slope.dtype)
         target = weight[:, None] * slope / (jnp.linalg.norm(slope, axis=-1, keepdims=True) + 1e-8)
-        score = self.schedule.score(denoise(actor, rows, noisy, t), t)
+        score = score_of(self.schedule, denoise(actor, rows, noisy, t), t)
         return ((score - target) ** 2).sum(-1).mean()
 
     def reverse_loss(self, proposal: Any, actor: Any, state: Any, obs: Array, noise: Any) -> Array:
         """SDAC: the denoiser is evaluated once for each particle."""
         count, t, schedule, critics = proposal.num_particles, noise["t"], self.schedule, state["critics"]
         action = self.act(jax.lax.stop_gradient(actor), critics, obs, noise["rollout"])
-        noisy = schedule.add_noise(action, noise["eps"], t)
-        mean = schedule.predict_action(noisy, jnp.zeros_like(noisy), t)
-        std = schedule.predict_action(jnp.zeros_like(noisy), -jnp.ones_like(noisy), t)
+        noisy = add_noise(schedule, action, noise["eps"], t)
+        mean = remove_noise(schedule, noisy, jnp.zeros_like(noisy), t)
+        std = remove_noise(schedule, jnp.zeros_like(noisy), -jnp.ones_like(noisy), t)
         guesses = _truncated_normal(mean, std, noise["particles"])
         eps = (mean - guesses) / std
         rows = jnp.tile(obs, (count, 1))
@@ -246,7 +248,7 @@ class Naive:
         correction = -jnp.expm1(new["count"] * np.log1p(-rate))
         advantage = (q - new["q_mean_ema"] / correction) / (new["q_std_ema"] / correction + 1e-8)
         weight = jnp.exp(jnp.clip(advantage, -3, 3) / self.temperature)
-        noisy = self.schedule.add_noise(batch.next_action, noise["eps"], t)
+        noisy = add_noise(self.schedule, batch.next_action, noise["eps"], t)
         error = ((denoise(actor, batch.next_obs, noisy, t) - noise["eps"]) ** 2).sum(-1)
         return (weight * error).mean(), new
 

@@ -20,6 +20,8 @@ from torch import Tensor, nn
 import diffac_torch as ours
 from diffac.protocols import Transition
 from diffac.schedules import LinearSchedule
+from diffac_torch.diffusion import add_noise, posterior_mean, remove_noise
+from diffac_torch.diffusion import score as score_of
 from diffac_torch.objectives import _truncated_guesses
 from diffac_torch.random import draw, stream
 
@@ -139,10 +141,10 @@ class Naive:
         for t in range(schedule.num_steps - 1, -1, -1):
             states.append(noisy)
             eps = self.actor(obs, noisy, torch.full((len(obs),), t))
-            action = schedule.predict_action(noisy, eps, t).clamp(-1, 1)
+            action = remove_noise(schedule, noisy, eps, t).clamp(-1, 1)
             if t > 0:
-                spread = schedule.posterior_std(t) * noise["steps"][t - 1].reshape(len(obs), -1)
-                noisy = schedule.posterior_mean(action, noisy, t) + spread
+                spread = float(schedule.posterior_std[t]) * noise["steps"][t - 1].reshape(len(obs), -1)
+                noisy = posterior_mean(schedule, action, noisy, t) + spread
         return action, states[::-1]
 
     def best(self, obs: Tensor, noise: Mapping[str, Any]) -> Tensor:
@@ -222,7 +224,7 @@ class Naive:
         (slope,) = torch.autograd.grad(self.value(critics, rows, noisy).sum(), noisy)
         weight = torch.exp(gradient.slope * (t.to(slope.dtype) + gradient.time_offset) + gradient.intercept)
         target = weight.unsqueeze(-1) * slope / (slope.norm(dim=-1, keepdim=True) + 1e-8)
-        score = self.schedule.score(self.actor(rows, noisy.detach(), t), t)
+        score = score_of(self.schedule, self.actor(rows, noisy.detach(), t), t)
         return (score - target).square().sum(-1).mean()
 
     def reverse_loss(self, proposal: Any, critics: Any, obs: Tensor, noise: Mapping[str, Any]) -> Tensor:
@@ -230,7 +232,7 @@ class Naive:
         count, t = proposal.num_particles, noise["t"].long()
         with torch.no_grad():
             action = self.act(obs, noise["rollout"])
-            noisy = self.schedule.add_noise(action, noise["eps"], t)
+            noisy = add_noise(self.schedule, action, noise["eps"], t)
             guesses, eps = _truncated_guesses(self.schedule, noisy, t, noise["particles"])
             rows = obs.repeat(count, 1)
             q = self.value(critics, rows, guesses.flatten(0, 1)).view(count, -1)
@@ -253,7 +255,7 @@ class Naive:
             correction = -torch.expm1(new["count"] * np.log1p(-rate))
             advantage = (q - new["q_mean_ema"] / correction) / (new["q_std_ema"] / correction + 1e-8)
             weight = torch.exp(advantage.clamp(-3, 3) / self.temperature)
-            noisy = self.schedule.add_noise(next_action, noise["eps"], t)
+            noisy = add_noise(self.schedule, next_action, noise["eps"], t)
         error = (self.actor(next_obs, noisy, t) - noise["eps"]).square().sum(-1)
         return (weight * error).mean(), new
 

@@ -87,15 +87,16 @@ def particles(patch: Any) -> None:
     import jax.numpy as jnp
 
     from diffac_equinox import objectives
+    from diffac_equinox.diffusion import add_noise, remove_noise
 
     def proposal(
         self: Any, actor: Any, critic: Any, batch: Any, noise: Any, temperature: Any, state: Any, schedule: Any
     ) -> Any:
         count, t = self.num_particles, noise["t"]
         action = self.sampler(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
-        noisy = schedule.add_noise(action, noise["eps"], t)
-        mean = schedule.predict_action(noisy, jnp.zeros_like(noisy), t)
-        std = schedule.predict_action(jnp.zeros_like(noisy), -jnp.ones_like(noisy), t)
+        noisy = add_noise(schedule, action, noise["eps"], t)
+        mean = remove_noise(schedule, noisy, jnp.zeros_like(noisy), t)
+        std = remove_noise(schedule, jnp.zeros_like(noisy), -jnp.ones_like(noisy), t)
         actions = objectives._truncated_normal(mean, std, noise["particles"])
         eps = (mean - actions) / std
         q = critic(batch.obs, actions).min(0)

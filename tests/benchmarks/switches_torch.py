@@ -48,13 +48,14 @@ def particles(patch: Any) -> None:
     import torch
 
     from diffac_torch import objectives
+    from diffac_torch.diffusion import add_noise
 
     def proposal(
         self: Any, actor: Any, critic: Any, batch: Any, noise: Any, temperature: Any, state: Any, schedule: Any
     ) -> Any:
         action = self.sampler(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
         count, t = self.num_particles, noise["t"]
-        noisy = schedule.add_noise(action, noise["eps"], t)
+        noisy = add_noise(schedule, action, noise["eps"], t)
         guesses = objectives._truncated_guesses if self.truncated else objectives._clipped_guesses
         actions, eps = guesses(schedule, noisy, t, noise["particles"])
         q = critic(batch.obs, actions).amin(0)

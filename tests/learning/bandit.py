@@ -22,7 +22,7 @@ from scipy.spatial.distance import cdist
 
 from diffac.noise import NoiseSpec, draw
 from diffac.protocols import Transition
-from diffac.schedules import LinearSchedule, ScheduleTable, vp_table
+from diffac.schedules import LinearSchedule, TabularSchedule, vp_schedule
 
 CENTRES = 0.5 * np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
 WIDTH = 0.2
@@ -133,7 +133,7 @@ def train(backend: str, objective: Any, sampler: Any, *, updates: int, seed: int
 def sdac(backend: str, *, truncated: bool = True, updates: int = 1500, num_steps: int = 20, seed: int = 0) -> Policy:
     """SDAC's objective (arXiv 2502.00361); value_scale 1, so that the target is exp(Q/temperature)."""
     module, _ = modules(backend)
-    schedule = module.TabularSchedule(vp_table(num_steps))
+    schedule = vp_schedule(num_steps)
     sampler = module.DDPMSampler(schedule)
     proposal = module.ReverseProposal(sampler, num_particles=64, value_scale=1.0, truncated=truncated)
     objective = module.ReweightedScoreMatching(schedule, proposal)
@@ -152,7 +152,7 @@ def value(
 ) -> Policy:
     """DACER's objective (arXiv 2405.15177) or, with eta, DACER2's (2505.23426)."""
     module, _ = modules(backend)
-    schedule = module.TabularSchedule(vp_table(num_steps))
+    schedule = vp_schedule(num_steps)
     sampler = module.DDPMSampler(schedule)
     objective = module.ValueThroughSampler(sampler)
     if eta is not None:
@@ -161,7 +161,7 @@ def value(
     return train(backend, objective, sampler, updates=updates, seed=seed, rate=1e-3)
 
 
-def best_possible(table: ScheduleTable, count: int = 2000, seed: int = 1, cells: int = 60) -> np.ndarray:
+def best_possible(table: TabularSchedule, count: int = 2000, seed: int = 1, cells: int = 60) -> np.ndarray:
     """Samples [count 2] of the DDPM chain with the exact denoiser: what T steps can reach with perfect training."""
     rng = np.random.default_rng(seed)
     middle = (np.arange(cells) + 0.5) / cells * 2 - 1
@@ -169,7 +169,7 @@ def best_possible(table: ScheduleTable, count: int = 2000, seed: int = 1, cells:
     log_density = q_value(grid) / TEMPERATURE
     noisy = rng.standard_normal((count, 2))
     for t in reversed(range(table.num_steps)):
-        log_weight = log_density - cdist(noisy, table.alpha[t] * grid, "sqeuclidean") / (2 * table.sigma[t] ** 2)
+        log_weight = log_density - cdist(noisy, table.alphas[t] * grid, "sqeuclidean") / (2 * table.sigmas[t] ** 2)
         weight = np.exp(log_weight - log_weight.max(1, keepdims=True))
         action = weight @ grid / weight.sum(1, keepdims=True)
         mean = table.posterior_action[t] * action + table.posterior_noisy[t] * noisy
@@ -180,7 +180,7 @@ def best_possible(table: ScheduleTable, count: int = 2000, seed: int = 1, cells:
 def untrained(backend: str, *, num_steps: int = 20, seed: int = 0) -> Policy:
     """What training starts from."""
     module, _ = modules(backend)
-    sampler = module.DDPMSampler(module.TabularSchedule(vp_table(num_steps)))
+    sampler = module.DDPMSampler(vp_schedule(num_steps), start_scale=1.0)
     return Policy(backend, module.MLPDenoiser(1, 2, key=seed, hidden_sizes=(64, 64, 64)), sampler)
 
 
@@ -192,7 +192,7 @@ def picture(path: Path, backends: tuple[str, ...] = ("torch", "equinox"), eta: f
     import matplotlib.pyplot as plt
 
     exact = exact_samples(2000)
-    floor = energy_distance(best_possible(vp_table(20)), exact)
+    floor = energy_distance(best_possible(vp_schedule(20)), exact)
     print(f"the chain of 20 steps with the exact denoiser: energy distance {floor:.4f}")
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 200)] * 2), -1)
     figure, axes = plt.subplots(len(backends), 3, figsize=(10.5, 3.6 * len(backends)), squeeze=False)

@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from diffac.schedules import vp_table
+from diffac.schedules import vp_schedule
 from learning import bandit
 
 pytestmark = pytest.mark.learning
@@ -32,7 +32,7 @@ def trained(backend: ModuleType, truncated: bool) -> tuple[float, np.ndarray]:
 
 
 def test_chain_with_the_exact_denoiser_sets_the_bound() -> None:
-    assert bandit.energy_distance(bandit.best_possible(vp_table(20)), EXACT) < BOUND / 2
+    assert bandit.energy_distance(bandit.best_possible(vp_schedule(20)), EXACT) < BOUND / 2
 
 
 def test_reweighted_score_matching_reaches_the_boltzmann_law(backend: ModuleType) -> None:

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 from learning.bandit import energy_distance
 
-from diffac.schedules import vp_table
+from diffac.schedules import vp_schedule
 from theory.exact import BoxDensity, Mixture, energy_distance_to, even_normals, gaussian_chain, orders, reverse_noises
 
 pytestmark = pytest.mark.theory
 
-TABLE = vp_table(20)
+TABLE = vp_schedule(20)
 INSIDE = Mixture(np.array([0.4, 0.6]), np.array([[-0.3, 0.1], [0.2, 0.25]]), np.array([0.1, 0.12]))
 """A mixture of which the box holds all but 1e-9."""
 
@@ -24,7 +24,7 @@ def log_density(action: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize("t", [0, 5, 19])
 def test_quadrature_agrees_with_the_formula_of_a_mixture(t: int) -> None:
-    alpha, sigma = TABLE.alpha[t], TABLE.sigma[t]
+    alpha, sigma = TABLE.alphas[t], TABLE.sigmas[t]
     rng = np.random.default_rng(0)
     noisy = alpha * INSIDE.sample(rng, 50) + sigma * rng.standard_normal((50, 2))
     by_quadrature = BoxDensity(log_density, 2).noise(noisy, alpha, sigma)
@@ -34,7 +34,7 @@ def test_quadrature_agrees_with_the_formula_of_a_mixture(t: int) -> None:
 def test_quadrature_has_converged() -> None:
     noisy = np.random.default_rng(0).standard_normal((50, 1))
     density = [BoxDensity(lambda a: 10 * a[:, 0] - 12 * a[:, 0] ** 4, 1, n) for n in (60, 120)]
-    for a, b in zip(*(d.moments(noisy, TABLE.alpha[0], TABLE.sigma[0]) for d in density), strict=True):
+    for a, b in zip(*(d.moments(noisy, TABLE.alphas[0], TABLE.sigmas[0]) for d in density), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9)
 
 
@@ -48,7 +48,7 @@ def test_samples_have_the_density() -> None:
 
 def test_reverse_noises_have_the_moments_of_quadrature() -> None:
     """With a constant density the mean of the reverse kernel itself."""
-    noisy, alpha, sigma = np.array([1.4]), TABLE.alpha[3], TABLE.sigma[3]
+    noisy, alpha, sigma = np.array([1.4]), TABLE.alphas[3], TABLE.sigmas[3]
     eps = reverse_noises(noisy, alpha, sigma, (np.arange(10_000)[:, None] + 0.5) / 10_000)
     expected = BoxDensity(lambda a: 0 * a[:, 0], 1).noise(noisy[None], alpha, sigma)
     assert (np.abs(noisy - sigma * eps) <= alpha + 1e-12).all()
@@ -57,15 +57,15 @@ def test_reverse_noises_have_the_moments_of_quadrature() -> None:
 
 def test_chain_of_a_gaussian_agrees_with_its_simulation() -> None:
     """With the posterior's coefficients of the table, which the formula does not use."""
-    one, table = Mixture(np.ones(1), np.array([[0.3]]), np.array([0.2])), vp_table(10)
+    one, table = Mixture(np.ones(1), np.array([[0.3]]), np.array([0.2])), vp_schedule(10)
     normals = even_normals(14, (10, 1))
     noisy = normals[:, 0]
     for step, t in enumerate(reversed(range(10)), start=1):
-        action = (noisy - table.sigma[t] * one.noise(noisy, table.alpha[t], table.sigma[t])) / table.alpha[t]
+        action = (noisy - table.sigmas[t] * one.noise(noisy, table.alphas[t], table.sigmas[t])) / table.alphas[t]
         noisy = table.posterior_action[t] * action + table.posterior_noisy[t] * noisy
         if t:
             noisy = noisy + table.posterior_std[t] * normals[:, step]
-    mean, std = gaussian_chain(0.3, 0.2, table.alpha, table.sigma)
+    mean, std = gaussian_chain(0.3, 0.2, table.alphas, table.sigmas)
     assert noisy.mean() == pytest.approx(mean, abs=1e-4)
     assert noisy.std() == pytest.approx(std, rel=2e-3)
 

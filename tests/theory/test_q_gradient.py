@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 
 from diffac.protocols import Critic
-from diffac.schedules import vp_table
+from diffac.schedules import vp_schedule
 from theory.fitting import OBSERVATIONS, UniformSampler, fit, predict
 
 pytestmark = pytest.mark.theory
 
-TABLE = vp_table(5)
+TABLE = vp_schedule(5)
 BOUND = 0.07
 """Of the relative error at any time. Measured: .017 (t = 0) to .005 (t = 4) in the first case, .036 to .004 in the
 other; the weight of the time before is off by .33."""
@@ -39,9 +39,7 @@ def field(obs: float, action: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(("space", "source", "offset"), [("score", "replay", 1), ("eps", "forward", 0)])
 def test_minimiser_is_the_weighted_unit_field(backend: ModuleType, space: str, source: str, offset: int) -> None:
-    objective = backend.TimeWeightedQGradient(
-        UniformSampler(), backend.TabularSchedule(TABLE), space=space, source=source, time_offset=offset
-    )
+    objective = backend.TimeWeightedQGradient(UniformSampler(), TABLE, space=space, source=source, time_offset=offset)
     actor = fit(backend, objective, critic(backend), 2, updates=1500)
     rng = np.random.default_rng(1)
     errors = np.zeros((TABLE.num_steps, len(OBSERVATIONS)))
@@ -49,8 +47,8 @@ def test_minimiser_is_the_weighted_unit_field(backend: ModuleType, space: str, s
         w = np.exp(0.4 * (t + offset) - 1.8)
         for i, obs in enumerate(OBSERVATIONS):
             clean = rng.uniform(-1, 1, (1000, 2))
-            noisy = TABLE.alpha[t] * clean + TABLE.sigma[t] * rng.standard_normal(clean.shape)
-            score = -predict(backend, actor, obs, noisy, np.full(len(noisy), t)) / TABLE.sigma[t]
+            noisy = TABLE.alphas[t] * clean + TABLE.sigmas[t] * rng.standard_normal(clean.shape)
+            score = -predict(backend, actor, obs, noisy, np.full(len(noisy), t)) / TABLE.sigmas[t]
             errors[t, i] = np.sqrt(((score - w * field(obs, noisy)) ** 2).sum(-1).mean()) / w
     print(f"{backend.name}: relative errors at t = 0, 1, ... {errors.max(1).round(4)}")
     assert errors.max() < BOUND

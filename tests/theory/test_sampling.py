@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from learning.bandit import energy_distance
 
-from diffac.schedules import ScheduleTable, cosine_table, vp_table
+from diffac.schedules import TabularSchedule, cosine_schedule, vp_schedule
 from theory.exact import Mixture, energy_distance_to, even_normals, gaussian_chain, orders
 
 pytestmark = pytest.mark.theory
 
-TABLES = {"vp": vp_table, "cosine": cosine_table}
-"""Tables that tend to a continuous process as T grows; `linear_table` does not."""
+TABLES = {"vp": vp_schedule, "cosine": cosine_schedule}
+"""Tables that tend to a continuous process as T grows; `linear_beta_schedule` does not."""
 GAUSSIAN = Mixture(np.ones(1), np.array([[0.3]]), np.array([0.2]))
 MIXTURES = {
     1: Mixture(np.array([0.3, 0.7]), np.array([[-0.35], [0.25]]), np.array([0.12, 0.16])),
@@ -34,29 +34,29 @@ STEPS = (5, 10, 20, 40, 80, 160)
 norm, the energy distance is .0660 .0215 .0068 .0026 .0006 .0003; the other three cases are alike."""
 
 
-def exact_denoiser(backend: ModuleType, mixture: Mixture, table: ScheduleTable) -> Any:
+def exact_denoiser(backend: ModuleType, mixture: Mixture, table: TabularSchedule) -> Any:
     """The mixture's denoiser for one schedule, in place of a network."""
     if backend.name == "torch":
         from torch import exp
     else:
         from jax.numpy import exp
-    mixture, alpha, sigma = backend.testing.to_backend((mixture, np.array(table.alpha), np.array(table.sigma)))
+    mixture, alpha, sigma = backend.testing.to_backend((mixture, np.array(table.alphas), np.array(table.sigmas)))
     return lambda obs, noisy, t: mixture.noise(noisy, alpha[t], sigma[t], exp)
 
 
-def run(backend: ModuleType, mixture: Mixture, table: ScheduleTable, normals: np.ndarray) -> np.ndarray:
+def run(backend: ModuleType, mixture: Mixture, table: TabularSchedule, normals: np.ndarray) -> np.ndarray:
     """Actions [batch act] of the chain with normals [batch T act], of which the first is the start.
 
     Fails where a predicted action left the box: then the clip would hide what is measured.
     """
     tools = backend.testing
-    sampler, denoiser = backend.DDPMSampler(backend.TabularSchedule(table)), exact_denoiser(backend, mixture, table)
+    sampler, denoiser = backend.DDPMSampler(table, start_scale=1.0), exact_denoiser(backend, mixture, table)
     steps = np.moveaxis(normals, 1, 0)
     noise, obs = tools.to_backend(({"start": steps[0], "steps": steps[:0:-1].copy()}, np.zeros((len(normals), 1))))
     rollout = tools.to_numpy(tools.compiled(sampler.rollout)(denoiser, obs, noise))
     for t, noisy in enumerate(rollout.noisy):
-        eps = mixture.noise(noisy, table.alpha[t], table.sigma[t])
-        assert np.abs(noisy - table.sigma[t] * eps).max() < table.alpha[t], f"a prediction at t={t} was clipped"
+        eps = mixture.noise(noisy, table.alphas[t], table.sigmas[t])
+        assert np.abs(noisy - table.sigmas[t] * eps).max() < table.alphas[t], f"a prediction at t={t} was clipped"
     return rollout.action
 
 
@@ -70,7 +70,7 @@ def test_law_of_one_gaussian_is_known_exactly(backend: ModuleType, name: str) ->
         unit = np.concatenate([np.zeros((1, num_steps)), np.eye(num_steps)])[..., None]
         offset, *moved = run(backend, GAUSSIAN, table, unit)[:, 0]
         law = offset, np.linalg.norm(np.array(moved) - offset)
-        np.testing.assert_allclose(law, gaussian_chain(centre, std, table.alpha, table.sigma), rtol=1e-10)
+        np.testing.assert_allclose(law, gaussian_chain(centre, std, table.alphas, table.sigmas), rtol=1e-10)
         errors.append([abs(law[0] - centre), abs(law[1] - std)])
     mean_errors, std_errors = np.transpose(errors)
     order = orders(std_errors[1:])

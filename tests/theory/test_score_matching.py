@@ -15,13 +15,13 @@ from learning.bandit import energy_distance
 
 from diffac.noise import draw
 from diffac.protocols import Transition
-from diffac.schedules import vp_table
+from diffac.schedules import vp_schedule
 from theory.exact import BoxDensity, reverse_noises
 from theory.fitting import OBSERVATIONS, UniformSampler, fit, predict
 
 pytestmark = pytest.mark.theory
 
-TABLE = vp_table(20)
+TABLE = vp_schedule(20)
 VALUE_SCALE, TEMPERATURE = 2.5, 0.25
 """Only their ratio counts: the target is exp(10 Q)."""
 
@@ -50,7 +50,7 @@ def target(action_dim: int, obs: float) -> BoxDensity:
 def noised(rng: np.random.Generator, density: BoxDensity, t: np.ndarray) -> np.ndarray:
     """Samples of the noised density, one for each time, [len(t) act]."""
     clean = density.sample(rng, len(t))
-    return TABLE.alpha[t, None] * clean + TABLE.sigma[t, None] * rng.standard_normal(clean.shape)
+    return TABLE.alphas[t, None] * clean + TABLE.sigmas[t, None] * rng.standard_normal(clean.shape)
 
 
 # The target of the regression, without training
@@ -67,7 +67,7 @@ def measured_bias(
     rng, obs, times = np.random.default_rng(0), 0.5, np.array([0, 3, 8, 19]).repeat(3)
     density = target(action_dim, obs)
     noisy = noised(rng, density, times)
-    alpha, sigma = TABLE.alpha[times], TABLE.sigma[times]
+    alpha, sigma = TABLE.alphas[times], TABLE.sigmas[times]
     exact = [density.moments(x[None], *coefficients) for x, *coefficients in zip(noisy, alpha, sigma, strict=True)]
     noise, normaliser, bias = map(np.concatenate, zip(*exact, strict=True))
 
@@ -84,7 +84,7 @@ def measured_bias(
     proposal = backend.ReverseProposal(UniformSampler(), num_particles=num_particles, value_scale=VALUE_SCALE)
     tools = backend.testing
     batch, given, temperature = map(tools.to_backend, (batch, given, np.array(TEMPERATURE)))
-    schedule = backend.TabularSchedule(TABLE)
+    schedule = TABLE
     regression = tools.compiled(proposal)(None, CRITICS[action_dim], batch, given, temperature, {}, schedule)
     targets = tools.to_numpy(regression.target).reshape(shape)
 
@@ -128,7 +128,7 @@ def relative_error(backend: ModuleType, actor: Any, action_dim: int) -> float:
     for obs in OBSERVATIONS:
         density = target(action_dim, obs)
         noisy = noised(rng, density, t)
-        expected = [density.noise(noisy[t == i], TABLE.alpha[i], TABLE.sigma[i]) for i in range(TABLE.num_steps)]
+        expected = [density.noise(noisy[t == i], TABLE.alphas[i], TABLE.sigmas[i]) for i in range(TABLE.num_steps)]
         error += ((predict(backend, actor, obs, noisy, t) - np.concatenate(expected)) ** 2).sum()
         total += (np.concatenate(expected) ** 2).sum()
     return float(np.sqrt(error / total))
@@ -137,7 +137,7 @@ def relative_error(backend: ModuleType, actor: Any, action_dim: int) -> float:
 def distance_of_samples(backend: ModuleType, actor: Any, action_dim: int) -> float:
     """Energy distance of 2000 actions of the chain to exact samples, the larger one of both observations."""
     tools, rng, count, distances = backend.testing, np.random.default_rng(2), 2000, []
-    sampler = backend.DDPMSampler(backend.TabularSchedule(TABLE))
+    sampler = backend.DDPMSampler(TABLE, start_scale=1.0)
     for obs in OBSERVATIONS:
         noise = draw(rng, sampler.noise_spec((count, action_dim)), np.float64)
         arguments = map(tools.to_backend, (np.full((count, 1), obs), noise))
@@ -151,7 +151,7 @@ def test_trained_denoiser_is_the_exact_one(backend: ModuleType, action_dim: int)
     errors, distances = [], []
     for num_particles in (2, 8, 64):
         proposal = backend.ReverseProposal(UniformSampler(), num_particles=num_particles, value_scale=VALUE_SCALE)
-        objective = backend.ReweightedScoreMatching(backend.TabularSchedule(TABLE), proposal)
+        objective = backend.ReweightedScoreMatching(TABLE, proposal)
         actor = fit(backend, objective, CRITICS[action_dim], action_dim, updates=2000, temperature=TEMPERATURE)
         errors.append(relative_error(backend, actor, action_dim))
         distances.append(distance_of_samples(backend, actor, action_dim))

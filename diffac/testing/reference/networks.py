@@ -72,24 +72,25 @@ def time_embedding(t: Any, dim: int = 16) -> Array:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MLPDenoiser:
-    """Predicted noise: an MLP of (obs, noisy action, features of the embedded time), as in DACER and SDAC."""
+    """An MLP of (obs, noisy action, features of the embedded time), as in DACER and SDAC."""
 
     parameters: Parameters
     activation: str = "mish"
+    prediction: str = "eps"
 
     def __call__(self, obs: Array, noisy: Array, t: Any) -> tuple[Array, Pull]:
-        """eps [*batch act]; pull(deps) -> (gradient, dnoisy)."""
+        """What it predicts [*batch act]; pull(doutput) -> (gradient, dnoisy)."""
         dim = self.parameters["time_layers.0.weight"].shape[1]
         time, pull_time = perceptron(self.parameters, time_embedding(t, dim), self.activation, "time_layers")
         x, split = concatenate(obs, noisy, time)
-        eps, pull_layers = perceptron(self.parameters, x, self.activation)
+        output, pull_layers = perceptron(self.parameters, x, self.activation)
 
-        def pull(deps: Array) -> tuple[Gradient, Array]:
-            gradient, dx = pull_layers(deps)
+        def pull(doutput: Array) -> tuple[Gradient, Array]:
+            gradient, dx = pull_layers(doutput)
             _, dnoisy, dtime = split(dx)
             return add(gradient, pull_time(dtime)[0]), dnoisy
 
-        return eps, pull
+        return output, pull
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,10 +9,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
-from diffac.protocols import Loss, Metrics, State, Transition
+from diffac.protocols import Loss, Metrics, NoiseSchedule, State, Transition
 from diffac.testing.reference.gradients import Array, Gradient, add, clip, scaled, smallest, softmax, zeros
 from diffac.testing.reference.samplers import RolloutAndPull
-from diffac.testing.reference.schedules import TabularSchedule
+from diffac.testing.reference.schedules import (
+    add_noise,
+    coefficient,
+    predicted_action,
+    predicted_eps,
+    remove_noise,
+    score,
+)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -80,7 +87,7 @@ class TimeWeightedQGradient:
     """
 
     sampler: Any
-    schedule: TabularSchedule
+    schedule: NoiseSchedule
     slope: float = 0.4
     intercept: float = -1.8
     space: str = "score"
@@ -119,28 +126,28 @@ class TimeWeightedQGradient:
         """Mean over times and batch of the squared residual."""
         s, t = self.schedule, np.arange(self.schedule.num_steps)[:, None]
         if self.source == "replay":
-            states = s.add_noise(batch.action, noise["eps"], t)
+            states = add_noise(s, batch.action, noise["eps"], t)
         else:
             policy, _ = rollout or self.sampler.rollout(
                 actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature
             )
             clean = policy.action if policy.noise_free is None else policy.noise_free
-            states = policy.noisy if self.source == "chain" else s.add_noise(clean, noise["eps"], t)
+            states = np.asarray(policy.noisy) if self.source == "chain" else add_noise(s, clean, noise["eps"], t)
 
-        eps, pull_actor = actor(batch.obs, states, t)
-        target, norm = self.target(critic, batch.obs, np.asarray(states), eps)
-        residual = s.score(eps, t) - target
-        dresidual_deps = -1 / s.at("sigma", t)
+        eps, pull_eps = predicted_eps(s, actor, batch.obs, states, t)
+        target, norm = self.target(actor, critic, batch.obs, states)
+        residual, sigma = score(s, eps, t) - target, coefficient(s, "sigma", t)
+        dresidual_deps = -1 / sigma
         if self.space == "eps":
-            residual, dresidual_deps = -s.at("sigma", t) * residual, 1.0
+            residual, dresidual_deps = -sigma * residual, 1.0
         value = (residual**2).sum(-1).mean()
-        gradient, _ = pull_actor(2 / norm.size * residual * dresidual_deps)
+        gradient, _ = pull_eps(2 / norm.size * residual * dresidual_deps)
         return Loss(value, {"q_gradient_norm": norm.mean(), "score_error": value}, state), gradient
 
-    def target(self, critic: Any, obs: Array, states: Array, eps: Array) -> tuple[Array, Array]:
+    def target(self, actor: Any, critic: Any, obs: Array, states: Array) -> tuple[Array, Array]:
         """The score that is taught, held fixed, and the norm of Q's gradient, [T batch 1]."""
         s, t = self.schedule, np.arange(self.schedule.num_steps)[:, None]
-        predicted, _ = clip(s.predict_action(states, eps, t))
+        predicted, _ = clip(predicted_action(s, actor, obs, states, t)[0])
         values, pull_critic = critic(obs, states if self.contractive_step is None else predicted)
         q, pull_min = smallest(values)
         _, q_gradient = pull_critic(pull_min(np.ones(q.shape)))
@@ -149,7 +156,7 @@ class TimeWeightedQGradient:
         target = weight * q_gradient / (norm + 1e-8)
         if self.contractive_step is not None:
             improved, _ = clip(predicted + self.contractive_step * target)
-            target = -(states - s.at("alpha", t) * improved) / s.at("sigma", t) ** 2
+            target = -(states - coefficient(s, "alpha", t) * improved) / coefficient(s, "sigma", t) ** 2
         return target, norm
 
 
@@ -170,9 +177,9 @@ class Regression(NamedTuple):
     state: State
 
 
-def noise_regression(actor: Any, data: Regression) -> tuple[float, Gradient]:
+def noise_regression(schedule: NoiseSchedule, actor: Any, data: Regression) -> tuple[float, Gradient]:
     """Mean over the batch of sum_k weight_k |eps - noise_k|^2, and its gradient (SDAC and DPMD)."""
-    eps, pull = actor(data.obs, data.noisy, data.t)
+    eps, pull = predicted_eps(schedule, actor, data.obs, data.noisy, data.t)
     error, weights = eps - data.noises, data.weights[..., None]
     gradient, _ = pull((2 / len(eps) * weights * error).sum(0))
     return (weights * error**2).sum() / len(eps), gradient
@@ -182,7 +189,7 @@ def noise_regression(actor: Any, data: Regression) -> tuple[float, Gradient]:
 class ReweightedScoreMatching:
     """Denoising score matching, reweighted by what the proposal says (SDAC and DPMD)."""
 
-    schedule: TabularSchedule
+    schedule: NoiseSchedule
     proposal: Any
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
@@ -198,7 +205,7 @@ class ReweightedScoreMatching:
     ) -> tuple[Loss, Gradient]:
         """`noise_regression` on the proposal's data."""
         data = self.proposal(actor, critic, batch, noise, temperature, state, self.schedule)
-        value, gradient = noise_regression(actor, data)
+        value, gradient = noise_regression(self.schedule, actor, data)
         return Loss(value, data.metrics, data.state), gradient
 
     def track(self, critic: Any, batch: Transition, state: State) -> State:
@@ -263,18 +270,19 @@ class ReverseProposal:
         noise: Noise,
         temperature: Any,
         state: State,
-        schedule: TabularSchedule,
+        schedule: NoiseSchedule,
     ) -> Regression:
         """weights = softmax_k(value_scale min Q / temperature)"""
         t = noise["t"]
         policy, _ = self.sampler.rollout(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
-        noisy = schedule.add_noise(policy.action, noise["eps"], t)
+        noisy = add_noise(schedule, policy.action, noise["eps"], t)
         if self.truncated:
-            mean, std = noisy / schedule.at("alpha", t), schedule.at("sigma", t) / schedule.at("alpha", t)
+            alpha, sigma = (coefficient(schedule, name, t) for name in ("alpha", "sigma"))
+            mean, std = noisy / alpha, sigma / alpha
             z = np.vectorize(truncated_normal)(noise["particles"], (-1 - mean) / std, (1 - mean) / std)
             actions, noises = mean + std * z, -z
         else:
-            actions, _ = clip(schedule.predict_action(noisy, noise["particles"], t))
+            actions, _ = clip(remove_noise(schedule, noisy, noise["particles"], t))
             noises = noise["particles"]
         q = critic(batch.obs, actions)[0].min(0)
         weights = softmax(self.value_scale * q / temperature)
@@ -310,7 +318,7 @@ class PolicyProposal:
         noise: Noise,
         temperature: Any,
         state: State,
-        schedule: TabularSchedule,
+        schedule: NoiseSchedule,
     ) -> Regression:
         """At the next state and action, as in the official code."""
         q, new = self.values(critic, batch), self.track(critic, batch, state)
@@ -321,7 +329,7 @@ class PolicyProposal:
             advantage = (q - new["q_mean_ema"] / correction) / (new["q_std_ema"] / correction + 1e-8)
         weight = np.exp(np.clip(advantage, -3, 3) / temperature)
         metrics = {"effective_samples": weight.sum() ** 2 / (weight**2).sum(), "q_mean": q.mean()}
-        noisy = schedule.add_noise(np.asarray(batch.next_action), noise["eps"], noise["t"])
+        noisy = add_noise(schedule, np.asarray(batch.next_action), noise["eps"], noise["t"])
         return Regression(batch.next_obs, noisy, noise["t"], noise["eps"][None], weight[None], metrics, new)
 
     def values(self, critic: Any, batch: Transition) -> Array:

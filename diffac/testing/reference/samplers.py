@@ -9,19 +9,31 @@ from typing import Any
 import numpy as np
 
 from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
-from diffac.protocols import Rollout
+from diffac.protocols import NoiseSchedule, Rollout
 from diffac.testing.reference.gradients import Array, Gradient, Pull, add, clip, unbroadcast, zeros
-from diffac.testing.reference.schedules import TabularSchedule
+from diffac.testing.reference.schedules import (
+    add_noise,
+    noise_between,
+    posterior,
+    posterior_mean,
+    predicted_action,
+)
 
 RolloutAndPull = tuple[Rollout, Pull]
+
+
+def first_scale(sampler: Any) -> float:
+    """Standard deviation of the first state of a chain."""
+    schedule, given = sampler.schedule, sampler.start_scale
+    return schedule.sigma(schedule.num_steps - 1) if given is None else given
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DDPMSampler:
     """DDPM algorithm 2 with the predicted action clipped to the box in every step."""
 
-    schedule: TabularSchedule
-    start_scale: float = 1.0
+    schedule: NoiseSchedule
+    start_scale: float | None = None
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """The start, and the noise added after each time but 0: entry t-1 after time t."""
@@ -31,25 +43,24 @@ class DDPMSampler:
         self, actor: Any, obs: Array, noise: Noise, *, critic: Any = None, temperature: Any = None
     ) -> tuple[Rollout, Pull]:
         """The action, and the states [T *batch act] in which the denoiser was asked."""
-        s, times = self.schedule, range(self.schedule.num_steps)
-        c = s.coefficients
-        noisy = self.start_scale * noise["start"]
+        times = range(self.schedule.num_steps)
+        noisy = first_scale(self) * noise["start"]
         states, pulls, slopes = {}, {}, {}
         for t in reversed(times):
             states[t] = noisy
-            eps, pulls[t] = actor(obs, noisy, t)
-            action, slopes[t] = clip(s.predict_action(noisy, eps, t))
-            noisy = c.posterior_action[t] * action + c.posterior_noisy[t] * noisy
+            action, pulls[t] = predicted_action(self.schedule, actor, obs, noisy, t)
+            action, slopes[t] = clip(action)
+            noisy = posterior_mean(self.schedule, action, noisy, t)
             if t > 0:
-                noisy = noisy + c.posterior_std[t] * noise["steps"][t - 1]
+                noisy = noisy + posterior(self.schedule, t).std * noise["steps"][t - 1]
 
         def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
             gradient, dnoisy = zeros(actor.parameters), daction  # of what the step at time t ends in
             for t in times:
-                dpredicted = c.posterior_action[t] * dnoisy * slopes[t]
-                through_eps, dstate = pulls[t](-c.sigma[t] / c.alpha[t] * dpredicted)
-                gradient = add(gradient, through_eps)
-                dnoisy = c.posterior_noisy[t] * dnoisy + dpredicted / c.alpha[t] + dstate
+                weights = posterior(self.schedule, t)
+                through_actor, dstate = pulls[t](weights.action * dnoisy * slopes[t])
+                gradient = add(gradient, through_actor)
+                dnoisy = weights.noisy * dnoisy + dstate
             return gradient
 
         return Rollout(noisy, np.stack([states[t] for t in times])), pull
@@ -62,8 +73,8 @@ class DDIMSampler:
     The times are spread evenly from 0 to T-1, rounded as NumPy does; a single one is T-1.
     """
 
-    schedule: TabularSchedule
-    start_scale: float = 1.0
+    schedule: NoiseSchedule
+    start_scale: float | None = None
     num_steps: int | None = None
 
     @property
@@ -80,28 +91,27 @@ class DDIMSampler:
         self, actor: Any, obs: Array, noise: Noise, *, critic: Any = None, temperature: Any = None
     ) -> tuple[Rollout, Pull]:
         """The action, and the states in which the denoiser was asked, in the order of time."""
-        s, times = self.schedule, self.times
-        c, following = s.coefficients, dict(zip(times[1:], times, strict=False))  # a time -> the next one down
-        noisy = action = self.start_scale * noise["start"]
+        schedule, times = self.schedule, self.times
+        following = dict(zip(times[1:], times, strict=False))  # a time -> the next one down
+        noisy = action = first_scale(self) * noise["start"]
         states, pulls, slopes = {}, {}, {}
         for t in reversed(times):
             states[t] = noisy
-            eps, pulls[t] = actor(obs, noisy, t)
-            action, slopes[t] = clip(s.predict_action(noisy, eps, t))
+            action, pulls[t] = predicted_action(schedule, actor, obs, noisy, t)
+            action, slopes[t] = clip(action)
             if t in following:
-                noisy = s.add_noise(action, (noisy - c.alpha[t] * action) / c.sigma[t], following[t])
+                noisy = add_noise(schedule, action, noise_between(schedule, action, noisy, t), following[t])
 
         def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
             gradient, dnoisy = zeros(actor.parameters), np.zeros(daction.shape)
             for t in times:
                 share = 0.0  # of the present state in the next one
                 if t in following:
-                    share = c.sigma[following[t]] / c.sigma[t]
-                    daction = (c.alpha[following[t]] - share * c.alpha[t]) * dnoisy
-                dpredicted = daction * slopes[t]
-                through_eps, dstate = pulls[t](-c.sigma[t] / c.alpha[t] * dpredicted)
-                gradient = add(gradient, through_eps)
-                dnoisy = share * dnoisy + dpredicted / c.alpha[t] + dstate
+                    share = schedule.sigma(following[t]) / schedule.sigma(t)
+                    daction = (schedule.alpha(following[t]) - share * schedule.alpha(t)) * dnoisy
+                through_actor, dstate = pulls[t](daction * slopes[t])
+                gradient = add(gradient, through_actor)
+                dnoisy = share * dnoisy + dstate
             return gradient
 
         return Rollout(action, np.stack([states[t] for t in times])), pull

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffac.schedules import ScheduleTable
-from diffac.testing.reference.gradients import Array
+from diffac.protocols import NoiseSchedule
+from diffac.testing.reference.gradients import Array, Gradient, Pull
 
 
 class Schedule(NamedTuple):
@@ -71,37 +69,91 @@ def schedule(betas: Sequence[float]) -> Schedule:
     return result
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class TabularSchedule:
-    """The forward process of DDPM; a time t is an integer or an array of them, one for each batch entry.
+def coefficient(schedule: NoiseSchedule, name: str, t: Any) -> Array:
+    """alpha or sigma at times t [*batch], as [*batch 1]."""
+    function = getattr(schedule, name)
+    return np.vectorize(lambda time: function(int(time)), otypes=[np.float64])(t)[..., None]
 
-    Of the table only beta is used; the coefficients are computed here once more.
+
+def add_noise(schedule: NoiseSchedule, action: Array, eps: Array, t: Any) -> Array:
+    """A sample of the forward kernel (DDPM equation 4)."""
+    return coefficient(schedule, "alpha", t) * action + coefficient(schedule, "sigma", t) * eps
+
+
+def remove_noise(schedule: NoiseSchedule, noisy: Array, eps: Array, t: Any) -> Array:
+    """The action for which `add_noise` gives `noisy`."""
+    return (noisy - coefficient(schedule, "sigma", t) * eps) / coefficient(schedule, "alpha", t)
+
+
+def noise_between(schedule: NoiseSchedule, action: Array, noisy: Array, t: Any) -> Array:
+    """The noise for which `add_noise` gives `noisy`."""
+    return (noisy - coefficient(schedule, "alpha", t) * action) / coefficient(schedule, "sigma", t)
+
+
+def score(schedule: NoiseSchedule, eps: Array, t: Any) -> Array:
+    """grad log N(noisy; alpha action, sigma^2) = -eps / sigma."""
+    return -eps / coefficient(schedule, "sigma", t)
+
+
+class Posterior(NamedTuple):
+    """q(a_{t-1} | a_t, a_0) = N(action a_0 + noisy a_t, std^2)."""
+
+    action: float
+    noisy: float
+    std: float
+
+
+def posterior(schedule: NoiseSchedule, t: int) -> Posterior:
+    """By Bayes' rule: the product of q(a_t | a_{t-1}) and q(a_{t-1} | a_0) as functions of a_{t-1}, primes for t-1.
+
+    The former is N(r a_{t-1}, v), r = alpha / alpha', v = sigma^2 - r^2 sigma'^2; precisions of Gaussians add.
     """
+    if t == 0:  # a_{-1} = a_0 is known
+        return Posterior(1.0, 0.0, 0.0)
+    before_alpha, before_sigma = schedule.alpha(t - 1), schedule.sigma(t - 1)
+    r = schedule.alpha(t) / before_alpha
+    v = schedule.sigma(t) ** 2 - r**2 * before_sigma**2
+    variance = 1 / (r**2 / v + 1 / before_sigma**2)
+    return Posterior(variance * before_alpha / before_sigma**2, variance * r / v, math.sqrt(variance))
 
-    table: ScheduleTable
 
-    @functools.cached_property
-    def coefficients(self) -> Schedule:
-        """Those that follow from beta."""
-        return schedule(self.table.beta.tolist())
+def posterior_mean(schedule: NoiseSchedule, action: Array, noisy: Array, t: int) -> Array:
+    """Mean of q(a_{t-1} | a_t = noisy, a_0 = action)."""
+    weights = posterior(schedule, t)
+    return weights.action * action + weights.noisy * noisy
 
-    @property
-    def num_steps(self) -> int:
-        """T."""
-        return len(self.table.beta)
 
-    def at(self, name: str, t: Any) -> Array:
-        """A coefficient at times t [*batch], as [*batch 1]."""
-        return np.asarray(getattr(self.coefficients, name))[t][..., None]
+def predicted_action(schedule: NoiseSchedule, actor: Any, obs: Array, noisy: Array, t: Any) -> tuple[Array, Pull]:
+    """The clean action that the denoiser predicts; pull(daction) -> (gradient, dnoisy).
 
-    def add_noise(self, action: Array, eps: Array, t: Any) -> Array:
-        """A sample of DDPM equation 4."""
-        return self.at("alpha", t) * action + self.at("sigma", t) * eps
+    Solved for a from noisy = alpha a + sigma eps and, for a velocity, v = eps - a.
+    """
+    alpha, sigma = (coefficient(schedule, name, t) for name in ("alpha", "sigma"))
+    of_output, of_noisy = {
+        "eps": lambda: (-sigma / alpha, 1 / alpha),
+        "velocity": lambda: (-sigma / (alpha + sigma), 1 / (alpha + sigma)),
+        "action": lambda: (1.0, 0.0),
+    }[actor.prediction]()
+    return _affine(actor, obs, noisy, t, of_output, of_noisy)
 
-    def predict_action(self, noisy: Array, eps: Array, t: Any) -> Array:
-        """The inverse of `add_noise`."""
-        return (noisy - self.at("sigma", t) * eps) / self.at("alpha", t)
 
-    def score(self, eps: Array, t: Any) -> Array:
-        """grad log N(noisy; alpha action, sigma^2) = -eps / sigma."""
-        return -eps / self.at("sigma", t)
+def predicted_eps(schedule: NoiseSchedule, actor: Any, obs: Array, noisy: Array, t: Any) -> tuple[Array, Pull]:
+    """The noise that the denoiser predicts; pull(deps) -> (gradient, dnoisy). Solved as in `predicted_action`."""
+    alpha, sigma = (coefficient(schedule, name, t) for name in ("alpha", "sigma"))
+    of_output, of_noisy = {
+        "eps": (1.0, 0.0),
+        "velocity": (alpha / (alpha + sigma), 1 / (alpha + sigma)),
+        "action": (-alpha / sigma, 1 / sigma),
+    }[actor.prediction]
+    return _affine(actor, obs, noisy, t, of_output, of_noisy)
+
+
+def _affine(actor: Any, obs: Array, noisy: Array, t: Any, of_output: Any, of_noisy: Any) -> tuple[Array, Pull]:
+    """of_output denoiser(obs, noisy, t) + of_noisy noisy."""
+    output, pull_actor = actor(obs, noisy, t)
+
+    def pull(d: Array) -> tuple[Gradient, Array]:
+        gradient, dnoisy = pull_actor(of_output * d)
+        return gradient, dnoisy + of_noisy * d
+
+    return of_output * output + of_noisy * noisy, pull

@@ -6,6 +6,13 @@ are checked, calls that return values alone, updates that draw their own noise, 
 
 from diffac_numpy.convert import from_arrays as from_arrays
 from diffac_numpy.convert import to_arrays as to_arrays
+from diffac_numpy.diffusion import add_noise as add_noise
+from diffac_numpy.diffusion import noise_between as noise_between
+from diffac_numpy.diffusion import posterior_mean as posterior_mean
+from diffac_numpy.diffusion import predicted_action as predicted_action
+from diffac_numpy.diffusion import predicted_eps as predicted_eps
+from diffac_numpy.diffusion import remove_noise as remove_noise
+from diffac_numpy.diffusion import score as score
 from diffac_numpy.learner import Adam as Adam
 from diffac_numpy.learner import Learner as Learner
 from diffac_numpy.networks import EnsembleCritic as EnsembleCritic
@@ -27,7 +34,6 @@ from diffac_numpy.parts import PolicyProposal as PolicyProposal
 from diffac_numpy.parts import ReverseProposal as ReverseProposal
 from diffac_numpy.parts import ReweightedScoreMatching as ReweightedScoreMatching
 from diffac_numpy.parts import Sum as Sum
-from diffac_numpy.parts import TabularSchedule as TabularSchedule
 from diffac_numpy.parts import TanhGaussianSampler as TanhGaussianSampler
 from diffac_numpy.parts import TargetEntropyTemperature as TargetEntropyTemperature
 from diffac_numpy.parts import TimeWeightedQGradient as TimeWeightedQGradient

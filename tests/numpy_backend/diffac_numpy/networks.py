@@ -37,7 +37,7 @@ class Condition(NamedTuple):
 
 
 class MLPDenoiser(Network):
-    """Predicts the noise in a noisy action."""
+    """A diffusion policy's actor."""
 
     def __init__(
         self,
@@ -48,12 +48,14 @@ class MLPDenoiser(Network):
         hidden_sizes: Sizes = HIDDEN,
         activation: str = "mish",
         time_dim: int = 16,
+        prediction: str = "eps",
     ) -> None:
         check_arguments("MLPDenoiser", locals())
         rng = np.random.default_rng(key)
         arrays = layers(rng, (time_dim, 2 * time_dim, time_dim), "time_layers")
         arrays |= layers(rng, (obs_dim + action_dim + time_dim, *hidden_sizes, action_dim))
-        self.bound = reference.MLPDenoiser(arrays, activation)
+        self.bound = reference.MLPDenoiser(arrays, activation, prediction)
+        self.prediction = prediction
 
     def condition(self, obs: Any, num_steps: int) -> Condition:
         return Condition(obs)
@@ -136,4 +138,5 @@ def lifted(network: Any) -> Any:
     def call(*arguments: Any) -> Any:
         return network(*arguments), None
 
+    call.prediction = getattr(network, "prediction", "eps")  # type: ignore[attr-defined]
     return call

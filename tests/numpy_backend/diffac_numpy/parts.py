@@ -12,6 +12,7 @@ from diffac.errors import check_present
 from diffac.parts import critics
 from diffac.parts.critics import NEXT_ACTION
 from diffac.protocols import Loss, Rollout
+from diffac.schedules import check_signal, prediction_of
 from diffac.testing import reference
 from diffac_numpy.networks import lifted
 
@@ -32,11 +33,6 @@ def bare(part: Any) -> Any:
     return part.bare if isinstance(part, Part) else part
 
 
-def TabularSchedule(table: Any) -> reference.TabularSchedule:
-    check_arguments("TabularSchedule", locals())
-    return reference.TabularSchedule(table)
-
-
 class Sampler(Part):
     """Returns rollouts and actions alone."""
 
@@ -48,6 +44,8 @@ class Sampler(Part):
                 check_present(
                     "AdditiveNoise", "the temperature to scale its noise", temperature, "pass temperature=..."
                 )
+            if hasattr(part, "schedule") and prediction_of(actor) == "eps":
+                check_signal(part.schedule)
         return self.bare.rollout(lifted(actor), obs, noise, critic=lifted(critic), temperature=temperature)[0]
 
     def __call__(self, actor: Any, obs: Any, noise: Any, *, critic: Any = None, temperature: Any = None) -> Any:
@@ -61,12 +59,12 @@ class Sampler(Part):
         return parts
 
 
-def DDPMSampler(schedule: Any, start_scale: float = 1.0) -> Sampler:
+def DDPMSampler(schedule: Any, start_scale: float | None = None) -> Sampler:
     check_arguments("DDPMSampler", locals())
     return Sampler(reference.DDPMSampler(schedule, start_scale))
 
 
-def DDIMSampler(schedule: Any, start_scale: float = 1.0, num_steps: int | None = None) -> Sampler:
+def DDIMSampler(schedule: Any, start_scale: float | None = None, num_steps: int | None = None) -> Sampler:
     check_arguments("DDIMSampler", locals())
     return Sampler(reference.DDIMSampler(schedule, start_scale, num_steps))
 
@@ -90,8 +88,6 @@ class ActorObjective(Part):
     """Returns the loss alone; `testing.value_and_grad` takes the gradient too."""
 
     def __call__(self, actor: Any, critic: Any, batch: Any, noise: Any, temperature: Any, state: Any) -> Loss:
-        if isinstance(getattr(self.bare, "proposal", None), reference.PolicyProposal):
-            check_present("PolicyProposal", "batch.next_action", batch.next_action, NEXT_ACTION)
         return self.bare(lifted(actor), lifted(critic), batch, noise, temperature, state)[0]
 
 
@@ -117,17 +113,31 @@ def TimeWeightedQGradient(
 
 def ReweightedScoreMatching(schedule: Any, proposal: Any) -> ActorObjective:
     check_arguments("ReweightedScoreMatching", locals())
-    return ActorObjective(reference.ReweightedScoreMatching(schedule, bare(proposal)))
+    return ActorObjective(reference.ReweightedScoreMatching(schedule, proposal))
 
 
-def ReverseProposal(sampler: Any, num_particles: int = 64, value_scale: float = 5.0, truncated: bool = True) -> Part:
+class Proposal(Part):
+    """Refuses what it cannot work with."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        _, _, batch, *_, schedule = arguments
+        if isinstance(self.bare, reference.ReverseProposal):
+            check_signal(schedule)
+        else:
+            check_present("PolicyProposal", "batch.next_action", batch.next_action, NEXT_ACTION)
+        return self.bare(*arguments)
+
+
+def ReverseProposal(
+    sampler: Any, num_particles: int = 64, value_scale: float = 5.0, truncated: bool = True
+) -> Proposal:
     check_arguments("ReverseProposal", locals())
-    return Part(reference.ReverseProposal(bare(sampler), num_particles, value_scale, truncated))
+    return Proposal(reference.ReverseProposal(bare(sampler), num_particles, value_scale, truncated))
 
 
-def PolicyProposal(rate: float = 0.001, faithful_normalisation: bool = False) -> Part:
+def PolicyProposal(rate: float = 0.001, faithful_normalisation: bool = False) -> Proposal:
     check_arguments("PolicyProposal", locals())
-    return Part(reference.PolicyProposal(rate, faithful_normalisation))
+    return Proposal(reference.PolicyProposal(rate, faithful_normalisation))
 
 
 def EntropyRegularisedValue(sampler: Any) -> ActorObjective:
