@@ -51,6 +51,7 @@ if _TYPE_CHECKING:
     from diffac.protocols import Learner as Learner
     from diffac.protocols import Loss as Loss
     from diffac.protocols import NoiseSchedule as NoiseSchedule
+    from diffac.protocols import Policy as Policy
     from diffac.protocols import Prediction as Prediction
     from diffac.protocols import Rollout as Rollout
     from diffac.protocols import RolloutObjective as RolloutObjective
@@ -94,6 +95,7 @@ _NAMES = {
         "Learner",
         "Loss",
         "NoiseSchedule",
+        "Policy",
         "Prediction",
         "Rollout",
         "RolloutObjective",

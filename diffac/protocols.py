@@ -148,34 +148,36 @@ class DistributionalCritic(Critic, Protocol):
         ...
 
 
+class Policy(NamedTuple):
+    """What a sampler acts with."""
+
+    actor: Any
+    """The network, a `Denoiser` for diffusion samplers."""
+    critic: Any = None
+    """A `Critic`, which ranks candidates (`BestOf`), or None."""
+    temperature: Any = None
+    """Scalar or None; scales exploration noise (`AdditiveNoise`)."""
+
+
 @runtime_checkable
 class Sampler(Protocol):
-    """Turns an actor network, observations and noise into actions.
-
-    `critic` and `temperature` are for samplers that need them (`BestOf`, `AdditiveNoise`); the others ignore them.
-    """
+    """Turns a policy, observations and noise into actions."""
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """The noise needed for actions of shape (*batch, action_dim)."""
         ...
 
-    def rollout(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
-    ) -> Rollout:
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
         """Samples actions and keeps what came up on the way. Differentiable in the actor's parameters.
 
         Args:
-            actor: the network, a `Denoiser` for diffusion samplers.
+            policy: the networks; a sampler that needs no critic or temperature works without.
             obs: [*batch obs_dim]
             noise: as `noise_spec` says.
-            critic: the critic that ranks candidates.
-            temperature: scalar.
         """
         ...
 
-    def __call__(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
-    ) -> Array:
+    def __call__(self, policy: Policy, obs: Array, noise: Noise) -> Array:
         """The action of `rollout` alone, [*batch action_dim], in [-1, 1]; keeps nothing else in memory."""
         ...
 
@@ -300,14 +302,14 @@ class Temperature(Protocol):
         ...
 
     def update(
-        self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise, log_prob: Array | None = None
+        self, state: State, policy: Policy, obs: Array, noise: Noise, log_prob: Array | None = None
     ) -> tuple[State, Metrics]:
         """One step of the rule; nothing is differentiated outside.
 
         Args:
             state: as returned by the call before, or `init_state()` for the first one.
-            actor: from before its step in this update.
-            critic: the one that the actor's loss sees.
+            policy: the actor from before its step in this update, the critic that the actor's loss sees, and the
+                temperature of `state`.
             obs: the batch's observations, [batch obs_dim].
             noise: as `noise_spec` says.
             log_prob: [batch], `Loss.log_prob` of the actor's loss in this update; None where it knows none, or where

@@ -13,7 +13,7 @@ import pytest
 
 from diffac.errors import UsageError
 from diffac.noise import draw
-from diffac.protocols import Transition
+from diffac.protocols import Policy, Transition
 from diffac.testing.parts import ACTORS, CRITICS, DIMS, chain, make_batch, make_learner, make_noise, schedule
 
 TEMPERATURE = np.float64(0.3)
@@ -142,7 +142,7 @@ def test_log_probability_must_be_known(backend: ModuleType) -> None:
     noise = to_backend(make_noise(rng, temperature))
     state = to_backend(dict(temperature.init_state()))
     actor = ACTORS["denoiser"](backend, DIMS, 1)
-    refuses(lambda: temperature.update(state, actor, critic, batch.obs, noise), "log", "actor_delay")
+    refuses(lambda: temperature.update(state, Policy(actor, critic), batch.obs, noise), "log", "actor_delay")
 
 
 def test_chain_states_must_belong_to_the_schedule(backend: ModuleType) -> None:

@@ -15,7 +15,7 @@ from conftest import load_backend
 
 from diffac.errors import UsageError
 from diffac.noise import Zeros, draw
-from diffac.protocols import Loss, Transition
+from diffac.protocols import Loss, Policy, Transition
 from diffac.schedules import LinearSchedule
 from diffac.testing.parts import DIMS, LEARNERS, make_actor, make_batch, make_critic, make_noise, randomise
 
@@ -308,7 +308,7 @@ def test_only_termination_ends_the_bootstrap(backend: ModuleType, name: str) -> 
     critic = randomise(backend, make_critic(backend, part), np.random.default_rng(3), 3.0)
     temperature = learner.temperature.value(to_backend(dict(learner.temperature.init_state())))
     rollout = learner.sampler.rollout(
-        actor, to_backend(batch.next_obs), to_backend(noise["next_action"]), critic=critic, temperature=temperature
+        Policy(actor, critic, temperature), to_backend(batch.next_obs), to_backend(noise["next_action"])
     )
     future = to_numpy(critic(to_backend(batch.next_obs), rollout.action)).min(0)
     if name == "sac":
@@ -569,7 +569,7 @@ def test_act_is_the_sampler_of_the_acting_copy(backend: ModuleType, name: str) -
         assert action.shape == shape
         assert np.abs(action).max() <= 1
         expected = learner.sampler(
-            actor, to_backend(obs.astype(np.float64)), to_backend(noise), critic=critic, temperature=temperature
+            Policy(actor, critic, temperature), to_backend(obs.astype(np.float64)), to_backend(noise)
         )
         np.testing.assert_allclose(action, to_numpy(expected), rtol=1e-5, atol=1e-6)
         assert all(not value.any() for path, value in flatten(noise).items() if "exploration" in path) == deterministic

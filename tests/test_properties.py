@@ -13,7 +13,7 @@ import pytest
 from conftest import load_backend
 
 from diffac.noise import draw
-from diffac.protocols import Loss, Transition
+from diffac.protocols import Loss, Policy, Transition
 from diffac.schedules import tabulated
 from diffac.testing.parts import (
     ACTORS,
@@ -386,9 +386,7 @@ def test_extreme_inputs_give_finite_critic_losses_in_float32(backend: ModuleType
 def sample(case: Case, actor: Any, critic: Any, obs: Any, noise: Any, temperature: Any = TEMPERATURE) -> Any:
     """The rollout, as NumPy."""
     to_backend = case.backend.testing.to_backend
-    rollout = case.it.rollout(
-        actor, to_backend(obs), to_backend(noise), critic=critic, temperature=to_backend(temperature)
-    )
+    rollout = case.it.rollout(Policy(actor, critic, to_backend(temperature)), to_backend(obs), to_backend(noise))
     return case.backend.testing.to_numpy(rollout)
 
 
@@ -426,7 +424,9 @@ def test_rollout_states_are_those_of_the_denoiser(backend: ModuleType) -> None:
         rng = np.random.default_rng(0)
         to_backend, to_numpy = backend.testing.to_backend, backend.testing.to_numpy
         noise = make_noise(rng, sampler)
-        rollout = to_numpy(sampler.rollout(denoiser, to_backend(rng.standard_normal((5, 3))), to_backend(noise)))
+        rollout = to_numpy(
+            sampler.rollout(Policy(denoiser), to_backend(rng.standard_normal((5, 3))), to_backend(noise))
+        )
         assert sorted(seen) == list(range(DIMS.steps))
         for t in range(DIMS.steps):
             same(rollout.noisy[t], to_numpy(seen[t]))
@@ -520,7 +520,7 @@ def test_tanh_gaussian_log_probability_integrates_to_one(backend: ModuleType) ->
         return obs * 0 + 0.3, obs * 0 - 0.2
 
     to_backend, to_numpy = backend.testing.to_backend, backend.testing.to_numpy
-    rollout = to_numpy(sampler.rollout(actor, to_backend(np.zeros((200_000, 1))), to_backend(noise)))
+    rollout = to_numpy(sampler.rollout(Policy(actor), to_backend(np.zeros((200_000, 1))), to_backend(noise)))
     inside = np.abs(rollout.action[:, 0]) < 0.9
     assert (np.exp(-rollout.log_prob) * inside).mean() == pytest.approx(1.8, rel=0.02)
 
@@ -534,7 +534,7 @@ def test_tanh_gaussian_log_probability_is_finite_far_out(backend: ModuleType) ->
     to_backend, to_numpy = backend.testing.to_backend, backend.testing.to_numpy
     obs = np.array([[1.0], [-1.0], [0.0]], np.float32)
     noise = {"exploration": np.array([[5.0], [-5.0], [0.0]], np.float32)}
-    rollout = to_numpy(sampler.rollout(actor, to_backend(obs), to_backend(noise)))
+    rollout = to_numpy(sampler.rollout(Policy(actor), to_backend(obs), to_backend(noise)))
     assert all_finite(tuple(rollout))
     assert np.abs(rollout.action).max() == 1
 
@@ -548,7 +548,7 @@ def test_tanh_gaussian_log_probability_is_exact_where_tanh_saturates(backend: Mo
 
     to_backend, to_numpy = backend.testing.to_backend, backend.testing.to_numpy
     noise = {"exploration": to_backend(np.zeros_like(u))}
-    log_prob = to_numpy(backend.TanhGaussianSampler().rollout(actor, to_backend(u), noise).log_prob)
+    log_prob = to_numpy(backend.TanhGaussianSampler().rollout(Policy(actor), to_backend(u), noise).log_prob)
     log_slope = np.log(4) - 2 * np.logaddexp(u, -u)[:, 0]  # 1 - tanh(u)^2 = 4 / (exp(u) + exp(-u))^2
     np.testing.assert_allclose(log_prob, -0.5 * np.log(2 * np.pi) - log_slope, rtol=0, atol=1e-13)
 

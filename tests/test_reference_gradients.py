@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffac.protocols import Policy
 from diffac.schedules import LinearSchedule
 from diffac.testing import reference as ref
 from diffac.testing.parts import (
@@ -130,7 +131,7 @@ def test_samplers(name: str) -> None:
     c, rng = Case(SAMPLERS[name], 3), np.random.default_rng(3)
 
     def run(actor: Any) -> Any:
-        return c.part.rollout(actor, c.batch.obs, c.noise, critic=c.critic, temperature=TEMPERATURE)
+        return c.part.rollout(Policy(actor, c.critic, TEMPERATURE), c.batch.obs, c.noise)
 
     rollout, pull = run(c.actor)
     assert rollout.action.shape == MANY.shape
@@ -191,9 +192,7 @@ def frozen_value(c: Case, objective: Any, noise: Any, common: Any = None) -> Cal
 
     def roll_out(actor: Any) -> Any:
         noise_of_rollout = noise["rollout"] if common is None else common
-        return objective.rollout_sampler.rollout(
-            actor, c.batch.obs, noise_of_rollout, critic=c.critic, temperature=TEMPERATURE
-        )
+        return objective.rollout_sampler.rollout(Policy(actor, c.critic, TEMPERATURE), c.batch.obs, noise_of_rollout)
 
     if isinstance(objective, ref.TimeWeightedQGradient):
         states = roll_out(c.actor)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from diffac.errors import UsageError
-from diffac.protocols import NoiseSchedule
+from diffac.protocols import NoiseSchedule, Policy
 from diffac.schedules import (
     LinearSchedule,
     TabularSchedule,
@@ -258,7 +258,7 @@ def test_unknown_predictions_are_refused(backend: Any) -> None:
     sampler = backend.DDIMSampler(vp_schedule(2))
     noise = backend.testing.to_backend({"start": np.zeros((1, 2))})
     with pytest.raises(UsageError, match=r"unknown Strange\.prediction 'score'; known: action, eps, velocity"):
-        sampler(Strange(), backend.testing.to_backend(np.zeros((1, 1))), noise)
+        sampler(Policy(Strange()), backend.testing.to_backend(np.zeros((1, 1))), noise)
 
 
 def test_parts_hold_the_values_of_a_schedule(backend: Any) -> None:

@@ -11,6 +11,7 @@ import pytest
 
 from diffac.errors import UsageError
 from diffac.noise import draw
+from diffac.protocols import Policy
 from diffac.testing import reference
 from diffac.testing.parts import (
     ACTORS,
@@ -295,10 +296,10 @@ def test_mixture_temperature_counts_the_policy_and_its_noise(backend: ModuleType
     obs = rng.standard_normal((DIMS.batch, DIMS.obs))
     noise = draw(rng, temperature.noise_spec(DIMS.shape), np.float64)
     to_backend, to_numpy = backend.testing.to_backend, backend.testing.to_numpy
-    _, metrics = temperature.update(start(backend, temperature), actor, critic, to_backend(obs), to_backend(noise))
-    samples = sampler(
-        actor, to_backend(obs), to_backend(noise["samples"]), critic=critic, temperature=to_backend(np.float64(0.5))
-    )
+    first = start(backend, temperature)
+    policy = Policy(actor, critic, temperature.value(first))
+    _, metrics = temperature.update(first, policy, to_backend(obs), to_backend(noise))
+    samples = sampler(Policy(actor, critic, to_backend(np.float64(0.5))), to_backend(obs), to_backend(noise["samples"]))
     assert tuple(samples.shape) == (30, *DIMS.shape)
     expected = to_numpy(backend.mixture_entropy(samples)).mean()
     assert float(to_numpy(metrics["policy_entropy"])) == pytest.approx(expected, rel=1e-9)

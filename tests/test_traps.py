@@ -17,7 +17,7 @@ import pytest
 from conftest import INSTALLED, load_backend
 
 from diffac.noise import draw
-from diffac.protocols import Loss, Transition
+from diffac.protocols import Loss, Policy, Transition
 from diffac.schedules import LinearSchedule, vp_schedule
 from diffac.testing.parts import (
     ACTORS,
@@ -158,11 +158,9 @@ def test_targets_are_computed_at_clipped_actions(backend: ModuleType, name: str)
 
     def target(sampler: Any) -> float:
         action = sampler(
-            actor,
+            Policy(actor, critic, to_backend(np.float64(200.0))),
             to_backend(batch.next_obs),
             to_backend(noise["next_action"]),
-            critic=critic,
-            temperature=to_backend(np.float64(200.0)),
         )
         future = to_numpy(critic(to_backend(batch.next_obs), action)).min(0)
         return float((learner.reward_scale * batch.reward + 0.99 * future).mean())
@@ -276,7 +274,7 @@ def test_states_of_the_q_gradient_term_are_detached(backend: ModuleType, source:
     frozen, _ = networks(backend)
 
     def constant_rollout(actor: Any, critic: Any, batch: Any, noise: Any, temperature: Any, state: Any) -> Loss:
-        rollout = sampler.rollout(frozen, batch.obs, noise["rollout"])
+        rollout = sampler.rollout(Policy(frozen), batch.obs, noise["rollout"])
         return objective(actor, critic, batch, noise, temperature, state, rollout=rollout)
 
     rng = np.random.default_rng(3)
@@ -350,9 +348,7 @@ def outcome_of_sampler(backend: ModuleType, sampler: Any, actor: str = "denoiser
     rng = np.random.default_rng(0)
     network, critic = networks(backend, actor)
     obs, noise = make_batch(rng, dims).obs, make_noise(rng, sampler, dims)
-    rollout = sampler.rollout(
-        network, to_backend(obs), to_backend(noise), critic=critic, temperature=to_backend(np.float64(3.0))
-    )
+    rollout = sampler.rollout(Policy(network, critic, to_backend(np.float64(3.0))), to_backend(obs), to_backend(noise))
     return to_numpy(rollout.action)
 
 
@@ -386,7 +382,9 @@ def outcome_of_temperature(backend: ModuleType, temperature: Any, actor: str = "
     metrics = {}
     for _ in range(2):
         noise = to_backend(make_noise(rng, temperature))
-        state, metrics = temperature.update(state, network, critic, batch.obs, noise, batch.next_log_prob)
+        state, metrics = temperature.update(
+            state, Policy(network, critic, temperature.value(state)), batch.obs, noise, batch.next_log_prob
+        )
     return [
         temperature.interval,
         *[float(to_numpy(value)) for _, value in sorted(state.items())],
@@ -626,7 +624,7 @@ def test_policy_entropy_shows_a_collapse_that_the_noise_entropy_hides(backend: M
         for actor in (collapsed, spread):
             noise = to_backend(draw(np.random.default_rng(1), temperature.noise_spec(DIMS.shape), np.float64))
             state = to_backend(dict(temperature.init_state()))
-            _, metrics = temperature.update(state, actor, critic, obs, noise)
+            _, metrics = temperature.update(state, Policy(actor, critic, temperature.value(state)), obs, noise)
             policy.append(float(to_numpy(metrics["policy_entropy"])))
             injected.append(float(to_numpy(metrics["noise_entropy"])))
         assert injected[0] == injected[1]

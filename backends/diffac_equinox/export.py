@@ -14,6 +14,7 @@ import numpy as np
 
 from diffac.exporting import BATCH, Signature
 from diffac.noise import Integers
+from diffac.protocols import Policy
 from diffac_equinox.convert import check_alive
 from diffac_equinox.learner import Learner, LearnerState
 
@@ -39,7 +40,7 @@ def export_policy(learner: Learner, state: LearnerState, signature: Signature, t
 
     def policy(obs: jax.Array, *noise: jax.Array) -> jax.Array:
         nested = signature.nest(noise, lambda shape: jnp.zeros(shape, obs.dtype), obs.shape[0])
-        action = learner.sampler(actor, obs, nested, critic=critic, temperature=temperature)
+        action = learner.sampler(Policy(actor, critic, temperature), obs, nested)
         return jnp.clip(jnp.clip(action, -1, 1) * half_range + centre, low, high).astype(obs.dtype)
 
     (batch,) = jax.export.symbolic_shape(BATCH)

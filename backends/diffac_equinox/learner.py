@@ -25,6 +25,7 @@ from diffac.protocols import (
     Critic,
     CriticObjective,
     Metrics,
+    Policy,
     Sampler,
     State,
     Temperature,
@@ -284,11 +285,7 @@ class Learner(eqx.Module):
         batch = _cast(batch, dtype)
         temperature = without_gradient(self.temperature.value(state.temperature), batch.reward)
         rollout = self.sampler.rollout(
-            state.actor,
-            batch.next_obs,
-            _cast(noise("next_action"), dtype),
-            critic=state.critic,
-            temperature=temperature,
+            Policy(state.actor, state.critic, temperature), batch.next_obs, _cast(noise("next_action"), dtype)
         )
         batch = batch._replace(
             reward=self.reward_scale * batch.reward, next_action=rollout.action, next_log_prob=rollout.log_prob
@@ -352,7 +349,11 @@ class Learner(eqx.Module):
 
         def update_temperature(state: LearnerState) -> tuple[LearnerState, Metrics]:
             new, metrics = self.temperature.update(
-                state.temperature, actor_before, seen, batch.obs, _cast(noise("temperature"), dtype), log_prob
+                state.temperature,
+                Policy(actor_before, seen, temperature),
+                batch.obs,
+                _cast(noise("temperature"), dtype),
+                log_prob,
             )
             new = checked_state(self.temperature, new, state.temperature, without_gradient)
             metrics = checked_metrics(self.temperature, metrics, temperature, without_gradient)
@@ -457,7 +458,7 @@ def _policy(learner: Learner, actor: Any, critic: Critic, temperature: State, ob
     """Actions; not compiled."""
     dtype = _parameter_dtype("actor", actor)
     value = learner.temperature.value(temperature)
-    return learner.sampler(actor, _cast(obs, dtype), _cast(noise, dtype), critic=critic, temperature=value)
+    return learner.sampler(Policy(actor, critic, value), _cast(obs, dtype), _cast(noise, dtype))
 
 
 def _is_multiple(number: Array, of: int) -> Array | bool:

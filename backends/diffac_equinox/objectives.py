@@ -15,7 +15,7 @@ from diffac.noise import Noise
 from diffac.parts import objectives as declared
 from diffac.parts.critics import LOG_PROB
 from diffac.parts.objectives import Regression
-from diffac.protocols import Array, Critic, Loss, NoiseSchedule, Rollout, State, Transition
+from diffac.protocols import Array, Critic, Loss, NoiseSchedule, Policy, Rollout, State, Transition
 from diffac.schedules import check_signal
 from diffac_equinox.diffusion import add_noise, noise_between, predicted_action, predicted_eps, remove_noise, score
 from diffac_equinox.networks import _smallest
@@ -42,7 +42,7 @@ class ValueThroughSampler(eqx.Module, declared.ValueThroughSampler):
     ) -> Loss:
         """The loss on a batch."""
         if rollout is None:
-            rollout = self.sampler.rollout(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
+            rollout = self.sampler.rollout(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         q = _smallest(critic(batch.obs, rollout.action))
         q_mean = q.mean()
         unit = jax.lax.stop_gradient(jnp.abs(q).mean() + 1e-8) if self.relative else 1
@@ -63,9 +63,7 @@ class TimeWeightedQGradient(eqx.Module, declared.TimeWeightedQGradient):
     ) -> Loss:
         """The loss on a batch; one batched pass of the denoiser over all t."""
         if rollout is None and self.source != "replay":
-            rollout = self.sampler.rollout(
-                _detached(actor), batch.obs, noise["rollout"], critic=critic, temperature=temperature
-            )
+            rollout = self.sampler.rollout(Policy(_detached(actor), critic, temperature), batch.obs, noise["rollout"])
         t = jnp.arange(self.schedule.num_steps)[:, None]
         if self.source == "chain":
             noisy = self.chain_states(rollout)
@@ -122,7 +120,7 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
         """The regression problem of a batch."""
         check_signal(schedule)
         t = noise["t"]
-        action = self.sampler(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
+        action = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         noisy = add_noise(schedule, action, noise["eps"], t)
         if self.truncated:
             mean = remove_noise(schedule, noisy, jnp.zeros_like(noisy), t)
@@ -204,7 +202,7 @@ class EntropyRegularisedValue(eqx.Module, declared.EntropyRegularisedValue):
     ) -> Loss:
         """The loss on a batch."""
         if rollout is None:
-            rollout = self.sampler.rollout(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
+            rollout = self.sampler.rollout(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         log_prob = check_present("EntropyRegularisedValue", "rollout.log_prob", rollout.log_prob, LOG_PROB)
         q_mean, entropy = _smallest(critic(batch.obs, rollout.action)).mean(), -log_prob.mean()
         value = -temperature * entropy - q_mean

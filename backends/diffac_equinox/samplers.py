@@ -13,7 +13,7 @@ import numpy as np
 
 from diffac.noise import EXPLORATION, Noise
 from diffac.parts import samplers as declared
-from diffac.protocols import Array, Critic, Rollout
+from diffac.protocols import Array, Policy, Rollout
 from diffac.schedules import tabulated
 from diffac_equinox.diffusion import add_noise, noise_between, posterior_mean, predicted_action
 from diffac_equinox.networks import _clip
@@ -48,15 +48,13 @@ def _run_backwards(
 
 
 class DDPMSampler(eqx.Module, declared.DDPMSampler):
-    def rollout(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
-    ) -> Rollout:
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
         """Runs the whole chain; obs may have fewer batch axes than the noise."""
         schedule = tabulated(self.schedule)
-        condition = _condition(actor, obs, schedule.num_steps)
+        condition = _condition(policy.actor, obs, schedule.num_steps)
 
         def predict(noisy: Array, t: Array | int) -> Array:
-            return _clip(predicted_action(schedule, actor, actor(condition, noisy, t), noisy, t))
+            return _clip(predicted_action(schedule, policy.actor, policy.actor(condition, noisy, t), noisy, t))
 
         def step(noisy: Array, t_and_noise: tuple[Array | int, Array]) -> tuple[Array, Array]:
             t, eps = t_and_noise
@@ -67,25 +65,21 @@ class DDPMSampler(eqx.Module, declared.DDPMSampler):
         noisy, later = _run_backwards(step, start, times, noise["steps"])
         return Rollout(predict(noisy, 0), jnp.concatenate([noisy[None], later]))
 
-    def __call__(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
-    ) -> Array:
+    def __call__(self, policy: Policy, obs: Array, noise: Noise) -> Array:
         """The action of `rollout`; in a compiled program the states on the way are not kept."""
-        return self.rollout(actor, obs, noise).action
+        return self.rollout(policy, obs, noise).action
 
 
 class DDIMSampler(eqx.Module, declared.DDIMSampler):
-    def rollout(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
-    ) -> Rollout:
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
         """Runs the whole chain; obs may have fewer batch axes than the noise."""
         schedule, last = self.schedule, self.schedule.num_steps - 1
-        condition = _condition(actor, obs, schedule.num_steps)
+        condition = _condition(policy.actor, obs, schedule.num_steps)
         number = self.num_steps or schedule.num_steps
         *earlier, first = np.linspace(0 if number > 1 else last, last, number).round().astype(int).tolist()
 
         def predict(noisy: Array, t: Array | int) -> tuple[Array, Array]:
-            action = _clip(predicted_action(schedule, actor, actor(condition, noisy, t), noisy, t))
+            action = _clip(predicted_action(schedule, policy.actor, policy.actor(condition, noisy, t), noisy, t))
             return action, noise_between(schedule, action, noisy, t)
 
         def step(action_and_eps: tuple[Array, Array], t_and_nothing: tuple[Array | int, None]) -> tuple[Any, Array]:
@@ -97,19 +91,15 @@ class DDIMSampler(eqx.Module, declared.DDIMSampler):
         (action, _), later = _run_backwards(step, predict(start, first), earlier)
         return Rollout(action, jnp.concatenate([later, start[None]]))
 
-    def __call__(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
-    ) -> Array:
+    def __call__(self, policy: Policy, obs: Array, noise: Noise) -> Array:
         """The action of `rollout`; in a compiled program the states on the way are not kept."""
-        return self.rollout(actor, obs, noise).action
+        return self.rollout(policy, obs, noise).action
 
 
 class TanhGaussianSampler(eqx.Module, declared.TanhGaussianSampler):
-    def rollout(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
-    ) -> Rollout:
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
         """Action and its log-probability."""
-        mean, log_std = actor(obs)
+        mean, log_std = policy.actor(obs)
         eps = noise[EXPLORATION]
         u = mean + jnp.exp(log_std) * eps
         log_density = -0.5 * eps**2 - log_std - 0.5 * math.log(2 * math.pi)
@@ -118,22 +108,16 @@ class TanhGaussianSampler(eqx.Module, declared.TanhGaussianSampler):
             log_slope = jnp.log(1 - jnp.tanh(u) ** 2 + self.epsilon)
         return Rollout(jnp.tanh(u), log_prob=(log_density - log_slope).sum(-1))
 
-    def __call__(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
-    ) -> Array:
+    def __call__(self, policy: Policy, obs: Array, noise: Noise) -> Array:
         """The action of `rollout`."""
-        return self.rollout(actor, obs, noise).action
+        return self.rollout(policy, obs, noise).action
 
 
 class BestOf(eqx.Module, declared.BestOf):
-    def rollout(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
-    ) -> Rollout:
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
         """The rollout of the best candidate of each state."""
-        ranked = self.check_critic(critic)
-        action, noisy, log_prob, noise_free = self.sampler.rollout(
-            actor, obs, noise["candidates"], critic=critic, temperature=temperature
-        )
+        ranked = self.check_critic(policy.critic)
+        action, noisy, log_prob, noise_free = self.sampler.rollout(policy, obs, noise["candidates"])
         best = ranked(obs, jax.lax.stop_gradient(action)).min(0).argmax(0)
 
         def choose(candidates: Array | None, axis: int) -> Array | None:
@@ -145,21 +129,17 @@ class BestOf(eqx.Module, declared.BestOf):
 
         return Rollout(choose(action, 0), choose(noisy, 1), choose(log_prob, 0), choose(noise_free, 0))
 
-    def __call__(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
-    ) -> Array:
+    def __call__(self, policy: Policy, obs: Array, noise: Noise) -> Array:
         """The action of `rollout`; in a compiled program nothing else is kept."""
-        return self.rollout(actor, obs, noise, critic=critic, temperature=temperature).action
+        return self.rollout(policy, obs, noise).action
 
 
 class AdditiveNoise(eqx.Module, declared.AdditiveNoise):
-    def rollout(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
-    ) -> Rollout:
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
         """The inner rollout with the noise on its action."""
-        inner = self.sampler.rollout(actor, obs, noise["inner"], critic=critic, temperature=temperature)
+        inner = self.sampler.rollout(policy, obs, noise["inner"])
         noise_free = inner.action if inner.noise_free is None else inner.noise_free
-        return Rollout(self.explore(inner.action, noise, temperature), inner.noisy, noise_free=noise_free)
+        return Rollout(self.explore(inner.action, noise, policy.temperature), inner.noisy, noise_free=noise_free)
 
     def explore(self, action: Array, noise: Noise, temperature: Array | None) -> Array:
         """Actions of the inner sampler with the noise."""
@@ -172,8 +152,6 @@ class AdditiveNoise(eqx.Module, declared.AdditiveNoise):
         variance = (self.noise_scale * temperature) ** 2
         return 0.5 * action_dim * jnp.log(2 * math.pi * math.e * variance)
 
-    def __call__(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
-    ) -> Array:
+    def __call__(self, policy: Policy, obs: Array, noise: Noise) -> Array:
         """The action of `rollout`; in a compiled program nothing else is kept."""
-        return self.rollout(actor, obs, noise, critic=critic, temperature=temperature).action
+        return self.rollout(policy, obs, noise).action

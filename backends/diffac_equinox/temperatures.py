@@ -13,19 +13,18 @@ from jaxtyping import Float
 from diffac.arguments import check_arguments
 from diffac.noise import Noise
 from diffac.parts import temperatures as declared
-from diffac.protocols import Array, Critic, Metrics, Sampler, State
+from diffac.protocols import Array, Metrics, Policy, Sampler, State
 from diffac_equinox.optimisers import AdamState, adam_direction
 from diffac_equinox.samplers import AdditiveNoise
 
 
-def _samples(sampler: Sampler, actor: Any, critic: Critic, obs: Array, noise: Noise, temperature: Array) -> Array:
+def _samples(sampler: Sampler, policy: Policy, obs: Array, noise: Noise) -> Array:
     """The sampler's actions [num_samples 1 states act]; with two entries if it adds noise, the second without it."""
-    arguments = {"critic": critic, "temperature": temperature}
     if not isinstance(sampler, AdditiveNoise) or sampler.noise_scale == 0:
-        noisy = sampler(actor, obs, noise, **arguments)
+        noisy = sampler(policy, obs, noise)
         return noisy[:, None]
-    clean = sampler.sampler(actor, obs, noise["inner"], **arguments)
-    noisy = sampler.explore(clean, noise, temperature)
+    clean = sampler.sampler(policy, obs, noise["inner"])
+    noisy = sampler.explore(clean, noise, policy.temperature)
     return jnp.stack([noisy, clean], 1)
 
 
@@ -55,7 +54,7 @@ class FixedTemperature(eqx.Module, declared.FixedTemperature):
         return jnp.exp(state["log_temperature"])
 
     def update(
-        self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise, log_prob: Array | None = None
+        self, state: State, policy: Policy, obs: Array, noise: Noise, log_prob: Array | None = None
     ) -> tuple[State, Metrics]:
         """Nothing happens."""
         return state, {}
@@ -67,12 +66,11 @@ class NoiseEntropyTemperature(eqx.Module, declared.NoiseEntropyTemperature):
         return jnp.exp(state["log_temperature"])
 
     def update(
-        self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise, log_prob: Array | None = None
+        self, state: State, policy: Policy, obs: Array, noise: Noise, log_prob: Array | None = None
     ) -> tuple[State, Metrics]:
         """One step; only the metric policy_entropy looks at the policy."""
-        temperature = self.value(state)
-        samples = _samples(self.sampler, actor, critic, obs[: self.num_states], noise["samples"], temperature)
-        metrics = _entropies(self.sampler, samples, temperature, self.action_dim)
+        samples = _samples(self.sampler, policy, obs[: self.num_states], noise["samples"])
+        metrics = _entropies(self.sampler, samples, policy.temperature, self.action_dim)
         gradient = metrics["noise_entropy"] - self.target_entropy_per_dim * self.action_dim
         return _adam_step(state, gradient, self.learning_rate), metrics
 
@@ -83,13 +81,12 @@ class MixtureEntropyTemperature(eqx.Module, declared.MixtureEntropyTemperature):
         return jnp.exp(state["log_temperature"])
 
     def update(
-        self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise, log_prob: Array | None = None
+        self, state: State, policy: Policy, obs: Array, noise: Noise, log_prob: Array | None = None
     ) -> tuple[State, Metrics]:
         """One step."""
-        temperature = self.value(state)
-        samples = _samples(self.sampler, actor, critic, obs[: self.num_states], noise["samples"], temperature)
+        samples = _samples(self.sampler, policy, obs[: self.num_states], noise["samples"])
         action_dim, fit = samples.shape[-1], (self.num_components, self.num_iterations)
-        metrics = _entropies(self.sampler, samples, temperature, action_dim, *fit)
+        metrics = _entropies(self.sampler, samples, policy.temperature, action_dim, *fit)
         gradient = metrics["policy_entropy"] - self.target_entropy_per_dim * action_dim
         return _adam_step(state, gradient, self.learning_rate), metrics
 
@@ -100,7 +97,7 @@ class TargetEntropyTemperature(eqx.Module, declared.TargetEntropyTemperature):
         return jnp.exp(state["log_temperature"])
 
     def update(
-        self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise, log_prob: Array | None = None
+        self, state: State, policy: Policy, obs: Array, noise: Noise, log_prob: Array | None = None
     ) -> tuple[State, Metrics]:
         """One Adam step on the entropy of the policy."""
         entropy = -self.check_log_prob(log_prob).mean()

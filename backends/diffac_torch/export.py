@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from diffac.exporting import BATCH, Signature
+from diffac.protocols import Policy
 from diffac_torch.activations import _mish_value
 from diffac_torch.learner import Learner, LearnerState, _acting
 from diffac_torch.programs import quiet
@@ -36,7 +37,7 @@ class _Policy(nn.Module):
 
     def forward(self, obs: Tensor, *noise: Tensor) -> Tensor:
         nested = self.signature.nest(noise, obs.new_zeros, obs.shape[0])
-        action = self.sampler(self.actor, obs, nested, critic=self.critic, temperature=self.temperature)
+        action = self.sampler(Policy(self.actor, self.critic, self.temperature), obs, nested)
         return (action.clamp(-1, 1) * self.half_range + self.centre).clamp(self.low, self.high)
 
 

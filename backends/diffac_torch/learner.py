@@ -21,6 +21,7 @@ from diffac.protocols import (
     CriticObjective,
     Loss,
     Metrics,
+    Policy,
     Sampler,
     State,
     Temperature,
@@ -311,7 +312,7 @@ class Learner:
     def _policy(self, actor: Any, critic: Any, obs: Tensor, noise: Noise, temperature: State) -> Tensor:
         """Actions."""
         value = self.temperature.value(temperature)
-        return self.sampler(actor, obs, noise, critic=critic, temperature=value)
+        return self.sampler(Policy(actor, critic, value), obs, noise)
 
     def _draw(self, key: int, index: int, shape: Shape, name: str) -> Noise:
         """One entry of the noise of an update, from a stream of its own."""
@@ -373,7 +374,11 @@ class Learner:
             state.actor_objective = checked_state(self.actor_objective, new, state.actor_objective, without_gradient)
         if self.temperature.interval and state.updates % self.temperature.interval == 0:
             new, temperature_metrics = self.temperature.update(
-                state.temperature, state.actor, state.critic, batch.obs, noise("temperature"), log_prob
+                state.temperature,
+                Policy(state.actor, state.critic, temperature),
+                batch.obs,
+                noise("temperature"),
+                log_prob,
             )
             state.temperature = checked_state(self.temperature, new, state.temperature, without_gradient)
             temperature_metrics = checked_metrics(self.temperature, temperature_metrics, temperature, without_gradient)
@@ -410,7 +415,7 @@ def _critic_gradient(
 ) -> tuple[tuple[Loss, Tensor, Tensor | None], tuple[Tensor, ...]]:
     """Loss of the critic, next action and its log-probability; the gradient."""
     with torch.no_grad():
-        rollout = sampler.rollout(actor, batch.next_obs, next_action_noise, critic=critic, temperature=temperature)
+        rollout = sampler.rollout(Policy(actor, critic, temperature), batch.next_obs, next_action_noise)
     batch = batch._replace(next_action=rollout.action, next_log_prob=rollout.log_prob)
     loss, gradient = loss_and_gradient(objective, critic, target_critic, batch, noise, temperature, state)
     return (loss, rollout.action, rollout.log_prob), gradient

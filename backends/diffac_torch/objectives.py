@@ -14,7 +14,7 @@ from diffac.noise import Noise
 from diffac.parts import objectives as declared
 from diffac.parts.critics import LOG_PROB
 from diffac.parts.objectives import Regression
-from diffac.protocols import Critic, Loss, NoiseSchedule, Rollout, State, Transition
+from diffac.protocols import Critic, Loss, NoiseSchedule, Policy, Rollout, State, Transition
 from diffac.schedules import check_signal
 from diffac_torch.diffusion import add_noise, noise_between, predicted_action, predicted_eps, remove_noise, score
 from diffac_torch.networks import _condition, _smallest
@@ -34,7 +34,7 @@ class ValueThroughSampler(declared.ValueThroughSampler):
     ) -> Loss:
         """The loss on a batch, as `RolloutObjective` says."""
         if rollout is None:
-            action = self.sampler(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
+            action = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         else:
             action = rollout.action
         values = _smallest(critic(batch.obs, action))
@@ -60,9 +60,7 @@ class TimeWeightedQGradient(declared.TimeWeightedQGradient):
         t = torch.arange(num_steps, device=batch.obs.device).unsqueeze(-1)
         if rollout is None and self.source != "replay":
             with torch.no_grad():
-                rollout = self.sampler.rollout(
-                    actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature
-                )
+                rollout = self.sampler.rollout(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         if self.source == "chain":
             noisy = self.chain_states(rollout).detach()
         else:
@@ -117,7 +115,7 @@ class ReverseProposal(declared.ReverseProposal):
     ) -> Regression:
         """Regression data at noised actions of the policy."""
         check_signal(schedule)
-        action = self.sampler(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
+        action = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         t = noise["t"]
         noisy = add_noise(schedule, action, noise["eps"], t)
         guesses = _truncated_guesses if self.truncated else _clipped_guesses
@@ -222,7 +220,7 @@ class EntropyRegularisedValue(declared.EntropyRegularisedValue):
     ) -> Loss:
         """The loss on a batch, as `RolloutObjective` says."""
         if rollout is None:
-            rollout = self.sampler.rollout(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
+            rollout = self.sampler.rollout(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         log_prob = check_present("EntropyRegularisedValue", "rollout.log_prob", rollout.log_prob, LOG_PROB)
         q = _smallest(critic(batch.obs, rollout.action))
         metrics = {"q_mean": q.detach().mean(), "entropy": -log_prob.detach().mean()}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffac.noise import EXPLORATION, Noise
 from diffac.parts import samplers as declared
-from diffac.protocols import Critic, Rollout
+from diffac.protocols import Policy, Rollout
 from diffac.schedules import tabulated
 from diffac_torch.diffusion import _add_scaled, add_noise, noise_between, posterior_mean, predicted_action
 from diffac_torch.networks import _condition
@@ -20,31 +20,15 @@ Scalar: TypeAlias = float | Float[Tensor, ""]
 
 
 class DDPMSampler(declared.DDPMSampler):
-    def rollout(
-        self,
-        actor: Any,
-        obs: Float[Tensor, "*#batch obs"],
-        noise: Noise,
-        *,
-        critic: Critic | None = None,
-        temperature: Scalar | None = None,
-    ) -> Rollout:
+    def rollout(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Rollout:
         """Action and all T states of the chain; obs may have fewer batch axes than the noise."""
         states: list[Tensor] = []
-        action = self._chain(actor, obs, noise, states)
+        action = self._chain(policy.actor, obs, noise, states)
         return Rollout(action, noisy=torch.stack(states[::-1]))
 
-    def __call__(
-        self,
-        actor: Any,
-        obs: Float[Tensor, "*#batch obs"],
-        noise: Noise,
-        *,
-        critic: Critic | None = None,
-        temperature: Scalar | None = None,
-    ) -> Float[Tensor, "*#batch act"]:
+    def __call__(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Float[Tensor, "*#batch act"]:
         """The action alone, [*batch act] in [-1, 1]."""
-        return self._chain(actor, obs, noise)
+        return self._chain(policy.actor, obs, noise)
 
     def _chain(self, actor: Any, obs: Tensor, noise: Noise, states: list[Tensor] | None = None) -> Tensor:
         schedule = tabulated(self.schedule)
@@ -70,31 +54,15 @@ class DDIMSampler(declared.DDIMSampler):
             return [last]
         return np.linspace(0, last, self.num_steps or last + 1).round().astype(int).tolist()
 
-    def rollout(
-        self,
-        actor: Any,
-        obs: Float[Tensor, "*#batch obs"],
-        noise: Noise,
-        *,
-        critic: Critic | None = None,
-        temperature: Scalar | None = None,
-    ) -> Rollout:
+    def rollout(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Rollout:
         """Action and the states at which the denoiser was evaluated, in the order of time."""
         states: list[Tensor] = []
-        action = self._chain(actor, obs, noise, states)
+        action = self._chain(policy.actor, obs, noise, states)
         return Rollout(action, noisy=torch.stack(states[::-1]))
 
-    def __call__(
-        self,
-        actor: Any,
-        obs: Float[Tensor, "*#batch obs"],
-        noise: Noise,
-        *,
-        critic: Critic | None = None,
-        temperature: Scalar | None = None,
-    ) -> Float[Tensor, "*#batch act"]:
+    def __call__(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Float[Tensor, "*#batch act"]:
         """The action alone, [*batch act] in [-1, 1]."""
-        return self._chain(actor, obs, noise)
+        return self._chain(policy.actor, obs, noise)
 
     def _chain(self, actor: Any, obs: Tensor, noise: Noise, states: list[Tensor] | None = None) -> Tensor:
         schedule = tabulated(self.schedule)
@@ -113,17 +81,9 @@ class DDIMSampler(declared.DDIMSampler):
 
 
 class TanhGaussianSampler(declared.TanhGaussianSampler):
-    def rollout(
-        self,
-        actor: Any,
-        obs: Float[Tensor, "*#batch obs"],
-        noise: Noise,
-        *,
-        critic: Critic | None = None,
-        temperature: Scalar | None = None,
-    ) -> Rollout:
+    def rollout(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Rollout:
         """Action and its log-probability [*batch]."""
-        mean, log_std = actor(obs)
+        mean, log_std = policy.actor(obs)
         eps = noise[EXPLORATION]
         u = mean + log_std.exp() * eps
         log_normal = -0.5 * eps.square() - log_std - 0.5 * math.log(2 * math.pi)
@@ -132,33 +92,17 @@ class TanhGaussianSampler(declared.TanhGaussianSampler):
             log_slope = torch.log(1 - u.tanh().square() + self.epsilon)
         return Rollout(u.tanh(), log_prob=(log_normal - log_slope).sum(-1))
 
-    def __call__(
-        self,
-        actor: Any,
-        obs: Float[Tensor, "*#batch obs"],
-        noise: Noise,
-        *,
-        critic: Critic | None = None,
-        temperature: Scalar | None = None,
-    ) -> Float[Tensor, "*#batch act"]:
+    def __call__(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Float[Tensor, "*#batch act"]:
         """The action alone, [*batch act] in [-1, 1]."""
-        mean, log_std = actor(obs)
+        mean, log_std = policy.actor(obs)
         return torch.tanh(mean + log_std.exp() * noise[EXPLORATION])
 
 
 class BestOf(declared.BestOf):
-    def rollout(
-        self,
-        actor: Any,
-        obs: Float[Tensor, "*#batch obs"],
-        noise: Noise,
-        *,
-        critic: Critic | None = None,
-        temperature: Scalar | None = None,
-    ) -> Rollout:
+    def rollout(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Rollout:
         """Action, states and log-probability of the chosen candidate."""
-        candidates = self.sampler.rollout(actor, obs, noise["candidates"], critic=critic, temperature=temperature)
-        best = self._best(critic, obs, candidates.action)
+        candidates = self.sampler.rollout(policy, obs, noise["candidates"])
+        best = self._best(policy.critic, obs, candidates.action)
         _, noisy, log_prob, noise_free = candidates
         return Rollout(
             torch.take_along_dim(candidates.action, best.unsqueeze(-1), 0).squeeze(0),
@@ -167,18 +111,10 @@ class BestOf(declared.BestOf):
             None if noise_free is None else torch.take_along_dim(noise_free, best.unsqueeze(-1), 0).squeeze(0),
         )
 
-    def __call__(
-        self,
-        actor: Any,
-        obs: Float[Tensor, "*#batch obs"],
-        noise: Noise,
-        *,
-        critic: Critic | None = None,
-        temperature: Scalar | None = None,
-    ) -> Float[Tensor, "*#batch act"]:
+    def __call__(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Float[Tensor, "*#batch act"]:
         """The chosen action alone, [*batch act] in [-1, 1]."""
-        actions = self.sampler(actor, obs, noise["candidates"], critic=critic, temperature=temperature)
-        best = self._best(critic, obs, actions).unsqueeze(-1)
+        actions = self.sampler(policy, obs, noise["candidates"])
+        best = self._best(policy.critic, obs, actions).unsqueeze(-1)
         return actions.gather(0, best.expand(1, *actions.shape[1:])).squeeze(0)  # take_along_dim cannot be exported
 
     @torch.no_grad()
@@ -189,37 +125,21 @@ class BestOf(declared.BestOf):
 
 
 class AdditiveNoise(declared.AdditiveNoise):
-    def rollout(
-        self,
-        actor: Any,
-        obs: Float[Tensor, "*#batch obs"],
-        noise: Noise,
-        *,
-        critic: Critic | None = None,
-        temperature: Scalar | None = None,
-    ) -> Rollout:
+    def rollout(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Rollout:
         """Noisy action, with the states and the action of the noise-free chain."""
-        inner = self.sampler.rollout(actor, obs, noise["inner"], critic=critic, temperature=temperature)
+        inner = self.sampler.rollout(policy, obs, noise["inner"])
         noise_free = inner.action if inner.noise_free is None else inner.noise_free
-        return Rollout(self.explore(inner.action, noise, temperature), inner.noisy, noise_free=noise_free)
+        return Rollout(self.explore(inner.action, noise, policy.temperature), inner.noisy, noise_free=noise_free)
 
     def noise_entropy(self, temperature: Tensor, action_dim: int) -> Tensor:
         """Entropy in nats of the added noise alone, before any clip: d/2 log(2 pi e (noise_scale temperature)^2)."""
         variance = (self.noise_scale * temperature) ** 2
         return 0.5 * action_dim * torch.log(2 * math.pi * math.e * variance)
 
-    def __call__(
-        self,
-        actor: Any,
-        obs: Float[Tensor, "*#batch obs"],
-        noise: Noise,
-        *,
-        critic: Critic | None = None,
-        temperature: Scalar | None = None,
-    ) -> Float[Tensor, "*#batch act"]:
+    def __call__(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Float[Tensor, "*#batch act"]:
         """The noisy action alone, [*batch act]."""
-        action = self.sampler(actor, obs, noise["inner"], critic=critic, temperature=temperature)
-        return self.explore(action, noise, temperature)
+        action = self.sampler(policy, obs, noise["inner"])
+        return self.explore(action, noise, policy.temperature)
 
     def explore(self, action: Tensor, noise: Noise, temperature: Scalar | None) -> Tensor:
         """Actions of the inner sampler with the noise."""

@@ -1,7 +1,6 @@
 """Temperatures, which `diffac.parts.temperatures` declares, and the entropy of samples."""
 
 import math
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -10,7 +9,7 @@ from torch import Tensor
 from diffac.arguments import check_arguments
 from diffac.noise import Noise
 from diffac.parts import temperatures as declared
-from diffac.protocols import Critic, Metrics, Sampler, State
+from diffac.protocols import Metrics, Policy, Sampler, State
 from diffac_torch.samplers import AdditiveNoise
 
 _TOLERANCE = 1e-3
@@ -23,7 +22,7 @@ class FixedTemperature(declared.FixedTemperature):
         return state["log_temperature"].exp()
 
     def update(
-        self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise, log_prob: Tensor | None = None
+        self, state: State, policy: Policy, obs: Tensor, noise: Noise, log_prob: Tensor | None = None
     ) -> tuple[State, Metrics]:
         """The same state, no metrics."""
         return state, {}
@@ -36,12 +35,11 @@ class NoiseEntropyTemperature(declared.NoiseEntropyTemperature):
 
     @torch.no_grad()
     def update(
-        self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise, log_prob: Tensor | None = None
+        self, state: State, policy: Policy, obs: Tensor, noise: Noise, log_prob: Tensor | None = None
     ) -> tuple[State, Metrics]:
         """One step; only the metric policy_entropy looks at the policy."""
-        temperature = self.value(state)
-        samples = _samples(self.sampler, actor, critic, obs[: self.num_states], noise["samples"], temperature)
-        metrics = _entropies(self.sampler, samples, temperature, self.action_dim)
+        samples = _samples(self.sampler, policy, obs[: self.num_states], noise["samples"])
+        metrics = _entropies(self.sampler, samples, policy.temperature, self.action_dim)
         gradient = metrics["noise_entropy"] - self.target_entropy_per_dim * self.action_dim
         return _adam_step(state, gradient, self.learning_rate), metrics
 
@@ -53,13 +51,12 @@ class MixtureEntropyTemperature(declared.MixtureEntropyTemperature):
 
     @torch.no_grad()
     def update(
-        self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise, log_prob: Tensor | None = None
+        self, state: State, policy: Policy, obs: Tensor, noise: Noise, log_prob: Tensor | None = None
     ) -> tuple[State, Metrics]:
         """One step."""
-        temperature = self.value(state)
-        samples = _samples(self.sampler, actor, critic, obs[: self.num_states], noise["samples"], temperature)
+        samples = _samples(self.sampler, policy, obs[: self.num_states], noise["samples"])
         action_dim, fit = samples.shape[-1], (self.num_components, self.num_iterations)
-        metrics = _entropies(self.sampler, samples, temperature, action_dim, *fit)
+        metrics = _entropies(self.sampler, samples, policy.temperature, action_dim, *fit)
         gradient = metrics["policy_entropy"] - self.target_entropy_per_dim * action_dim
         return _adam_step(state, gradient, self.learning_rate), metrics
 
@@ -71,7 +68,7 @@ class TargetEntropyTemperature(declared.TargetEntropyTemperature):
 
     @torch.no_grad()
     def update(
-        self, state: State, actor: Any, critic: Critic, obs: Tensor, noise: Noise, log_prob: Tensor | None = None
+        self, state: State, policy: Policy, obs: Tensor, noise: Noise, log_prob: Tensor | None = None
     ) -> tuple[State, Metrics]:
         """One Adam step on the entropy of the policy."""
         entropy = -self.check_log_prob(log_prob).mean()
@@ -171,14 +168,13 @@ def _expectation(x: Tensor, weight: Tensor, mean: Tensor, cholesky: Tensor) -> t
     return torch.softmax(log_joint, dim=1).mT, torch.logsumexp(log_joint, dim=1).mean(-1)
 
 
-def _samples(sampler: Sampler, actor: Any, critic: Critic, obs: Tensor, noise: Noise, temperature: Tensor) -> Tensor:
+def _samples(sampler: Sampler, policy: Policy, obs: Tensor, noise: Noise) -> Tensor:
     """The sampler's actions [num_samples 1 states act]; with two entries if it adds noise, the second without it."""
-    arguments = {"critic": critic, "temperature": temperature}
     if not isinstance(sampler, AdditiveNoise) or sampler.noise_scale == 0:
-        noisy = sampler(actor, obs, noise, **arguments)
+        noisy = sampler(policy, obs, noise)
         return noisy.unsqueeze(1)
-    clean = sampler.sampler(actor, obs, noise["inner"], **arguments)
-    noisy = sampler.explore(clean, noise, temperature)
+    clean = sampler.sampler(policy, obs, noise["inner"])
+    noisy = sampler.explore(clean, noise, policy.temperature)
     return torch.stack([noisy, clean], 1)
 
 

@@ -35,6 +35,7 @@ from diffac.protocols import (
     Loss,
     Metrics,
     NoiseSchedule,
+    Policy,
     Rollout,
     Sampler,
     State,
@@ -437,9 +438,7 @@ class Sum(Part):
         rollout: dict[str, Any] = {}
         if self.sharing:
             sampler = self.terms[self.sharing[0]][1].rollout_sampler  # pyright: ignore[reportAttributeAccessIssue]
-            rollout["rollout"] = sampler.rollout(
-                actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature
-            )
+            rollout["rollout"] = sampler.rollout(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         losses = []
         for i, (_, objective) in enumerate(self.terms):
             own, shared = _part(state, f"term{i}."), rollout if i in self.sharing else {}

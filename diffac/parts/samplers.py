@@ -8,21 +8,17 @@ from typing import Any
 from diffac.errors import UsageError, check_present
 from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
 from diffac.parts.declaration import EXAMPLES, STATIC, Count, NotNegative, Part, Schedule, declared
-from diffac.protocols import Array, Critic, Rollout, Sampler
+from diffac.protocols import Array, Policy, Rollout, Sampler
 
 
 class SamplerPart(Part):
     """A `Sampler`, which a backend computes."""
 
-    def rollout(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
-    ) -> Rollout:
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
         """As `Sampler` says; obs may have fewer batch axes than the noise."""
         raise NotImplementedError
 
-    def __call__(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Critic | None = None, temperature: Array | None = None
-    ) -> Array:
+    def __call__(self, policy: Policy, obs: Array, noise: Noise) -> Array:
         """The action of `rollout` alone, [*batch act]."""
         raise NotImplementedError
 
@@ -144,7 +140,7 @@ class BestOf(SamplerPart):
 
     def check_critic(self, critic: Any) -> Any:
         """The critic that ranks the candidates; refuses None."""
-        return check_present("BestOf", "a critic to rank its candidates", critic, "pass critic=...")
+        return check_present("BestOf", "a critic to rank its candidates", critic, "pass Policy(actor, critic)")
 
 
 @declared
@@ -174,7 +170,7 @@ class AdditiveNoise(SamplerPart):
     def check_temperature(self, temperature: Any) -> Any:
         """The temperature that scales the noise; refuses None."""
         what = "the temperature to scale its noise"
-        return check_present("AdditiveNoise", what, temperature, "pass temperature=...")
+        return check_present("AdditiveNoise", what, temperature, "pass Policy(actor, critic, temperature)")
 
 
 EXAMPLES[AdditiveNoise] = "AdditiveNoise(sampler)"

@@ -11,7 +11,7 @@ from diffac.errors import UsageError
 from diffac.noise import Noise, NoiseSpec, Shape
 from diffac.parts.declaration import Count, Part, Positive, Real, Whole, declared
 from diffac.parts.samplers import AdditiveNoise
-from diffac.protocols import Array, Critic, Metrics, Sampler, State
+from diffac.protocols import Array, Metrics, Policy, Sampler, State
 
 
 class TemperaturePart(Part):
@@ -22,7 +22,7 @@ class TemperaturePart(Part):
         raise NotImplementedError
 
     def update(
-        self, state: State, actor: Any, critic: Critic, obs: Array, noise: Noise, log_prob: Array | None = None
+        self, state: State, policy: Policy, obs: Array, noise: Noise, log_prob: Array | None = None
     ) -> tuple[State, Metrics]:
         """One step of the rule, as `Temperature` says."""
         raise NotImplementedError

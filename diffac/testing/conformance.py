@@ -39,7 +39,7 @@ from diffac import arguments, protocols
 from diffac.backend import Backend
 from diffac.errors import UsageError
 from diffac.noise import draw
-from diffac.protocols import Transition
+from diffac.protocols import Policy, Transition
 from diffac.recipes import load_recipe, preset_values, recipe_modules
 from diffac.schedules import flow_schedule
 from diffac.testing import parts, problems, reference
@@ -333,7 +333,7 @@ def test_samplers_broadcast_observations(backend: Any, kind: str, name: str) -> 
     obs, results = problem.batches[0].obs, []
     for given in (obs, np.broadcast_to(obs, (problems.PARTICLES, *obs.shape)).copy()):
         given, noise, temperature = map(t.to_backend, (given, problem.noises[0], problem.temperature))
-        results.append(t.to_numpy(t.compiled(sampler)(actor, given, noise, critic=critic, temperature=temperature)))
+        results.append(t.to_numpy(t.compiled(sampler)(Policy(actor, critic, temperature), given, noise)))
     assert results[0].shape == (problems.PARTICLES, *DIMS.shape)
     np.testing.assert_allclose(results[0], results[1], rtol=1e-12, atol=1e-13)
 
@@ -434,7 +434,7 @@ def test_samplers_return_a_point_mass(backend: Any, name: str) -> None:
 
     critic = parts.make_critic(backend, SAMPLERS[name])
     obs, noise = t.to_backend(rng.standard_normal((DIMS.batch, DIMS.obs))), t.to_backend(parts.make_noise(rng, sampler))
-    action = sampler(exact, obs, noise, critic=critic, temperature=t.to_backend(np.array(0.0)))  # 0: no exploration
+    action = sampler(Policy(exact, critic, t.to_backend(np.array(0.0))), obs, noise)  # 0: no exploration
     np.testing.assert_allclose(t.to_numpy(action), point, atol=1e-9)
 
 
@@ -585,7 +585,7 @@ def _step(B: Any, **change: Any) -> Any:
 def _sample(B: Any, sampler: Any) -> Any:
     t, rng = tools(B), np.random.default_rng(0)
     obs = t.to_backend(rng.standard_normal((DIMS.batch, DIMS.obs)))
-    return sampler(parts.ACTORS["denoiser"](B, DIMS, 0), obs, t.to_backend(parts.make_noise(rng, sampler)))
+    return sampler(Policy(parts.ACTORS["denoiser"](B, DIMS, 0)), obs, t.to_backend(parts.make_noise(rng, sampler)))
 
 
 def _loss(B: Any, objective: Any, module: Any, other: Any, state: Any, **change: Any) -> Any:

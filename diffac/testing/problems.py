@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffac.noise import draw
-from diffac.protocols import Transition
+from diffac.protocols import Policy, Transition
 from diffac.testing import parts, reference
 from diffac.testing.parts import DIMS, Dims, Part
 
@@ -197,7 +197,7 @@ def _has_tie(problem: Problem, tie: float) -> bool:
         sampler, noise = sampler.sampler, noise["inner"]
     if not isinstance(sampler, reference.BestOf) or sampler.num_candidates == 1:
         return False
-    rollout, _ = sampler.sampler.rollout(actor, obs, noise["candidates"], critic=critic)
+    rollout, _ = sampler.sampler.rollout(Policy(actor, critic), obs, noise["candidates"])
     second, first = np.sort(critic(obs, rollout.action)[0].min(0), axis=0)[-2:]
     return bool((first - second < tie * np.maximum(1.0, np.abs(first))).any())
 
@@ -366,17 +366,15 @@ def _solve_sampler(B: Any, problem: Problem) -> Answer:
 def _sample(sampler: Any, actor: Any, obs: Any, noise: Any, critic: Any, temperature: Any) -> tuple[Any, Any]:
     """Both ways of sampling, as one program."""
     return (
-        sampler.rollout(actor, obs, noise, critic=critic, temperature=temperature),
-        sampler(actor, obs, noise, critic=critic, temperature=temperature),
+        sampler.rollout(Policy(actor, critic, temperature), obs, noise),
+        sampler(Policy(actor, critic, temperature), obs, noise),
     )
 
 
 def _refer_sampler(problem: Problem) -> Answer:
     actor, critic, _ = bind_networks(problem)
     sampler = problem.part.make(reference, problem.dims)
-    rollout, _ = sampler.rollout(
-        actor, problem.batches[0].obs, problem.noises[0], critic=critic, temperature=problem.temperature
-    )
+    rollout, _ = sampler.rollout(Policy(actor, critic, problem.temperature), problem.batches[0].obs, problem.noises[0])
     return Answer(flatten({"rollout": tuple(rollout), "call": rollout.action}), {})
 
 
@@ -416,7 +414,8 @@ def _solve_temperature(B: Any, problem: Problem) -> Answer:
     update, answers = t.compiled(rule.update), {}
     for i, (batch, noise) in enumerate(zip(problem.batches, problem.noises, strict=True)):
         batch, noise = t.to_backend(batch), t.to_backend(noise)
-        state, metrics = update(state, actor, critic, batch.obs, noise, batch.next_log_prob)
+        policy = Policy(actor, critic, rule.value(state))
+        state, metrics = update(state, policy, batch.obs, noise, batch.next_log_prob)
         answers[str(i)] = t.to_numpy({"state": dict(state), "metrics": dict(metrics), "value": rule.value(state)})
     return Answer(flatten(answers), {})
 
@@ -425,7 +424,8 @@ def _refer_temperature(problem: Problem) -> Answer:
     rule, (actor, critic, _) = problem.part.make(reference, problem.dims), bind_networks(problem)
     state, answers = rule.init_state(), {}
     for i, (batch, noise) in enumerate(zip(problem.batches, problem.noises, strict=True)):
-        state, metrics = rule.update(state, actor, critic, batch.obs, noise, batch.next_log_prob)
+        policy = Policy(actor, critic, rule.value(state))
+        state, metrics = rule.update(state, policy, batch.obs, noise, batch.next_log_prob)
         answers[str(i)] = {"state": dict(state), "metrics": dict(metrics), "value": rule.value(state)}
     return Answer(flatten(answers), {})
 

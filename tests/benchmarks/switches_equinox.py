@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffac.protocols import Policy
+
 
 def mish(patch: Any) -> None:
     """The framework's Mish."""
@@ -93,7 +95,7 @@ def particles(patch: Any) -> None:
         self: Any, actor: Any, critic: Any, batch: Any, noise: Any, temperature: Any, state: Any, schedule: Any
     ) -> Any:
         count, t = self.num_particles, noise["t"]
-        action = self.sampler(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
+        action = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         noisy = add_noise(schedule, action, noise["eps"], t)
         mean = remove_noise(schedule, noisy, jnp.zeros_like(noisy), t)
         std = remove_noise(schedule, jnp.zeros_like(noisy), -jnp.ones_like(noisy), t)

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from diffac.protocols import Policy
+
 
 def mish(patch: Any) -> None:
     """The framework's Mish."""
@@ -53,7 +55,7 @@ def particles(patch: Any) -> None:
     def proposal(
         self: Any, actor: Any, critic: Any, batch: Any, noise: Any, temperature: Any, state: Any, schedule: Any
     ) -> Any:
-        action = self.sampler(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
+        action = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         count, t = self.num_particles, noise["t"]
         noisy = add_noise(schedule, action, noise["eps"], t)
         guesses = objectives._truncated_guesses if self.truncated else objectives._clipped_guesses

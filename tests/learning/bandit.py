@@ -21,7 +21,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from diffac.noise import NoiseSpec, draw
-from diffac.protocols import Transition
+from diffac.protocols import Policy, Transition
 from diffac.schedules import LinearSchedule, TabularSchedule, vp_schedule
 
 CENTRES = 0.5 * np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
@@ -86,7 +86,7 @@ def modes_covered(samples: np.ndarray) -> int:
 
 
 @dataclasses.dataclass(frozen=True)
-class Policy:
+class Trained:
     """A trained actor with the sampler that turns it into actions."""
 
     backend: str
@@ -99,7 +99,7 @@ class Policy:
         dtype = float_dtype(module, self.actor)
         noise = draw(np.random.default_rng(seed), self.sampler.noise_spec((count, 2)), dtype)
         obs = testing.to_backend(np.zeros((count, 1), dtype))
-        return np.asarray(testing.to_numpy(self.sampler(self.actor, obs, testing.to_backend(noise))))
+        return np.asarray(testing.to_numpy(self.sampler(Policy(self.actor), obs, testing.to_backend(noise))))
 
 
 def modules(backend: str) -> tuple[Any, Any]:
@@ -121,16 +121,16 @@ def batches(spec: NoiseSpec, count: int, seed: int, dtype: Any) -> Iterator[tupl
         yield batch, draw(rng, spec, dtype)
 
 
-def train(backend: str, objective: Any, sampler: Any, *, updates: int, seed: int, rate: Any) -> Policy:
+def train(backend: str, objective: Any, sampler: Any, *, updates: int, seed: int, rate: Any) -> Trained:
     """Minimises an actor objective with the bandit's Q as fixed critic."""
     module, testing = modules(backend)
     actor = module.MLPDenoiser(1, 2, key=seed, hidden_sizes=(64, 64, 64))
     data = batches(objective.noise_spec((BATCH, 2)), updates, seed, float_dtype(module, actor))
     actor = testing.minimise(objective, actor, critic(backend), data, TEMPERATURE, module.Adam(rate))
-    return Policy(backend, actor, sampler)
+    return Trained(backend, actor, sampler)
 
 
-def sdac(backend: str, *, truncated: bool = True, updates: int = 1500, num_steps: int = 20, seed: int = 0) -> Policy:
+def sdac(backend: str, *, truncated: bool = True, updates: int = 1500, num_steps: int = 20, seed: int = 0) -> Trained:
     """SDAC's objective (arXiv 2502.00361); value_scale 1, so that the target is exp(Q/temperature)."""
     module, _ = modules(backend)
     schedule = vp_schedule(num_steps)
@@ -149,7 +149,7 @@ def value(
     updates: int = 600,
     num_steps: int = 5,
     seed: int = 0,
-) -> Policy:
+) -> Trained:
     """DACER's objective (arXiv 2405.15177) or, with eta, DACER2's (2505.23426)."""
     module, _ = modules(backend)
     schedule = vp_schedule(num_steps)
@@ -177,11 +177,11 @@ def best_possible(table: TabularSchedule, count: int = 2000, seed: int = 1, cell
     return noisy
 
 
-def untrained(backend: str, *, num_steps: int = 20, seed: int = 0) -> Policy:
+def untrained(backend: str, *, num_steps: int = 20, seed: int = 0) -> Trained:
     """What training starts from."""
     module, _ = modules(backend)
     sampler = module.DDPMSampler(vp_schedule(num_steps), start_scale=1.0)
-    return Policy(backend, module.MLPDenoiser(1, 2, key=seed, hidden_sizes=(64, 64, 64)), sampler)
+    return Trained(backend, module.MLPDenoiser(1, 2, key=seed, hidden_sizes=(64, 64, 64)), sampler)
 
 
 def picture(path: Path, backends: tuple[str, ...] = ("torch", "equinox"), eta: float = 0.01) -> None:

@@ -358,11 +358,11 @@ SAMPLERS = [
         "samplers.py",
         """all T states of the chain; obs may have fewer batch axes than the noise.\"""
         states: list[Tensor] = []
-        action = self._chain(actor, obs, noise, states)
+        action = self._chain(policy.actor, obs, noise, states)
         return Rollout(action, noisy=torch.stack(states[::-1]))""",
         """all T states of the chain; obs may have fewer batch axes than the noise.\"""
         states: list[Tensor] = []
-        action = self._chain(actor, obs, noise, states)
+        action = self._chain(policy.actor, obs, noise, states)
         return Rollout(action, noisy=torch.stack(states))""",
     ),
     torch(
@@ -689,9 +689,9 @@ TEMPERATURES = [
         "temperature: entropy of the last states",
         "temperature-mixture",
         "temperatures.py",
-        """obs[: self.num_states], noise["samples"], temperature)
+        """obs[: self.num_states], noise["samples"])
         action_dim""",
-        """obs[-self.num_states :], noise["samples"], temperature)
+        """obs[-self.num_states :], noise["samples"])
         action_dim""",
     ),
     torch(
@@ -838,15 +838,15 @@ LEARNER = [
         "learner: next actions at the present observation",
         "learner-sdac",
         "learner.py",
-        "sampler.rollout(actor, batch.next_obs, next_action_noise",
-        "sampler.rollout(actor, batch.obs, next_action_noise",
+        "batch.next_obs, next_action_noise)",
+        "batch.obs, next_action_noise)",
     ),
     torch(
         "learner: candidates ranked by the target critic",
         "learner-sdac",
         "learner.py",
-        "next_action_noise, critic=critic,",
-        "next_action_noise, critic=target_critic,",
+        "Policy(actor, critic, temperature), batch.next_obs",
+        "Policy(actor, target_critic, temperature), batch.next_obs",
     ),
     torch(
         "learner: one optimiser step only",
@@ -876,7 +876,7 @@ LEARNER = [
         "learner-dacer2",
         {
             "equinox": Edit(
-                "learner.py", "state.temperature, actor_before, seen,", "state.temperature, state.actor, seen,"
+                "learner.py", "Policy(actor_before, seen, temperature)", "Policy(state.actor, seen, temperature)"
             )
         },
     ),
@@ -884,8 +884,8 @@ LEARNER = [
         "learner: temperature adapted at the next states",
         "learner-dacer2",
         "learner.py",
-        "state.temperature, state.actor, state.critic, batch.obs,",
-        "state.temperature, state.actor, state.critic, batch.next_obs,",
+        "Policy(state.actor, state.critic, temperature),\n                batch.obs,",
+        "Policy(state.actor, state.critic, temperature),\n                batch.next_obs,",
     ),
     torch(
         "learner: state of the critic's objective forgotten",

@@ -12,7 +12,7 @@ import pytest
 
 from diffac.backend import get_backend
 from diffac.noise import Noise, NoiseSpec, Zeros
-from diffac.protocols import Transition
+from diffac.protocols import Policy, Transition
 from diffac.recipes import load_recipe, preset_values
 from diffac.testing.reference import GaussianCritic
 from official.recording import CRITICS, TOLERANCE, Array, Recording, difference, learner_arrays
@@ -177,7 +177,7 @@ class Replay:
         temperature = self.learner.temperature.value(self.state.temperature)
         sample = self.B.testing.compiled(self.learner.sampler.rollout)
         obs, noise = self.B.testing.to_backend((obs, noise))
-        rollout = sample(actor, obs, noise, critic=self.state.critic, temperature=temperature)
+        rollout = sample(Policy(actor, self.state.critic, temperature), obs, noise)
         return self.B.testing.to_numpy(rollout)
 
     def update(self, u: int) -> None:

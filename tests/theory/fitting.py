@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffac.noise import Noise, NoiseSpec, Uniform, draw
-from diffac.protocols import Critic, Rollout, Transition
+from diffac.protocols import Critic, Policy, Rollout, Transition
 from diffac.schedules import LinearSchedule
 
 OBSERVATIONS = (-0.5, 0.5)
@@ -24,11 +24,11 @@ class UniformSampler:
     def noise_spec(self, shape: tuple[int, ...]) -> NoiseSpec:
         return {"uniform": Uniform(shape)}
 
-    def rollout(self, actor: Any, obs: Any, noise: Noise, *, critic: Any = None, temperature: Any = None) -> Rollout:
+    def rollout(self, policy: Policy, obs: Any, noise: Noise) -> Rollout:
         return Rollout(2 * noise["uniform"] - 1)
 
-    def __call__(self, actor: Any, obs: Any, noise: Noise, *, critic: Any = None, temperature: Any = None) -> Any:
-        return self.rollout(actor, obs, noise).action
+    def __call__(self, policy: Policy, obs: Any, noise: Noise) -> Any:
+        return self.rollout(policy, obs, noise).action
 
 
 def batches(spec: NoiseSpec, action_dim: int, count: int) -> Iterator[tuple[Transition, Noise]]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffac.metrics import columns
 from diffac.noise import Noise, NoiseSpec, Shape
-from diffac.protocols import Metrics, State, Transition
+from diffac.protocols import Metrics, Policy, State, Transition
 from diffac.schedules import LinearSchedule
 from diffac.testing.reference.convert import to_arrays
 from diffac.testing.reference.gradients import Array, Gradient, Parameters, scaled, zeros
@@ -124,7 +124,7 @@ class Learner:
         old = state
         temperature = self.temperature.value(old.temperature)
         rollout, _ = self.sampler.rollout(
-            old.actor, batch.next_obs, noise["next_action"], critic=old.critic, temperature=temperature
+            Policy(old.actor, old.critic, temperature), batch.next_obs, noise["next_action"]
         )
         batch = batch._replace(
             reward=self.reward_scale * batch.reward, next_action=rollout.action, next_log_prob=rollout.log_prob
@@ -167,7 +167,7 @@ class Learner:
             if self.temperature.interval % self.actor_delay != 0:
                 log_prob = None  # not in every step of this rule, so in none
             adapted, rule_metrics = self.temperature.update(
-                old.temperature, old.actor, seen, batch.obs, noise.get("temperature", {}), log_prob
+                old.temperature, Policy(old.actor, seen, temperature), batch.obs, noise.get("temperature", {}), log_prob
             )
             state = state._replace(temperature=adapted)
             metrics |= prefixed("temperature", rule_metrics)

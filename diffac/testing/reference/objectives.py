@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
-from diffac.protocols import Loss, Metrics, NoiseSchedule, State, Transition
+from diffac.protocols import Loss, Metrics, NoiseSchedule, Policy, State, Transition
 from diffac.testing.reference.gradients import Array, Gradient, add, clip, scaled, smallest, softmax, zeros
 from diffac.testing.reference.samplers import RolloutAndPull
 from diffac.testing.reference.schedules import (
@@ -63,7 +63,7 @@ class ValueThroughSampler(ThroughSampler):
     ) -> tuple[Loss, Gradient]:
         """The chain rule: mean, min, critic, sampler."""
         (action, *_), pull_sampler = rollout or self.sampler.rollout(
-            actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature
+            Policy(actor, critic, temperature), batch.obs, noise["rollout"]
         )
         values, pull_critic = critic(batch.obs, action)
         q, pull_min = smallest(values)
@@ -128,9 +128,7 @@ class TimeWeightedQGradient:
         if self.source == "replay":
             states = add_noise(s, batch.action, noise["eps"], t)
         else:
-            policy, _ = rollout or self.sampler.rollout(
-                actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature
-            )
+            policy, _ = rollout or self.sampler.rollout(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
             clean = policy.action if policy.noise_free is None else policy.noise_free
             states = np.asarray(policy.noisy) if self.source == "chain" else add_noise(s, clean, noise["eps"], t)
 
@@ -274,7 +272,7 @@ class ReverseProposal:
     ) -> Regression:
         """weights = softmax_k(value_scale min Q / temperature)"""
         t = noise["t"]
-        policy, _ = self.sampler.rollout(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
+        policy, _ = self.sampler.rollout(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         noisy = add_noise(schedule, policy.action, noise["eps"], t)
         if self.truncated:
             alpha, sigma = (coefficient(schedule, name, t) for name in ("alpha", "sigma"))
@@ -363,7 +361,7 @@ class EntropyRegularisedValue(ThroughSampler):
     ) -> tuple[Loss, Gradient]:
         """The gradient comes by two ways, through the action and through its log-probability."""
         (action, _, log_prob, _), pull_sampler = rollout or self.sampler.rollout(
-            actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature
+            Policy(actor, critic, temperature), batch.obs, noise["rollout"]
         )
         values, pull_critic = critic(batch.obs, action)
         q, pull_min = smallest(values)
@@ -411,7 +409,7 @@ class Sum:
         """Value and gradient are linear in the terms."""
         common = None
         if self.shared is not None:
-            common = self.shared.rollout(actor, batch.obs, noise["rollout"], critic=critic, temperature=temperature)
+            common = self.shared.rollout(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         value, gradient, results = 0.0, zeros(actor.parameters), []
         for i, (weight, objective) in enumerate(self.terms):
             prefix = f"term{i}."

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
-from diffac.protocols import NoiseSchedule, Rollout
+from diffac.protocols import NoiseSchedule, Policy, Rollout
 from diffac.testing.reference.gradients import Array, Gradient, Pull, add, clip, unbroadcast, zeros
 from diffac.testing.reference.schedules import (
     add_noise,
@@ -39,23 +39,21 @@ class DDPMSampler:
         """The start, and the noise added after each time but 0: entry t-1 after time t."""
         return {"start": Normal(shape), "steps": Normal((self.schedule.num_steps - 1, *shape))}
 
-    def rollout(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Any = None, temperature: Any = None
-    ) -> tuple[Rollout, Pull]:
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> tuple[Rollout, Pull]:
         """The action, and the states [T *batch act] in which the denoiser was asked."""
         times = range(self.schedule.num_steps)
         noisy = first_scale(self) * noise["start"]
         states, pulls, slopes = {}, {}, {}
         for t in reversed(times):
             states[t] = noisy
-            action, pulls[t] = predicted_action(self.schedule, actor, obs, noisy, t)
+            action, pulls[t] = predicted_action(self.schedule, policy.actor, obs, noisy, t)
             action, slopes[t] = clip(action)
             noisy = posterior_mean(self.schedule, action, noisy, t)
             if t > 0:
                 noisy = noisy + posterior(self.schedule, t).std * noise["steps"][t - 1]
 
         def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
-            gradient, dnoisy = zeros(actor.parameters), daction  # of what the step at time t ends in
+            gradient, dnoisy = zeros(policy.actor.parameters), daction  # of what the step at time t ends in
             for t in times:
                 weights = posterior(self.schedule, t)
                 through_actor, dstate = pulls[t](weights.action * dnoisy * slopes[t])
@@ -87,9 +85,7 @@ class DDIMSampler:
         """The start; the rest is deterministic."""
         return {"start": Normal(shape)}
 
-    def rollout(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Any = None, temperature: Any = None
-    ) -> tuple[Rollout, Pull]:
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> tuple[Rollout, Pull]:
         """The action, and the states in which the denoiser was asked, in the order of time."""
         schedule, times = self.schedule, self.times
         following = dict(zip(times[1:], times, strict=False))  # a time -> the next one down
@@ -97,13 +93,13 @@ class DDIMSampler:
         states, pulls, slopes = {}, {}, {}
         for t in reversed(times):
             states[t] = noisy
-            action, pulls[t] = predicted_action(schedule, actor, obs, noisy, t)
+            action, pulls[t] = predicted_action(schedule, policy.actor, obs, noisy, t)
             action, slopes[t] = clip(action)
             if t in following:
                 noisy = add_noise(schedule, action, noise_between(schedule, action, noisy, t), following[t])
 
         def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
-            gradient, dnoisy = zeros(actor.parameters), np.zeros(daction.shape)
+            gradient, dnoisy = zeros(policy.actor.parameters), np.zeros(daction.shape)
             for t in times:
                 share = 0.0  # of the present state in the next one
                 if t in following:
@@ -127,12 +123,10 @@ class TanhGaussianSampler:
         """One number for each action entry."""
         return {EXPLORATION: Normal(shape)}
 
-    def rollout(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Any = None, temperature: Any = None
-    ) -> tuple[Rollout, Pull]:
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> tuple[Rollout, Pull]:
         """The action and its log-probability; 1 - tanh^2 = 1 / cosh^2 = s, and d log(s + epsilon) / du = -2 tanh w."""
         eps = noise[EXPLORATION]
-        (mean, log_std), pull_actor = actor(obs)
+        (mean, log_std), pull_actor = policy.actor(obs)
         u = mean + np.exp(log_std) * eps
         log_density = -0.5 * eps**2 - log_std - 0.5 * math.log(2 * math.pi)
         log_cosh = np.logaddexp(u, -u) - math.log(2)
@@ -161,15 +155,11 @@ class BestOf:
         """The inner sampler's for all candidates."""
         return {"candidates": self.sampler.noise_spec((self.num_candidates, *shape))}
 
-    def rollout(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Any = None, temperature: Any = None
-    ) -> tuple[Rollout, Pull]:
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> tuple[Rollout, Pull]:
         """Everything the inner sampler says about the best of its candidates."""
-        all_of_them, pull_all = self.sampler.rollout(
-            actor, obs, noise["candidates"], critic=critic, temperature=temperature
-        )
+        all_of_them, pull_all = self.sampler.rollout(policy, obs, noise["candidates"])
         action, noisy, log_prob, noise_free = all_of_them
-        best = critic(obs, action)[0].min(0).argmax(0)[None]
+        best = policy.critic(obs, action)[0].min(0).argmax(0)[None]
 
         def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
             dactions = np.zeros(action.shape)
@@ -201,12 +191,10 @@ class AdditiveNoise:
         """The inner sampler's, and one number for each action entry."""
         return {"inner": self.sampler.noise_spec(shape), EXPLORATION: Normal(shape)}
 
-    def rollout(
-        self, actor: Any, obs: Array, noise: Noise, *, critic: Any = None, temperature: Any = None
-    ) -> tuple[Rollout, Pull]:
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> tuple[Rollout, Pull]:
         """The noisy action, with the states of the inner chain; its log-probability is not known."""
-        inner, pull_inner = self.sampler.rollout(actor, obs, noise["inner"], critic=critic, temperature=temperature)
-        action = inner.action + self.noise_scale * temperature * noise[EXPLORATION]
+        inner, pull_inner = self.sampler.rollout(policy, obs, noise["inner"])
+        action = inner.action + self.noise_scale * policy.temperature * noise[EXPLORATION]
         action, slope = clip(action) if self.clip else (action, np.ones(action.shape))
         noise_free = inner.action if inner.noise_free is None else inner.noise_free
         rollout = Rollout(action, inner.noisy, noise_free=noise_free)

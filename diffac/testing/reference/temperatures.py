@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffac.noise import Noise, NoiseSpec, Shape
-from diffac.protocols import Metrics, State
+from diffac.protocols import Metrics, Policy, State
 from diffac.testing.reference.gradients import Array, softmax
 from diffac.testing.reference.samplers import AdditiveNoise
 
@@ -137,7 +137,7 @@ class FixedTemperature:
         return {}
 
     def update(
-        self, state: State, actor: Any, critic: Any, obs: Array, noise: Noise, log_prob: Array | None = None
+        self, state: State, policy: Policy, obs: Array, noise: Noise, log_prob: Array | None = None
     ) -> tuple[State, Metrics]:
         """Nothing happens."""
         return state, {}
@@ -157,19 +157,17 @@ class AdaptiveTemperature:
         return np.exp(state["log_temperature"])
 
 
-def entropies(
-    sampler: Any, actor: Any, critic: Any, obs: Array, noise: Noise, temperature: Any, *fit: int
-) -> tuple[dict[str, Any], int]:
+def entropies(sampler: Any, policy: Policy, obs: Array, noise: Noise, *fit: int) -> tuple[dict[str, Any], int]:
     """Of the policy's actions, means over the states; where it explores, without the noise and of the noise alone.
 
     Also the number of entries of an action.
     """
-    rollout, _ = sampler.rollout(actor, obs, noise, critic=critic, temperature=temperature)
+    rollout, _ = sampler.rollout(policy, obs, noise)
     metrics, dim = {"policy_entropy": mixture_entropy(rollout.action, *fit).mean()}, rollout.action.shape[-1]
     if isinstance(sampler, AdditiveNoise) and sampler.noise_scale > 0:
-        clean, _ = sampler.sampler.rollout(actor, obs, noise["inner"], critic=critic, temperature=temperature)
+        clean, _ = sampler.sampler.rollout(policy, obs, noise["inner"])
         metrics["noise_free_entropy"] = mixture_entropy(clean.action, *fit).mean()
-        metrics["noise_entropy"] = sampler.noise_entropy(temperature, dim)
+        metrics["noise_entropy"] = sampler.noise_entropy(policy.temperature, dim)
     return metrics, dim
 
 
@@ -196,12 +194,11 @@ class NoiseEntropyTemperature(AdaptiveTemperature):
         return samples_spec(self.sampler, self.num_samples, self.num_states, shape)
 
     def update(
-        self, state: State, actor: Any, critic: Any, obs: Array, noise: Noise, log_prob: Array | None = None
+        self, state: State, policy: Policy, obs: Array, noise: Noise, log_prob: Array | None = None
     ) -> tuple[State, Metrics]:
         """One step."""
-        temperature = self.value(state)
-        metrics, _ = entropies(self.sampler, actor, critic, obs[: self.num_states], noise["samples"], temperature)
-        metrics["noise_entropy"] = self.sampler.noise_entropy(temperature, self.action_dim)
+        metrics, _ = entropies(self.sampler, policy, obs[: self.num_states], noise["samples"])
+        metrics["noise_entropy"] = self.sampler.noise_entropy(policy.temperature, self.action_dim)
         target = self.target_entropy_per_dim * self.action_dim
         return temperature_step(state, metrics["noise_entropy"], target, self.learning_rate), metrics
 
@@ -225,13 +222,11 @@ class MixtureEntropyTemperature(AdaptiveTemperature):
         return samples_spec(self.sampler, self.num_samples, self.num_states, shape)
 
     def update(
-        self, state: State, actor: Any, critic: Any, obs: Array, noise: Noise, log_prob: Array | None = None
+        self, state: State, policy: Policy, obs: Array, noise: Noise, log_prob: Array | None = None
     ) -> tuple[State, Metrics]:
         """One step."""
-        temperature, fit = self.value(state), (self.num_components, self.num_iterations)
-        metrics, dim = entropies(
-            self.sampler, actor, critic, obs[: self.num_states], noise["samples"], temperature, *fit
-        )
+        fit = self.num_components, self.num_iterations
+        metrics, dim = entropies(self.sampler, policy, obs[: self.num_states], noise["samples"], *fit)
         target = self.target_entropy_per_dim * dim
         return temperature_step(state, metrics["policy_entropy"], target, self.learning_rate), metrics
 
@@ -251,7 +246,7 @@ class TargetEntropyTemperature(AdaptiveTemperature):
         return {}
 
     def update(
-        self, state: State, actor: Any, critic: Any, obs: Array, noise: Noise, log_prob: Array | None = None
+        self, state: State, policy: Policy, obs: Array, noise: Noise, log_prob: Array | None = None
     ) -> tuple[State, Metrics]:
         """One step."""
         entropy = -np.mean(np.asarray(log_prob))

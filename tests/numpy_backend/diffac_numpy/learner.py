@@ -10,7 +10,7 @@ import numpy as np
 from diffac.arguments import check_arguments
 from diffac.batches import check_batch
 from diffac.noise import draw, without_exploration
-from diffac.protocols import Transition
+from diffac.protocols import Policy, Transition
 from diffac.schedules import LinearSchedule
 from diffac.testing import reference
 from diffac_numpy.networks import lifted
@@ -80,7 +80,7 @@ class Learner:
     def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
         actor = state.actor if state.ema_actor is None else state.ema_actor
         temperature = self.temperature.value(state.temperature)
-        return self.sampler(actor, obs, noise, critic=state.critic, temperature=temperature).astype(np.float32)
+        return self.sampler(Policy(actor, state.critic, temperature), obs, noise).astype(np.float32)
 
     def compile_act(self, state: Any, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
         """There is nothing to compile."""

@@ -11,7 +11,7 @@ from diffac.arguments import check_arguments
 from diffac.errors import check_present
 from diffac.parts import critics
 from diffac.parts.critics import NEXT_ACTION
-from diffac.protocols import Loss, Rollout
+from diffac.protocols import Loss, Policy, Rollout
 from diffac.schedules import check_signal, prediction_of
 from diffac.testing import reference
 from diffac_numpy.networks import lifted
@@ -36,20 +36,24 @@ def bare(part: Any) -> Any:
 class Sampler(Part):
     """Returns rollouts and actions alone."""
 
-    def rollout(self, actor: Any, obs: Any, noise: Any, *, critic: Any = None, temperature: Any = None) -> Rollout:
+    def rollout(self, policy: Policy, obs: Any, noise: Any) -> Rollout:
+        actor, critic, temperature = policy
         for part in self.layers():
             if isinstance(part, reference.BestOf):
-                check_present("BestOf", "a critic to rank its candidates", critic, "pass critic=...")
+                check_present("BestOf", "a critic to rank its candidates", critic, "pass Policy(actor, critic)")
             if isinstance(part, reference.AdditiveNoise):
                 check_present(
-                    "AdditiveNoise", "the temperature to scale its noise", temperature, "pass temperature=..."
+                    "AdditiveNoise",
+                    "the temperature to scale its noise",
+                    temperature,
+                    "pass Policy(actor, critic, temperature)",
                 )
             if hasattr(part, "schedule") and prediction_of(actor) == "eps":
                 check_signal(part.schedule)
-        return self.bare.rollout(lifted(actor), obs, noise, critic=lifted(critic), temperature=temperature)[0]
+        return self.bare.rollout(Policy(lifted(actor), lifted(critic), temperature), obs, noise)[0]
 
-    def __call__(self, actor: Any, obs: Any, noise: Any, *, critic: Any = None, temperature: Any = None) -> Any:
-        return self.rollout(actor, obs, noise, critic=critic, temperature=temperature).action
+    def __call__(self, policy: Policy, obs: Any, noise: Any) -> Any:
+        return self.rollout(policy, obs, noise).action
 
     def layers(self) -> list[Any]:
         """The reference's samplers from the outermost to the innermost."""
