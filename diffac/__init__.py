@@ -43,6 +43,7 @@ if _TYPE_CHECKING:
     from diffac.noise import without_exploration as without_exploration
     from diffac.protocols import Activation as Activation
     from diffac.protocols import ActorObjective as ActorObjective
+    from diffac.protocols import Batch as Batch
     from diffac.protocols import ConditionalDenoiser as ConditionalDenoiser
     from diffac.protocols import Critic as Critic
     from diffac.protocols import CriticObjective as CriticObjective
@@ -87,6 +88,7 @@ _NAMES = {
     "protocols": (
         "Activation",
         "ActorObjective",
+        "Batch",
         "ConditionalDenoiser",
         "Critic",
         "CriticObjective",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffac.errors import UsageError
-from diffac.protocols import Transition
+from diffac.protocols import Batch
 
 
 def check_obs(obs: Any, axes: Sequence[str], actor: Any = None) -> None:
@@ -27,7 +27,7 @@ def check_obs(obs: Any, axes: Sequence[str], actor: Any = None) -> None:
         )
 
 
-def check_batch(batch: Transition, axes: Sequence[str], actor: Any = None) -> None:
+def check_batch(batch: Batch, axes: Sequence[str], actor: Any = None) -> None:
     """Refuses a batch whose arrays do not belong together.
 
     Args:
@@ -42,14 +42,21 @@ def check_batch(batch: Transition, axes: Sequence[str], actor: Any = None) -> No
         "action": (*leading, action_dim),
         "reward": leading,
         "next_obs": obs_shape,
-        "terminated": leading,
+        "discount": leading,
     }
+    if batch.weight is not None:
+        expected["weight"] = leading
     for name, shape in expected.items():
         array = getattr(batch, name)
         if not hasattr(array, "shape"):
             raise UsageError(f"{name} must be an array of shape {shape}, got {type(array).__name__}")
         if tuple(array.shape) != shape:
             raise UsageError(f"{name} has shape {tuple(array.shape)}, expected {shape} beside obs of shape {obs_shape}")
+
+
+def entry(batches: Batch, index: int) -> Batch:
+    """One of the batches [updates batch ...], as it is sampled: without a next rollout."""
+    return Batch(*(None if array is None else array[index] for array in batches[:-1]))
 
 
 def _dtype(array: Any) -> str:

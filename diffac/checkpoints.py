@@ -59,7 +59,7 @@ FILES = ("learner.safetensors", "run.json", "run.safetensors")
 """Files of a checkpoint beside its manifest and its transitions."""
 RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 SHA256 = re.compile(r"[0-9a-f]{64}")
-FIELDS = Transition._fields[:5]
+FIELDS = Transition._fields
 METRICS = ("metrics.csv", "metrics.jsonl")
 NO_LINKS = {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """What file systems without hard links answer."""
@@ -187,7 +187,7 @@ class Checkpoint:
             DamagedError: there are others than a run with such a replay memory has.
         """
         obs, reward = np.zeros((0, obs_dim), np.float32), np.zeros(0, np.float32)
-        rows = Transition(obs, np.zeros((0, action_dim), np.float32), reward, obs, np.zeros(0, bool))
+        rows = Transition(obs, np.zeros((0, action_dim), np.float32), reward, obs, np.zeros(0, bool), np.zeros(0, bool))
         for _ in self._transitions(capacity, _row_type(rows)):
             pass
 

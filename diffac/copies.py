@@ -43,7 +43,7 @@ def keep(training: Training) -> Kept:
     first, pieces = max(0, buffer.added - buffer.capacity), []
     start = first
     while start < buffer.added:
-        rows = Transition(*map(np.array, buffer.chunk(start, buffer.added)[:5]))
+        rows = Transition(*map(np.array, buffer.chunk(start, buffer.added)))
         pieces.append(rows)
         start += len(rows.reward)
     return Kept(copy.deepcopy(plain(host)), first, tuple(pieces))

@@ -144,6 +144,7 @@ class Stepper:
         self._steps += 1
         self._returns += reward
         self._lengths += 1
+        first = self._lengths == 1
 
         next_obs, episodes = self.obs, []
         ended = np.flatnonzero(terminated | truncated)
@@ -161,6 +162,7 @@ class Stepper:
             reward=np.array(reward, np.float32),
             next_obs=next_obs,
             terminated=np.array(terminated, bool),
+            first=first,
         )
         self._check_finite("observation", next_obs)
         self._check_finite("reward", transition.reward)

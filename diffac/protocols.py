@@ -27,35 +27,20 @@ Metrics: TypeAlias = Mapping[str, Array]
 
 
 class Transition(NamedTuple):
-    """A batch of environment transitions."""
+    """A step of environments, as a replay memory stores it."""
 
     obs: Array
     """[*batch obs_dim]"""
     action: Array
     """[*batch action_dim], in [-1, 1]."""
     reward: Array
-    """[*batch], as the environment gave it; the learner scales it, once."""
+    """[*batch], as the environment gave it."""
     next_obs: Array
     """[*batch obs_dim], the observation after the action, never the first one of the next episode."""
     terminated: Array
     """[*batch] of bool: the episode ended in a state without future. A time limit is not one."""
-    next_action: Array | None = None
-    """[*batch action_dim], the policy's action at next_obs. The learner fills it in before it calls an objective."""
-    next_log_prob: Array | None = None
-    """[*batch], its log-probability where the sampler knows it, else None. Filled in by the learner too."""
-
-
-class Loss(NamedTuple):
-    """What an objective returns."""
-
-    value: Array
-    """Scalar to be minimised."""
-    metrics: Metrics
-    """Scalars worth logging."""
-    state: State
-    """The objective's state after this batch; it replaces the one passed in."""
-    log_prob: Array | None = None
-    """[*batch], log-probabilities of the actions that an actor's loss looked at, where it knows them; no gradient."""
+    first: Array
+    """[*batch] of bool: the episode began with this step, so what an environment did before does not lead here."""
 
 
 class Rollout(NamedTuple):
@@ -69,6 +54,38 @@ class Rollout(NamedTuple):
     """[*batch], log-probability of `action` where the sampler knows it."""
     noise_free: Array | None = None
     """[*batch action_dim], the action before exploration noise; None where `action` has none."""
+
+
+class Batch(NamedTuple):
+    """What a learner and its objectives see of transitions, or of several steps in a row."""
+
+    obs: Array
+    """[*batch obs_dim]"""
+    action: Array
+    """[*batch action_dim], in [-1, 1]."""
+    reward: Array
+    """[*batch]; of m steps in a row the discounted sum. The learner scales it, once."""
+    next_obs: Array
+    """[*batch obs_dim], the observation after the last of these steps."""
+    discount: Array
+    """[*batch], the factor of the value of next_obs: gamma^m, or 0 where the episode ended there without future."""
+    weight: Array | None = None
+    """[*batch], of the transition in the critic's loss, 1 on average; None: all alike."""
+    next_rollout: Rollout | None = None
+    """Of the target policy at next_obs. The learner fills it in before it calls an objective."""
+
+
+class Loss(NamedTuple):
+    """What an objective returns."""
+
+    value: Array
+    """Scalar to be minimised."""
+    metrics: Metrics
+    """Scalars worth logging."""
+    state: State
+    """The objective's state after this batch; it replaces the one passed in."""
+    log_prob: Array | None = None
+    """[*batch], log-probabilities of the actions that an actor's loss looked at, where it knows them; no gradient."""
 
 
 @runtime_checkable
@@ -195,14 +212,14 @@ class ActorObjective(Protocol):
         ...
 
     def __call__(
-        self, actor: Any, critic: Critic, batch: Transition, noise: Noise, temperature: Array, state: State
+        self, actor: Any, critic: Critic, batch: Batch, noise: Noise, temperature: Array, state: State
     ) -> Loss:
         """The loss on a batch; only `actor` is differentiated.
 
         Args:
             actor: the network.
             critic: the online critic.
-            batch: arrays with one batch axis; `next_action` is filled in.
+            batch: arrays with one batch axis; `next_rollout` is filled in.
             noise: as `noise_spec` says.
             temperature: scalar.
             state: as returned by the previous call, or `init_state()` for the first one.
@@ -227,7 +244,7 @@ class RolloutObjective(ActorObjective, Protocol):
         self,
         actor: Any,
         critic: Critic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Array,
         state: State,
@@ -241,7 +258,7 @@ class RolloutObjective(ActorObjective, Protocol):
 class TrackingObjective(ActorObjective, Protocol):
     """An actor objective whose state moves in every update, also in those in which the actor does not."""
 
-    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+    def track(self, critic: Critic, batch: Batch, state: State) -> State:
         """The state after a batch for which the loss is not computed; called in place of `__call__`.
 
         Args:
@@ -265,14 +282,14 @@ class CriticObjective(Protocol):
         ...
 
     def __call__(
-        self, critic: Critic, target_critic: Critic, batch: Transition, noise: Noise, temperature: Array, state: State
+        self, critic: Critic, target_critic: Critic, batch: Batch, noise: Noise, temperature: Array, state: State
     ) -> Loss:
         """The loss on a batch; only `critic` is differentiated.
 
         Args:
             critic: the online critic.
             target_critic: its slowly moving copy.
-            batch: arrays with one batch axis, reward scaled, `next_action` filled in.
+            batch: arrays with one batch axis, reward scaled, `next_rollout` filled in.
             noise: as `noise_spec` says.
             temperature: scalar.
             state: as returned by the previous call, or `init_state(critic)` for the first one.
@@ -336,7 +353,7 @@ class Learner(Protocol):
         """
         ...
 
-    def step(self, state: Any, batch: Transition, noise: Noise) -> tuple[Any, Metrics]:
+    def step(self, state: Any, batch: Batch, noise: Noise) -> tuple[Any, Metrics]:
         """One update with explicit noise; arrays of `batch` and `noise` may be NumPy's."""
         ...
 
@@ -344,7 +361,7 @@ class Learner(Protocol):
         """The noise that `update` with this key uses for its update number `index` (counted from 0)."""
         ...
 
-    def update(self, state: Any, batches: Transition, key: int) -> tuple[Any, Metrics]:
+    def update(self, state: Any, batches: Batch, key: int) -> tuple[Any, Metrics]:
         """K fused updates, one for each entry of the leading axis of `batches`; noise is drawn on the device.
 
         Metrics are means over those of the K updates that computed them (NaN if none did) and stay on the device.

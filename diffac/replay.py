@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from diffac.errors import UsageError
-from diffac.protocols import Array, Transition
+from diffac.errors import UsageError, check_count, check_number
+from diffac.protocols import Array, Batch, Transition
 
 
 class Replay(Protocol):
@@ -19,11 +19,11 @@ class Replay(Protocol):
         ...
 
     def add(self, transitions: Transition) -> None:
-        """Stores transitions with one leading axis, `next_action` not filled in."""
+        """Stores a step of all environments: transitions with one leading axis, always in the same order."""
         ...
 
-    def sample(self, rng: np.random.Generator, updates: int, batch_size: int) -> Transition:
-        """Transitions with leading axes [updates, batch_size]; the same for the same contents and generator."""
+    def sample(self, rng: np.random.Generator, updates: int, batch_size: int) -> Batch:
+        """Batches with leading axes [updates, batch_size]; the same for the same contents and generator."""
         ...
 
     @property
@@ -48,6 +48,12 @@ class NumberedReplay(Replay, Protocol):
     def restore(self, first: int, chunks: Iterable[Transition]) -> None:
         """Takes transitions number first, first + 1, ..., in pieces, in place of what it holds."""
         ...
+
+
+_STORED = ("obs", "action", "next_obs")
+"""Fields of a transition that may lie on a device."""
+_ON_HOST = ("reward", "terminated", "first")
+"""Fields that say which steps make a sample; small."""
 
 
 class Column(NamedTuple):
@@ -95,14 +101,23 @@ class HostStorage:
 class ReplayBuffer:
     """The last `capacity` transitions, sampled uniformly with replacement: a ring in float32.
 
+    A sample starts at a transition and takes the m <= n_step steps that its environment made from there on, up to the
+    end of the episode and no further than what is stored: reward is the sum of gamma^k r_k over k < m, next_obs the
+    observation after the last, discount gamma^m, or 0 where it terminated.
+
     Args:
         capacity: transitions kept; older ones are overwritten.
         obs_dim: entries of an observation.
         action_dim: entries of an action.
-        storage: makes what holds the rows: NumPy arrays, or a backend's `DeviceStorage`. What is sampled is the same.
+        gamma: discount factor, in [0, 1].
+        n_step: steps in a row, at most, that a sample sums up.
+        num_envs: environments, whose steps are added in turns: rows i and i + num_envs are of the same one. It matters
+            for n_step above 1 alone.
+        storage: makes what holds observations and actions: NumPy arrays, or a backend's `DeviceStorage`. What is
+            sampled is the same.
 
     Raises:
-        UsageError: a number below 1, or more memory than there is.
+        UsageError: a number outside its range, or more memory than there is.
     """
 
     def __init__(
@@ -110,26 +125,30 @@ class ReplayBuffer:
         capacity: int,
         obs_dim: int,
         action_dim: int,
+        *,
+        gamma: float = 0.99,
+        n_step: int = 1,
+        num_envs: int = 1,
         storage: Callable[[Sequence[Column]], Storage] = HostStorage,
     ) -> None:
-        for name, value in (("capacity", capacity), ("obs_dim", obs_dim), ("action_dim", action_dim)):
-            if value < 1:
-                raise UsageError(f"{name} must be at least 1, got {value}")
-        self.capacity = capacity
-        self._columns = [
-            Column((capacity, *shape), dtype)
-            for shape, dtype in (
-                ((obs_dim,), np.float32),
-                ((action_dim,), np.float32),
-                ((), np.float32),
-                ((obs_dim,), np.float32),
-                ((), bool),
-            )
-        ]
+        sizes = {"capacity": capacity, "obs_dim": obs_dim, "action_dim": action_dim}
+        for name, value in {**sizes, "n_step": n_step, "num_envs": num_envs}.items():
+            check_count(name, value)
+        check_number("gamma", gamma, "[0, 1]")
+        self.capacity, self.gamma, self.n_step, self.num_envs = capacity, gamma, n_step, num_envs
+        self._columns = {
+            "obs": Column((capacity, obs_dim), np.float32),
+            "action": Column((capacity, action_dim), np.float32),
+            "reward": Column((capacity,), np.float32),
+            "next_obs": Column((capacity, obs_dim), np.float32),
+            "terminated": Column((capacity,), bool),
+            "first": Column((capacity,), bool),
+        }
         try:
-            self._storage = storage(self._columns)
+            self._storage = storage([self._columns[name] for name in _STORED])
+            self._host = {name: np.empty(*self._columns[name]) for name in _ON_HOST}
         except MemoryError as error:
-            gib = capacity * (8 * obs_dim + 4 * action_dim + 5) / 2**30
+            gib = capacity * (8 * obs_dim + 4 * action_dim + 6) / 2**30
             raise UsageError(
                 f"a replay buffer of {capacity:,} transitions with {obs_dim} observation entries needs {gib:.1f} GiB "
                 f"of memory, more than this machine gives; lower buffer_size"
@@ -155,14 +174,14 @@ class ReplayBuffer:
             raise UsageError(f"cannot add {count} transitions at once to a buffer of capacity {self.capacity}")
         rows = self._checked(transitions, count)
         position = self.added % self.capacity
-        first = min(count, self.capacity - position)
-        self._storage.write(position, [values[:first] for values in rows])
-        if first < count:
-            self._storage.write(0, [values[first:] for values in rows])
+        before_end = min(count, self.capacity - position)
+        self._write(position, {name: values[:before_end] for name, values in rows.items()})
+        if before_end < count:
+            self._write(0, {name: values[before_end:] for name, values in rows.items()})
         self.added += count
 
-    def sample(self, rng: np.random.Generator, updates: int, batch_size: int) -> Transition:
-        """Transitions drawn independently, with leading axes [updates, batch_size].
+    def sample(self, rng: np.random.Generator, updates: int, batch_size: int) -> Batch:
+        """Batches drawn independently, with leading axes [updates, batch_size].
 
         Raises:
             UsageError: a count below 1, or a batch larger than what is stored.
@@ -174,19 +193,45 @@ class ReplayBuffer:
                 f"cannot draw batches of {batch_size} from {len(self)} stored transitions; store more first"
             )
         index = rng.integers(0, len(self), (updates, batch_size))
-        self.sampled_age = float(((self.added - 1 - index) % self.capacity).mean())
-        return Transition(*self._storage.take(index))
+        age = (self.added - 1 - index) % self.capacity
+        self.sampled_age = float(age.mean())
+        last, reward, discount = self._sum_up(index, age)
+        if last is index:
+            obs, action, next_obs = self._storage.take(index)
+        else:
+            (obs, action, _), (_, _, next_obs) = self._storage.take(index), self._storage.take(last)
+        return Batch(obs, action, reward, next_obs, discount)
+
+    def _sum_up(self, index: np.ndarray, age: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The last row of each sample, its discounted reward and its discount, for samples that start at these rows."""
+        ends = self._host["terminated"]
+        if self.n_step == 1:
+            factor = np.where(ends[index], np.float32(0), np.float32(self.gamma))
+            return index, np.take(self._host["reward"], index), factor
+        last, power = index.copy(), np.ones(index.shape)
+        reward, going = self._host["reward"][index].astype(np.float64), ~ends[index]
+        for k in range(1, self.n_step):
+            row = (index + k * self.num_envs) % self.capacity
+            going &= (age >= k * self.num_envs) & ~self._host["first"][row]
+            power[going] *= self.gamma
+            reward[going] += (power * self._host["reward"][row])[going]
+            last[going] = row[going]
+            going &= ~ends[row]
+        discount = np.where(ends[last], 0, self.gamma * power)
+        return last, reward.astype(np.float32), discount.astype(np.float32)
 
     def contents(self) -> Transition:
         """A copy of all transitions, oldest first, with one leading axis."""
         index = np.arange(self.added - len(self), self.added) % self.capacity
-        return Transition(*(np.asarray(column) for column in self._storage.take(index)))
+        stored = zip(_STORED, map(np.asarray, self._storage.take(index)), strict=True)
+        return Transition(**dict(stored), **{name: array[index] for name, array in self._host.items()})
 
     def chunk(self, first: int, end: int) -> Transition:
         """Transitions number first, first + 1, ... up to end - 1 or the last row of the ring."""
         start = first % self.capacity
         rows = slice(start, min(start + end - first, self.capacity))
-        return Transition(*self._storage.read(rows))
+        stored = zip(_STORED, self._storage.read(rows), strict=True)
+        return Transition(**dict(stored), **{name: array[rows] for name, array in self._host.items()})
 
     def restore(self, first: int, chunks: Iterable[Transition]) -> None:
         """Takes transitions number first, first + 1, ..., in pieces, in place of what it holds.
@@ -199,10 +244,17 @@ class ReplayBuffer:
         for transitions in chunks:
             self.add(transitions)
 
-    def _checked(self, transitions: Transition, count: int) -> list[np.ndarray]:
-        """The first five fields, as the types they are stored in; nothing is stored before all of them are good."""
-        rows = []
-        for name, column, given in zip(Transition._fields, self._columns, transitions, strict=False):
+    def _write(self, start: int, rows: Mapping[str, np.ndarray]) -> None:
+        """Overwrites the rows from `start` on."""
+        self._storage.write(start, [rows[name] for name in _STORED])
+        for name, array in self._host.items():
+            array[start : start + len(rows[name])] = rows[name]
+
+    def _checked(self, transitions: Transition, count: int) -> dict[str, np.ndarray]:
+        """The fields, as the types they are stored in; nothing is stored before all of them are good."""
+        rows = {}
+        for name, given in transitions._asdict().items():
+            column = self._columns[name]
             values, shape = np.asarray(given), (count, *column.shape[1:])
             if values.shape != shape:
                 raise UsageError(f"{name} must have shape {shape}, got {values.shape}")
@@ -217,5 +269,5 @@ class ReplayBuffer:
                 if not np.isfinite(values).all():
                     row = int(np.argwhere(~np.isfinite(values))[0, 0])
                     raise UsageError(f"{name} of transition {row} is not finite in float32: {np.asarray(given)[row]}")
-            rows.append(values)
+            rows[name] = values
         return rows

@@ -66,7 +66,11 @@ class TrainConfig:
     replay_on_device: bool = False
     """Keeps them on the device of the networks, so that batches need not travel to a GPU."""
     batch_size: int = 256
-    """Transitions of an update."""
+    """Samples of an update."""
+    gamma: float = 0.99
+    """Discount factor."""
+    n_step: int = 1
+    """Rewards in a row, at most, before a target bootstraps; fewer at the end of an episode."""
     updates_per_env_step: float = 0.2
     """Updates for each environment step after learning_starts."""
     updates_per_call: int | None = None
@@ -94,9 +98,10 @@ class TrainConfig:
         check_fields(self)
         check_env_arguments(self.env_kwargs, self.wrappers)
         counts = ("total_timesteps", "num_envs", "buffer_size", "batch_size", "eval_interval", "eval_episodes")
-        for name in (*counts, "log_interval", "checkpoint_interval"):
+        for name in (*counts, "n_step", "log_interval", "checkpoint_interval"):
             self._require(name, getattr(self, name) >= 1, "must be at least 1")
         self._require("step_timeout", self.step_timeout > 0, "must be greater than 0")
+        self._require("gamma", 0 <= self.gamma <= 1, "must be in [0, 1]")
         self._require("seed", self.seed >= 0, "must be at least 0")
         self._require("learning_starts", self.learning_starts >= 0, "must be at least 0")
         rate = self.updates_per_env_step
@@ -166,8 +171,6 @@ class ActorCriticConfig(TrainConfig):
     """Activation of both networks."""
     learning_rate: float = 3e-4
     """Adam's learning rate."""
-    gamma: float = 0.99
-    """Discount factor."""
     tau: float = 0.005
     """Rate at which the slowly moving copies (target critics, EMA actor) follow."""
     actor_delay: int = 2
@@ -252,7 +255,7 @@ def train(
     config: TrainConfig,
     *,
     writer: Writer | None = None,
-    replay: Callable[[int, int, int], Replay] = ReplayBuffer,
+    replay: Callable[..., Replay] = ReplayBuffer,
     callback: Callback | None = None,
     checkpointer: Checkpointer | None = None,
 ) -> TrainResult:
@@ -268,7 +271,8 @@ def train(
         state: the learner's; must not be used afterwards.
         config: arguments.
         writer: receives metrics, and is not closed; None: nobody does.
-        replay: makes the replay memory from (capacity, obs_dim, action_dim).
+        replay: makes the replay memory from (capacity, obs_dim, action_dim) and, by keyword, gamma, n_step and
+            num_envs.
         callback: looks on and can stop training; `Callbacks` makes one of several. None: nobody does.
         checkpointer: keeps the run on disk, and says where it goes on; needs a `NumberedReplay`. None: nothing is kept.
 
@@ -298,7 +302,8 @@ class Training:
         learner: the algorithm.
         state: the learner's; must not be used afterwards.
         config: arguments.
-        replay: makes the replay memory from (capacity, obs_dim, action_dim).
+        replay: makes the replay memory from (capacity, obs_dim, action_dim) and, by keyword, gamma, n_step and
+            num_envs.
         restore: fills the replay memory, which must be a `NumberedReplay`, and returns the learner's state and
             `Snapshot.host` to go on from, or None in place of the latter at the beginning; None: begins.
         say: told what a person should know.
@@ -316,7 +321,7 @@ class Training:
         state: Any,
         config: TrainConfig,
         *,
-        replay: Callable[[int, int, int], Replay] = ReplayBuffer,
+        replay: Callable[..., Replay] = ReplayBuffer,
         restore: Callable[[Any, NumberedReplay], tuple[Any, dict[str, Any] | None]] | None = None,
         say: Callable[[str], None] = warnings.warn,
         updating: contextlib.AbstractContextManager[Any] | None = None,
@@ -364,7 +369,13 @@ class Training:
                     **config.env_arguments,
                 )
             )
-            self.buffer = _on_device(replay, config)(config.buffer_size, *dims(envs))
+            self.buffer = _on_device(replay, config)(
+                config.buffer_size,
+                *dims(envs),
+                gamma=config.gamma,
+                n_step=config.n_step,
+                num_envs=config.num_envs,
+            )
             """The replay memory."""
             self._begin(restore, say)
             self._resources = stack.pop_all()

@@ -16,7 +16,7 @@ import numpy as np
 
 from diffac.metrics import columns
 from diffac.noise import Normal, without_exploration
-from diffac.protocols import Transition
+from diffac.protocols import Batch
 from diffac.training import TrainConfig
 
 
@@ -313,7 +313,7 @@ class FakeState:
     actor: Any = None
     critic: Any = None
     updates: int = 0
-    batches: list[Transition] = dataclasses.field(default_factory=list)
+    batches: list[Batch] = dataclasses.field(default_factory=list)
     keys: list[int] = dataclasses.field(default_factory=list)
     weight: float = 0.1
 
@@ -329,7 +329,7 @@ class FakeLearner:
     def init(self, actor: Any, critic: Any) -> FakeState:
         return FakeState(actor, critic)
 
-    def update(self, state: FakeState, batches: Transition, key: int) -> tuple[FakeState, dict[str, Any]]:
+    def update(self, state: FakeState, batches: Batch, key: int) -> tuple[FakeState, dict[str, Any]]:
         count = len(batches.reward)
         weight = state.weight + 1e-3 * float(np.mean(batches.obs)) + 1e-3 * (key % 7) * count
         state = FakeState(

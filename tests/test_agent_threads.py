@@ -20,7 +20,6 @@ from diffac.errors import RunError, UsageError
 from diffac.evaluation import evaluate
 from diffac.exporting import signature
 from diffac.noise import draw
-from diffac.protocols import Transition
 from diffac.training import Training
 
 SMALL: dict[str, Any] = {
@@ -319,7 +318,7 @@ def test_a_state_that_was_consumed_says_so(capfd: pytest.CaptureFixture[str]) ->
     agent.learn(40)
     assert agent._training is not None
     batches = agent._training.buffer.sample(np.random.default_rng(0), 1, 4)
-    batch = Transition(*(column[0] for column in batches[:5]))
+    batch = entry(batches, 0)
     act_noise = draw(np.random.default_rng(0), agent.learner.act_noise_spec((1, 1)))
     step_noise = agent.learner.draw_noise(0, 0, (4, 1))
     described = signature(agent.learner, 3, np.array([-1.0]), np.array([1.0]))

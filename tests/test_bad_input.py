@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffac.batches import entry
 from diffac.errors import UsageError
 from diffac.noise import draw
-from diffac.protocols import Policy, Transition
+from diffac.protocols import Batch, Policy, Rollout
 from diffac.testing.parts import ACTORS, CRITICS, DIMS, chain, make_batch, make_learner, make_noise, schedule
 
 TEMPERATURE = np.float64(0.3)
@@ -136,7 +137,7 @@ def test_log_probability_must_be_known(backend: ModuleType) -> None:
     rng = np.random.default_rng(RNG_SEED)
     to_backend = backend.testing.to_backend
     critic = CRITICS["twin"](backend, DIMS, 2)
-    batch = to_backend(make_batch(rng)._replace(next_log_prob=None))
+    batch = to_backend(make_batch(rng)._replace(next_rollout=Rollout(np.zeros(DIMS.shape))))
     refuses(lambda: objective(critic, critic, batch, {}, to_backend(TEMPERATURE), {}), "log", "soft")
     temperature = backend.TargetEntropyTemperature(DIMS.action)
     noise = to_backend(make_noise(rng, temperature))
@@ -189,8 +190,8 @@ WRONG_BATCHES = {
     "action without its axis": {"action": np.zeros(B)},
     "column of rewards": {"reward": np.zeros((B, 1))},
     "reward of another batch": {"reward": np.zeros(B - 1)},
-    "column of terminated": {"terminated": np.zeros((B, 1), bool)},
-    "one terminated": {"terminated": np.zeros((), bool)},
+    "column of discounts": {"discount": np.zeros((B, 1))},
+    "one discount": {"discount": np.zeros(())},
 }
 
 
@@ -205,10 +206,11 @@ def test_step_refuses(backend: ModuleType, case: str) -> None:
 
 
 WRONG_UPDATES = {
-    "no leading axis": lambda b: Transition(*[None if entry is None else entry[0] for entry in b]),
+    "no leading axis": lambda b: entry(b, 0),
     "another K of reward": lambda b: b._replace(reward=b.reward[:1]),
-    "another K of terminated": lambda b: b._replace(terminated=np.concatenate([b.terminated] * 2)),
-    "K is zero": lambda b: Transition(*[None if entry is None else entry[:0] for entry in b]),
+    "another K of discounts": lambda b: b._replace(discount=np.concatenate([b.discount] * 2)),
+    "one weight": lambda b: b._replace(weight=np.ones(())),
+    "K is zero": lambda b: Batch(*[None if field is None else field[:0] for field in b]),
     "integer obs": lambda b: b._replace(obs=b.obs.astype(np.int32)),
     "column of rewards": lambda b: b._replace(reward=b.reward[..., None]),
 }
@@ -218,7 +220,7 @@ WRONG_UPDATES = {
 def test_update_refuses(backend: ModuleType, case: str) -> None:
     with pytest.raises(UsageError) as caught:
         update(backend, WRONG_UPDATES[case])
-    assert any(word in str(caught.value) for word in ("obs", "reward", "terminated")), caught.value
+    assert any(word in str(caught.value) for word in ("obs", "reward", "discount", "weight")), caught.value
 
 
 WRONG_OBS = {

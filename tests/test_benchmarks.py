@@ -24,7 +24,7 @@ from benchmarks.targets import targets
 from conftest import INSTALLED, load_backend
 
 from diffac.noise import draw
-from diffac.protocols import Transition
+from diffac.protocols import Batch
 from diffac.recipes import load_recipe
 
 DOCS = ROOT / "docs"
@@ -42,10 +42,10 @@ def small(recipe: str, backend: str) -> tuple[Any, Any, Any]:
     return module.build(module.Config(backend=backend, hidden_sizes=(8, 8), **SMALL[recipe]), 3, 2)
 
 
-def batch_of(rng: np.random.Generator) -> Transition:
+def batch_of(rng: np.random.Generator) -> Batch:
     """Four transitions with three observation and two action entries."""
     obs, action, reward, next_obs = (rng.uniform(-1, 1, shape) for shape in ((4, 3), (4, 2), (4,), (4, 3)))
-    return Transition(obs, action, reward, next_obs, np.array([False, True, False, False]))
+    return Batch(obs, action, reward, next_obs, np.array([0.99, 0, 0.99, 0.99]))
 
 
 @pytest.mark.parametrize("recipe", SMALL)
@@ -78,7 +78,7 @@ def after_two_updates(recipe: str, backend: ModuleType) -> dict[str, np.ndarray]
     learner, actor, critic = small(recipe, backend.name)
     state, rng = learner.init(actor, critic), np.random.default_rng(0)
     for key in range(2):
-        batches = Transition(*(array[None] for array in batch_of(rng)[:5]))
+        batches = Batch(*(array[None] for array in batch_of(rng)[:5]))
         state, _ = learner.update(state, batches, key)
     return backend.to_arrays(state)
 

@@ -40,7 +40,9 @@ HOST = {"environments": {"restart": None}, "numbers": [1, 2.5, float("inf")], "b
 
 def rows(first: int, count: int) -> Transition:
     i = np.arange(first, first + count, dtype=np.float32)
-    return Transition(i[:, None] + np.zeros(3, np.float32), -i[:, None], 2 * i, i[:, None] + np.ones(3), i % 3 == 0)
+    return Transition(
+        i[:, None] + np.zeros(3, np.float32), -i[:, None], 2 * i, i[:, None] + np.ones(3), i % 3 == 0, i % 5 == 0
+    )
 
 
 def write(store: Store, buffer: ReplayBuffer, previous: Checkpoint | None = None, run_id: str = "a") -> Checkpoint:
@@ -509,7 +511,7 @@ def test_a_full_replay_memory_costs_seconds(tmp_path: Path) -> None:
 
     def some(count: int) -> Transition:
         obs, action = rng.random((2, count, 17), np.float32), rng.random((count, 6), np.float32)
-        return Transition(obs[0], action, action[:, 0], obs[1], action[:, 1] < 0.01)
+        return Transition(obs[0], action, action[:, 0], obs[1], action[:, 1] < 0.01, action[:, 1] > 0.99)
 
     buffer, previous, store = ReplayBuffer(1_000_000, 17, 6), None, Store(tmp_path)
     for _ in range(20):

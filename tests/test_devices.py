@@ -19,7 +19,7 @@ from diffac.agent import Agent
 from diffac.building import start_learner
 from diffac.errors import UsageError
 from diffac.noise import draw
-from diffac.protocols import Transition
+from diffac.protocols import Batch
 from diffac.replay import ReplayBuffer
 from diffac.training import Training, train
 from diffac_recipes import sdac
@@ -37,7 +37,7 @@ def updated(backend: ModuleType, device: str) -> tuple[Any, Any, dict[str, np.nd
     """Learner and state after two steps with given noise, and its arrays."""
     learner, state = start_learner(sdac, sdac.Config(backend=backend.name, device=device, **SMALL), 3, 1)
     rng = np.random.default_rng(0)
-    batch = Transition(*(rng.uniform(-1, 1, (4, *shape)) for shape in ((3,), (1,), (), (3,))), np.zeros(4, bool))
+    batch = Batch(*(rng.uniform(-1, 1, (4, *shape)) for shape in ((3,), (1,), (), (3,), ())))
     for _ in range(2):
         state, _ = learner.step(state, batch, draw(rng, learner.noise_spec((4, 1)), float))
     return learner, state, backend.to_arrays(state)
@@ -76,7 +76,7 @@ def test_replay_on_the_device_of_nobody(backend: ModuleType, monkeypatch: pytest
     config = sdac.Config(backend=backend.name, replay_on_device=True, total_timesteps=600, learning_starts=20, **SMALL)
     learner, state = start_learner(sdac, config, 3, 1)
     with pytest.raises(UsageError, match="give your own replay memory the device yourself"):
-        train(learner, state, config, replay=lambda *sizes: ReplayBuffer(*sizes))
+        train(learner, state, config, replay=lambda *sizes, **given: ReplayBuffer(*sizes, **given))
     monkeypatch.setattr("diffac.training.get_backend", lambda name: SimpleNamespace())
     with pytest.raises(UsageError, match=r"offers no DeviceStorage; leave out replay_on_device"):
         train(learner, state, config)

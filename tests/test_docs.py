@@ -203,7 +203,7 @@ def test_every_logged_number_is_explained(recipe: str) -> None:
     obs, action, reward, next_obs = (
         rng.uniform(-1, 1, shape).astype(dtype) for shape in [(4, 3), (4, 2), (4,), (4, 3)]
     )
-    batch = diffac.Transition(obs, action, reward, next_obs, np.zeros(4, bool))
+    batch = diffac.Batch(obs, action, reward, next_obs, np.full(4, 0.99))
     noise = diffac.draw(rng, learner.noise_spec((4, 2)), dtype)
     _, metrics = learner.step(learner.init(actor, critic), batch, noise)
     assert all(np.isfinite(float(value)) for value in metrics.values())

@@ -27,7 +27,7 @@ from diffac.errors import UsageError
 from diffac.interval import IntervalLog
 from diffac.logging import JsonlWriter, TrackerWriter
 from diffac.metrics import columns
-from diffac.protocols import Transition
+from diffac.protocols import Batch, Transition
 from diffac.replay import ReplayBuffer
 from diffac.runs import rewind
 from diffac.training import train
@@ -125,7 +125,11 @@ def test_age_of_sampled_transitions() -> None:
     for _ in range(9):
         ids = np.arange(number, number + 3, dtype=np.float32)
         number += 3
-        buffer.add(Transition(ids[:, None], np.zeros((3, 1), np.float32), ids, ids[:, None], np.zeros(3, bool)))
+        buffer.add(
+            Transition(
+                ids[:, None], np.zeros((3, 1), np.float32), ids, ids[:, None], np.zeros(3, bool), np.zeros(3, bool)
+            )
+        )
         batch = buffer.sample(rng, 2, 3)
         assert buffer.sampled_age == pytest.approx((number - 1 - batch.reward).mean())
 
@@ -269,7 +273,7 @@ class Exploding(fakes.FakeLearner):
         super().__init__()
         self.limit = updates
 
-    def update(self, state: Any, batches: Transition, key: int) -> tuple[Any, dict[str, Any]]:
+    def update(self, state: Any, batches: Batch, key: int) -> tuple[Any, dict[str, Any]]:
         state, metrics = super().update(state, batches, key)
         if state.updates >= self.limit:
             state.weight = np.inf

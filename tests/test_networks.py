@@ -259,7 +259,7 @@ def test_condition_has_the_shapes_of_the_spec(backend: ModuleType, denoiser: Any
 
 def test_condition_carries_the_gradient(backend: ModuleType, denoiser: Any) -> None:
     """Conditioning must not detach: the gradient through it is the gradient of the plain call."""
-    from diffac.protocols import Loss, Transition
+    from diffac.protocols import Batch, Loss
 
     rng = np.random.default_rng(2)
     obs, noisy = rng.standard_normal((B, OBS)), rng.standard_normal((B, ACT))
@@ -273,7 +273,7 @@ def test_condition_carries_the_gradient(backend: ModuleType, denoiser: Any) -> N
             return Loss((eps**2).sum(), {}, {})
 
         zeros = np.zeros(B)
-        batch = Transition(obs, noisy, zeros, obs, zeros.astype(bool))
+        batch = Batch(obs, noisy, zeros, obs, zeros)
         critic = CRITICS["twin"](backend, DIMS, 2)
         _, gradient = backend.testing.value_and_grad(objective, denoiser, critic, batch, {}, np.float64(1.0), {})
         gradients.append(gradient)

@@ -102,7 +102,7 @@ def test_a_recording_is_the_update(name: str, torch_backend: Any, recorded_only:
 def test_another_objective_gets_another_program(torch_backend: Any, recorded_only: list[Any], programs: Any) -> None:
     learner, _ = make_learner(torch_backend, "sac")
     trained(torch_backend, "sac", learner=learner)
-    learner.critic_objective = torch_backend.MeanSquaredTD(gamma=0.5, soft=True)
+    learner.critic_objective = torch_backend.MeanSquaredTD(factor=0.5, soft=True)
     results = trained(torch_backend, "sac", learner=learner)
     assert len(recorded_only) == 3
     programs._MIN_WORK = 1 << 60
@@ -181,7 +181,7 @@ def test_errors_are_those_of_the_part(torch_backend: Any, recorded_only: list[An
     learner = dataclasses.replace(learner, sampler=torch_backend.AdditiveNoise(torch_backend.TanhGaussianSampler()))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        with pytest.raises(UsageError, match=r"needs batch\.next_log_prob"):
+        with pytest.raises(UsageError, match=r"needs batch\.next_rollout\.log_prob"):
             trained(torch_backend, "sac", learner=learner)
     assert not recorded_only
 

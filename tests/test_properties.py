@@ -13,7 +13,7 @@ import pytest
 from conftest import load_backend
 
 from diffac.noise import draw
-from diffac.protocols import Loss, Policy, Transition
+from diffac.protocols import Batch, Loss, Policy
 from diffac.schedules import tabulated
 from diffac.testing.parts import (
     ACTORS,
@@ -112,7 +112,7 @@ class Case:
         return self.backend.from_arrays(critic, arrays)
 
     def evaluate(
-        self, actor: Any, critic: Any, batch: Transition, noise: Any, temperature: Any = TEMPERATURE, state: Any = None
+        self, actor: Any, critic: Any, batch: Batch, noise: Any, temperature: Any = TEMPERATURE, state: Any = None
     ) -> tuple[Loss, Mapping[str, np.ndarray]]:
         """Loss and gradient of an actor objective."""
         state = self.it.init_state() if state is None else state
@@ -126,12 +126,12 @@ def case_of(backend_name: str, table: str, name: str) -> Case:
     return Case(backend, part, part.make(backend, DIMS))
 
 
-def inputs(case: Case, seed: int = 0, dtype: Any = np.float64, **options: Any) -> tuple[Transition, dict[str, Any]]:
+def inputs(case: Case, seed: int = 0, dtype: Any = np.float64, **options: Any) -> tuple[Batch, dict[str, Any]]:
     rng = np.random.default_rng(seed)
     return make_batch(rng, dtype=dtype, **options), make_noise(rng, case.it, dtype=dtype)
 
 
-def informative(case: Case) -> tuple[Any, Any, Transition, Any, Any]:
+def informative(case: Case) -> tuple[Any, Any, Batch, Any, Any]:
     """Actor, critic, batch, noise and result with a gradient: a random short chain is often clipped in every entry."""
     critic = case.critic()
     for seed in range(30):
@@ -568,9 +568,7 @@ def test_critic_does_not_learn_from_the_actor_loss_nor_the_actor_from_the_target
         learner, state = make_learner(backend, name)
         noise = make_noise(np.random.default_rng(1), learner)
         if change == "other target":
-            learner = dataclasses.replace(
-                learner, critic_objective=dataclasses.replace(learner.critic_objective, gamma=0.5)
-            )
+            batch = batch._replace(discount=0.5 * batch.discount)
         if change == "no actor step":
             learner = dataclasses.replace(learner, actor_delay=1000)
             learner, state = skip_first(backend, learner, state)

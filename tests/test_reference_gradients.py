@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffac.parts.critics import next_rollout
 from diffac.protocols import Policy
 from diffac.schedules import LinearSchedule
 from diffac.testing import reference as ref
@@ -307,7 +308,9 @@ def test_mixture_entropy_is_scikit_learns() -> None:
 def test_temperatures_go_down_where_there_is_too_much_entropy(name: str) -> None:
     c = Case(TEMPERATURES[name], 11)
     state = c.part.init_state()
-    new, metrics = c.part.update(state, c.actor, c.critic, c.batch.obs, c.noise, c.batch.next_log_prob)
+    new, metrics = c.part.update(
+        state, Policy(c.actor, c.critic, TEMPERATURE), c.batch.obs, c.noise, next_rollout(c.part, c.batch).log_prob
+    )
     if name == "fixed":
         assert (new, metrics) == (state, {})
         return

@@ -6,16 +6,16 @@ import functools
 import pathlib
 import re
 import resource
-from typing import Any
+from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
 import numpy as np
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from diffac.errors import UsageError
-from diffac.protocols import Transition
+from diffac.protocols import Batch, Transition
 from diffac.replay import ReplayBuffer
 
 OBS, ACTION = 3, 2
@@ -30,20 +30,28 @@ def rows(first: int, count: int) -> Transition:
         reward=i * 2,
         next_obs=i[:, None] + [0.5, 0.6, 0.7],
         terminated=i % 3 == 0,
+        first=i % 4 == 1,
     )
 
 
 def check(transitions: Transition, numbers: np.ndarray) -> None:
     """The fields belong together and are those of the transitions with these numbers."""
-    shape = numbers.shape
     expected = rows(0, int(numbers.max(initial=0)) + 1)
-    for name, field, values in zip(Transition._fields, transitions, expected, strict=False):
-        if values is None:
-            assert field is None
-        else:
-            assert field.dtype == (bool if name == "terminated" else np.float32)
-            assert field.shape == (*shape, *values.shape[1:])
-            np.testing.assert_array_equal(field, values[numbers].astype(field.dtype))
+    for name, field, values in zip(Transition._fields, transitions, expected, strict=True):
+        assert field.dtype == (bool if name in ("terminated", "first") else np.float32)
+        assert field.shape == (*numbers.shape, *values.shape[1:])
+        np.testing.assert_array_equal(field, values[numbers].astype(field.dtype))
+
+
+def check_batch(batch: Batch, numbers: np.ndarray, gamma: float = 0.99) -> None:
+    """The same of samples of one step."""
+    expected = rows(0, int(numbers.max(initial=0)) + 1)
+    for name in ("obs", "action", "reward", "next_obs"):
+        np.testing.assert_array_equal(getattr(batch, name), getattr(expected, name)[numbers].astype(np.float32))
+    np.testing.assert_array_equal(batch.discount, np.where(expected.terminated[numbers], 0, np.float32(gamma)))
+    assert batch.discount.dtype == np.float32
+    assert batch.weight is None
+    assert batch.next_rollout is None
 
 
 class RingMachine(RuleBasedStateMachine):
@@ -73,7 +81,7 @@ class RingMachine(RuleBasedStateMachine):
         numbers = np.round(batch.reward / 2).astype(int)
         assert numbers.shape == (updates, batch_size)
         assert set(numbers.flat) <= set(self.model)
-        check(batch, numbers)
+        check_batch(batch, numbers)
 
     @invariant()
     def same_contents(self) -> None:
@@ -89,7 +97,7 @@ TestRing = RingMachine.TestCase
 def test_on_the_device_of_a_backend(backend: Any) -> None:
     """The same batches, contents and pieces as from NumPy arrays; batches of the framework's own arrays."""
     place = functools.partial(backend.DeviceStorage, "cpu")
-    one, other = ReplayBuffer(7, OBS, ACTION), ReplayBuffer(7, OBS, ACTION, place)
+    one, other = ReplayBuffer(7, OBS, ACTION), ReplayBuffer(7, OBS, ACTION, storage=place)
     rng = np.random.default_rng(0)
     for count in (3, 2, 4, 7, 0, 1, 5):
         one.add(rows(one.added, count))
@@ -97,22 +105,23 @@ def test_on_the_device_of_a_backend(backend: Any) -> None:
         assert len(one) == len(other)
         seed = int(rng.integers(1000))
         expected, batch = (buffer.sample(np.random.default_rng(seed), 2, 3) for buffer in (one, other))
-        assert all(isinstance(field, type(backend.testing.to_backend(np.ones(1)))) for field in batch[:5])
+        of_backend = type(backend.testing.to_backend(np.ones(1)))
+        assert all(isinstance(field, of_backend) for field in (batch.obs, batch.action, batch.next_obs))
         assert one.sampled_age == other.sampled_age
         first = max(0, one.added - 7)
         pieces = tuple(buffer.chunk(first, first + 2) for buffer in (one, other))
-        for left, right in ((expected, batch), (one.contents(), other.contents()), pieces):
-            for mine, theirs in zip(left[:5], right[:5], strict=True):
+        for left, right in ((expected[:5], batch[:5]), (one.contents(), other.contents()), pieces):
+            for mine, theirs in zip(left, right, strict=True):
                 assert np.asarray(theirs).dtype == mine.dtype
                 np.testing.assert_array_equal(np.asarray(theirs), mine)
-    again = ReplayBuffer(7, OBS, ACTION, place)
+    again = ReplayBuffer(7, OBS, ACTION, storage=place)
     again.restore(other.added - 7, [other.contents()])
     np.testing.assert_array_equal(again.contents().obs, one.contents().obs)
 
 
 def test_a_device_with_too_little_memory(backend: Any) -> None:
     with pytest.raises(UsageError, match=r"needs \d.*GiB of memory, more than this machine gives; lower buffer_size"):
-        ReplayBuffer(10**13, OBS, ACTION, functools.partial(backend.DeviceStorage, "cpu"))
+        ReplayBuffer(10**13, OBS, ACTION, storage=functools.partial(backend.DeviceStorage, "cpu"))
 
 
 def filled(count: int = 10, capacity: int = 10) -> ReplayBuffer:
@@ -177,7 +186,7 @@ def test_bad_counts_are_refused(updates: int, batch_size: int) -> None:
 
 @pytest.mark.parametrize("sizes", [(0, 1, 1), (1, 0, 1), (1, 1, -1)])
 def test_bad_sizes_are_refused(sizes: tuple[int, int, int]) -> None:
-    with pytest.raises(UsageError, match="must be at least 1"):
+    with pytest.raises(UsageError, match="must be a whole number, greater than 0"):
         ReplayBuffer(*sizes)
 
 
@@ -193,5 +202,72 @@ def test_memory_is_not_touched_before_it_is_filled() -> None:
 
 
 def test_a_buffer_beyond_the_memory_is_refused() -> None:
-    with pytest.raises(UsageError, match=r"needs 3756.0 GiB of memory.*lower buffer_size"):
+    with pytest.raises(UsageError, match=r"needs 3757.0 GiB of memory.*lower buffer_size"):
         ReplayBuffer(10**9, 500, 7)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"gamma": 1.1}, r"gamma must be a number in \[0, 1\], got 1.1"),
+        ({"gamma": np.nan}, "gamma"),
+        ({"n_step": 0}, "n_step must be a whole number, greater than 0, got 0"),
+        ({"n_step": 2.0}, "n_step must be a whole number"),
+        ({"num_envs": 0}, "num_envs must be a whole number, greater than 0, got 0"),
+    ],
+)
+def test_bad_numbers_are_refused(given: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ReplayBuffer(5, OBS, ACTION, **given)
+
+
+# n steps in a row
+
+
+class Step(NamedTuple):
+    """One step of one environment, for the brute force."""
+
+    number: int
+    reward: float
+    terminated: bool
+    first: bool
+
+
+def brute_force(history: list[Step], place: int, n_step: int, gamma: float) -> tuple[float, float, int]:
+    """Reward, discount and the number of the last step of a sample that starts at a place of a history."""
+    reward, power, last = 0.0, 1.0, history[place]
+    for k in range(n_step):
+        if place + k == len(history) or (k > 0 and history[place + k].first):
+            break
+        last = history[place + k]
+        reward, power = reward + power * last.reward, power * gamma
+        if last.terminated:
+            break
+    return reward, 0.0 if last.terminated else power, last.number
+
+
+@given(data=st.data())
+@settings(max_examples=150, deadline=None)
+def test_n_steps_in_a_row_against_brute_force(data: Any) -> None:
+    """Ends, time limits, resets without an end, several environments, a ring that has turned, the newest steps."""
+    num_envs, n_step = data.draw(st.integers(1, 3)), data.draw(st.integers(1, 5))
+    capacity, gamma = data.draw(st.integers(num_envs, 20)), data.draw(st.sampled_from([0.0, 0.5, 0.9, 1.0]))
+    buffer = ReplayBuffer(capacity, 1, 1, gamma=gamma, n_step=n_step, num_envs=num_envs)
+    histories: list[list[Step]] = [[] for _ in range(num_envs)]
+    first = [True] * num_envs
+    for step in range(data.draw(st.integers(1, 15))):
+        reward = np.array(data.draw(st.lists(st.integers(-4, 4), min_size=num_envs, max_size=num_envs)), float)
+        kinds = data.draw(st.lists(st.sampled_from("gte"), min_size=num_envs, max_size=num_envs))
+        terminated, starts = np.array([kind == "e" for kind in kinds]), np.array(first)
+        numbers = np.arange(num_envs) + step * num_envs
+        buffer.add(Transition(numbers[:, None] * 1.0, np.zeros((num_envs, 1)), reward, numbers[:, None] + 0.5,
+                              terminated, starts))  # fmt: skip
+        for env in range(num_envs):
+            histories[env].append(Step(int(numbers[env]), reward[env], bool(terminated[env]), first[env]))
+        first = [kind != "g" for kind in kinds]
+    batch = buffer.sample(np.random.default_rng(0), 3, min(4, len(buffer)))
+    for i in np.ndindex(batch.reward.shape):
+        number = int(batch.obs[i][0])
+        expected = brute_force(histories[number % num_envs], number // num_envs, n_step, gamma)
+        actual = batch.reward[i], batch.discount[i], batch.next_obs[i][0] - 0.5
+        np.testing.assert_allclose(actual, expected, rtol=1e-6, atol=1e-6)

@@ -29,7 +29,7 @@ from diffac.cli import main
 from diffac.configs import make_config
 from diffac.errors import UsageError
 from diffac.noise import draw
-from diffac.protocols import Transition
+from diffac.protocols import Batch
 from diffac.recipes import load_recipe
 from diffac.replay import ReplayBuffer
 from diffac.running import resume
@@ -99,8 +99,8 @@ def play(
     learner, state = make()
     codec, writer, buffers = backend or learner, fakes.ListWriter(), []
 
-    def replay(*sizes: int) -> ReplayBuffer:
-        buffers.append(ReplayBuffer(*sizes))
+    def replay(*sizes: int, **given: Any) -> ReplayBuffer:
+        buffers.append(ReplayBuffer(*sizes, **given))
         return buffers[0]
 
     checkpointer = None
@@ -333,7 +333,7 @@ def test_a_run_goes_on_in_the_other_backend(
         assert host is not None
         assert host["updates"] == one.to_arrays(state)["updates"] > 10
         batches = buffer.sample(np.random.default_rng(0), 1, 8)
-        batch = Transition(*(np.asarray(field[0], float if field.dtype != bool else bool) for field in batches[:5]))
+        batch = Batch(*(np.asarray(field[0], float) for field in batches[:5]))
         noise = draw(np.random.default_rng(1), learner.noise_spec((8, 1)), float)
         state, _ = learner.step(state, batch, noise)
         after.append(one.to_arrays(state))

@@ -16,8 +16,10 @@ import numpy as np
 import pytest
 from conftest import INSTALLED, load_backend
 
+from diffac.batches import entry
 from diffac.noise import draw
-from diffac.protocols import Loss, Policy, Transition
+from diffac.parts.critics import next_rollout
+from diffac.protocols import Batch, Loss, Policy, Rollout
 from diffac.schedules import LinearSchedule, vp_schedule
 from diffac.testing.parts import (
     ACTORS,
@@ -56,15 +58,17 @@ def networks(backend: ModuleType, actor: str = "denoiser", critic: str = "twin",
 
 def gaussian_td(backend: ModuleType) -> tuple[Any, ...]:
     """Everything in one call of GaussianTD, in NumPy; of many draws one in which the choice of the critic matters."""
-    objective = backend.GaussianTD(gamma=0.9, clip=3.0)
+    objective = backend.GaussianTD(clip=3.0)
     to_backend, to_numpy = backend.testing.to_backend, backend.testing.to_numpy
     for seed in range(50):
         rng = np.random.default_rng(seed)
-        batch = make_batch(rng, magnitude=0.3, termination=0.0)
+        batch = make_batch(rng, magnitude=0.3)._replace(discount=np.full(DIMS.batch, 0.9), weight=None)
         critic, target = (randomise(backend, CRITICS["gaussian"](backend, DIMS, 1), rng, 1.5) for _ in range(2))
         noise = make_noise(rng, objective)
         mean, std = to_numpy(critic.distribution(to_backend(batch.obs), to_backend(batch.action)))
-        next_mean, next_std = to_numpy(target.distribution(to_backend(batch.next_obs), to_backend(batch.next_action)))
+        next_mean, next_std = to_numpy(
+            target.distribution(to_backend(batch.next_obs), to_backend(next_rollout(objective, batch).action))
+        )
         numbers = mean, std, next_mean, next_std
         right = gaussian_loss(batch, *numbers, right_choice(*numbers[2:], noise))
         wrong = [gaussian_loss(batch, *numbers, z) for z in wrong_choices(*numbers[2:], noise)]
@@ -85,7 +89,7 @@ def wrong_choices(next_mean: Any, next_std: Any, noise: Any) -> tuple[Any, Any]:
     return z[next_mean.mean(1).argmin()], z.min(0)
 
 
-def gaussian_loss(batch: Transition, mean: Any, std: Any, next_mean: Any, next_std: Any, z: Any) -> float:
+def gaussian_loss(batch: Batch, mean: Any, std: Any, next_mean: Any, next_std: Any, z: Any) -> float:
     """ALGORITHMS 1 at the first batch, with the target's z given."""
     y, y_z = batch.reward + 0.9 * next_mean.min(0), batch.reward + 0.9 * z
     omega = std.mean(1, keepdims=True)
@@ -110,7 +114,8 @@ def test_gaussian_td_of_a_permuted_batch(backend: ModuleType) -> None:
     state = {"omega": std.mean(1)}  # fixed from here on, so that rows are independent
 
     def value(rows: Any) -> float:
-        part = Transition(*[entry[rows] for entry in batch])
+        policy = next_rollout(objective, batch)
+        part = entry(batch, rows)._replace(next_rollout=Rollout(policy.action[rows]))
         fixed = dataclasses.replace(objective, tau=1e-300)
         loss, _ = backend.testing.value_and_grad(
             fixed, critic, target, part, {"target": noise["target"][rows]}, TEMPERATURE, state
@@ -151,7 +156,7 @@ def test_targets_are_computed_at_clipped_actions(backend: ModuleType, name: str)
     rng = np.random.default_rng(0)
     learner, state, arrays = hot(backend, name)
     assert learner.sampler.clip
-    batch = make_batch(rng, filled=False)._replace(terminated=np.zeros(DIMS.batch, bool))
+    batch = make_batch(rng, filled=False)._replace(discount=np.full(DIMS.batch, 0.99))
     noise = make_noise(rng, learner)
     to_backend, to_numpy = backend.testing.to_backend, backend.testing.to_numpy
     actor, critic = make_actor(backend, LEARNERS[name]), make_critic(backend, LEARNERS[name])
@@ -185,8 +190,8 @@ def test_reward_of_a_finished_episode_is_scaled_once(backend: ModuleType, name: 
     learner, state = make_learner(backend, name)
     assert learner.reward_scale == 0.2
     batches = make_batch(rng, leading=(2,), filled=False)
-    batches = batches._replace(terminated=np.ones((2, DIMS.batch), bool))
-    first = Transition(*[None if entry is None else entry[0] for entry in batches])
+    batches = batches._replace(discount=np.zeros((2, DIMS.batch)))
+    first = entry(batches, 0)
     state, metrics = learner.step(state, first, make_noise(rng, learner))
     assert number(backend, metrics["critic_target_mean"]) == pytest.approx(0.2 * first.reward.mean(), rel=1e-9)
     state, metrics = learner.update(state, batches, 3)
@@ -383,7 +388,11 @@ def outcome_of_temperature(backend: ModuleType, temperature: Any, actor: str = "
     for _ in range(2):
         noise = to_backend(make_noise(rng, temperature))
         state, metrics = temperature.update(
-            state, Policy(network, critic, temperature.value(state)), batch.obs, noise, batch.next_log_prob
+            state,
+            Policy(network, critic, temperature.value(state)),
+            batch.obs,
+            noise,
+            next_rollout(temperature, batch).log_prob,
         )
     return [
         temperature.interval,
@@ -489,9 +498,9 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
             outcome_of_critic_objective,
             B.MeanSquaredTD,
             {},
-            {"gamma": 0.5, "soft": True, "factor": 0.5},
+            {"soft": True, "factor": 0.5},
         ),
-        "GaussianTD": (outcome_of_critic_objective, B.GaussianTD, {}, {"gamma": 0.5, "tau": 0.5, "clip": 0.3}),
+        "GaussianTD": (outcome_of_critic_objective, B.GaussianTD, {}, {"tau": 0.5, "clip": 0.3}),
         "FixedTemperature": (outcome_of_temperature, B.FixedTemperature, {}, {"temperature": 0.5}),
         "NoiseEntropyTemperature": (
             outcome_of_temperature,
@@ -537,7 +546,7 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
             {
                 "sampler": loud,
                 "actor_objective": B.ValueThroughSampler(ddpm),
-                "critic_objective": B.MeanSquaredTD(gamma=0.5),
+                "critic_objective": B.MeanSquaredTD(factor=0.5),
                 "temperature": B.NoiseEntropyTemperature(d, noisy, interval=1, initial=2.0),
                 "actor_optimiser": B.Adam(1e-2),
                 "critic_optimiser": B.Adam(1e-2),

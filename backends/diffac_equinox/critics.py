@@ -8,12 +8,13 @@ import jax.numpy as jnp
 
 from diffac.noise import Noise
 from diffac.parts import critics as declared
-from diffac.protocols import Array, Critic, DistributionalCritic, Loss, State, Transition
+from diffac.parts.critics import next_rollout
+from diffac.protocols import Array, Batch, Critic, DistributionalCritic, Loss, State
 
 
-def _discounted(batch: Transition, gamma: float, next_value: Array) -> Array:
-    """r + gamma (1 - terminated) next_value"""
-    return batch.reward + gamma * jnp.where(batch.terminated, 0, next_value)
+def _weighted(batch: Batch, errors: Array) -> Array:
+    """Errors [ensemble batch], each times the weight of its transition."""
+    return errors if batch.weight is None else batch.weight * errors
 
 
 def _value_metrics(q: Array) -> dict[str, Array]:
@@ -30,17 +31,16 @@ def _value_metrics(q: Array) -> dict[str, Array]:
 
 class MeanSquaredTD(eqx.Module, declared.MeanSquaredTD):
     def __call__(
-        self, critic: Critic, target_critic: Critic, batch: Transition, noise: Noise, temperature: Array, state: State
+        self, critic: Critic, target_critic: Critic, batch: Batch, noise: Noise, temperature: Array, state: State
     ) -> Loss:
         """The loss on a batch."""
-        self.check_batch(batch)
-        next_value = target_critic(batch.next_obs, batch.next_action).min(0)
+        next_value = target_critic(batch.next_obs, next_rollout(self, batch).action).min(0)
         if self.soft:
             log_prob = self.next_log_prob(batch)
             next_value = next_value - temperature * log_prob
-        y = _discounted(batch, self.gamma, next_value)
+        y = batch.reward + batch.discount * next_value
         q = critic(batch.obs, batch.action)
-        value = self.factor * ((q - y) ** 2).mean(-1).sum()
+        value = self.factor * _weighted(batch, (q - y) ** 2).mean(-1).sum()
         return Loss(value, {**_value_metrics(jax.lax.stop_gradient(q)), "target_mean": y.mean()}, state)
 
 
@@ -49,18 +49,17 @@ class GaussianTD(eqx.Module, declared.GaussianTD):
         self,
         critic: DistributionalCritic,
         target_critic: DistributionalCritic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Array,
         state: State,
     ) -> Loss:
         """The loss on a batch."""
-        self.check_batch(batch)
-        next_mean, next_std = target_critic.distribution(batch.next_obs, batch.next_action)
+        next_mean, next_std = target_critic.distribution(batch.next_obs, next_rollout(self, batch).action)
         smaller = next_mean.argmin(0, keepdims=True)
         next_mean, next_std = (jnp.take_along_axis(x, smaller, 0)[0] for x in (next_mean, next_std))
-        y = _discounted(batch, self.gamma, next_mean)
-        y_z = _discounted(batch, self.gamma, next_mean + next_std * jnp.clip(noise["target"], -3, 3))
+        y = batch.reward + batch.discount * next_mean
+        y_z = batch.reward + batch.discount * (next_mean + next_std * jnp.clip(noise["target"], -3, 3))
 
         q, std = critic.distribution(batch.obs, batch.action)
         q_fixed, std_fixed = jax.lax.stop_gradient((q, std))
@@ -70,6 +69,6 @@ class GaussianTD(eqx.Module, declared.GaussianTD):
         y_b = q_fixed + jnp.clip(y_z - q_fixed, -width, width)
         mean_term = q * (y - q_fixed) / (std_fixed**2 + 0.1)
         std_term = std * ((q_fixed - y_b) ** 2 - std_fixed**2) / (std_fixed**3 + 0.1)
-        loss = -((omega**2 + 0.1) * (mean_term + std_term).mean(-1)).sum()
+        loss = -((omega**2 + 0.1) * _weighted(batch, mean_term + std_term).mean(-1)).sum()
         metrics = {**_value_metrics(q_fixed), "q_std": std.mean(), "target_mean": y.mean()}
         return Loss(loss, metrics, {"omega": omega})

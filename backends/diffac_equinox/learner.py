@@ -22,15 +22,16 @@ from diffac.noise import draw as draw_on_host
 from diffac.protocols import (
     ActorObjective,
     Array,
+    Batch,
     Critic,
     CriticObjective,
     Metrics,
     Policy,
+    Rollout,
     Sampler,
     State,
     Temperature,
     TrackingObjective,
-    Transition,
 )
 from diffac.returned import checked_metrics, checked_state, initial_state
 from diffac_equinox.convert import check_alive
@@ -184,7 +185,7 @@ class Learner(eqx.Module):
             "temperature": self.temperature.noise_spec(shape),
         }
 
-    def step(self, state: LearnerState, batch: Transition, noise: Noise) -> tuple[LearnerState, PackedMetrics]:
+    def step(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[LearnerState, PackedMetrics]:
         """One update with explicit noise.
 
         Args:
@@ -207,7 +208,7 @@ class Learner(eqx.Module):
         return _compiled_draw(self, key_data(key), np.int32(index), shape)
 
     @_PlainMethod
-    def update(self, state: LearnerState, batches: Transition, key: int) -> tuple[LearnerState, PackedMetrics]:
+    def update(self, state: LearnerState, batches: Batch, key: int) -> tuple[LearnerState, PackedMetrics]:
         """K updates in one compiled call.
 
         Args:
@@ -226,7 +227,7 @@ class Learner(eqx.Module):
         arrays, structure, others = _states.get(state, lambda: state)
         check_alive(arrays[:1])  # all go at once
         program = _update_program(_Identity(self), structure, others)
-        arrays, metrics = program(arrays, _at_hand(Transition(*batches[:5])), key_data(key))
+        arrays, metrics = program(arrays, _at_hand(batches._replace(next_rollout=None)), key_data(key))
         state = _put_together(structure, others, arrays)
         _states.put(state, (arrays, structure, others))
         return state, metrics
@@ -277,9 +278,7 @@ class Learner(eqx.Module):
         entry = stream(key, index, _ENTRIES.index(name))
         return draw(entry, self.noise_spec(shape)[name], jnp.zeros(()).dtype)
 
-    def _update(
-        self, state: LearnerState, batch: Transition, noise: Callable[[str], Noise]
-    ) -> tuple[LearnerState, Metrics]:
+    def _update(self, state: LearnerState, batch: Batch, noise: Callable[[str], Noise]) -> tuple[LearnerState, Metrics]:
         """One update; noise(name) is asked for only where it is needed."""
         dtype = _parameter_dtype("actor", state.actor)
         batch = _cast(batch, dtype)
@@ -288,7 +287,8 @@ class Learner(eqx.Module):
             Policy(state.actor, state.critic, temperature), batch.next_obs, _cast(noise("next_action"), dtype)
         )
         batch = batch._replace(
-            reward=self.reward_scale * batch.reward, next_action=rollout.action, next_log_prob=rollout.log_prob
+            reward=self.reward_scale * batch.reward,
+            next_rollout=Rollout(rollout.action, log_prob=rollout.log_prob),
         )
         loss, gradient = loss_and_gradient(
             self.critic_objective,
@@ -375,22 +375,20 @@ class Learner(eqx.Module):
 
 
 @eqx.filter_jit(donate="all-except-first")
-def _compiled_step(
-    inputs: tuple[Learner, Transition, Noise], state: LearnerState
-) -> tuple[LearnerState, PackedMetrics]:
+def _compiled_step(inputs: tuple[Learner, Batch, Noise], state: LearnerState) -> tuple[LearnerState, PackedMetrics]:
     learner, batch, noise = inputs
     state, metrics = learner._update(state, batch, lambda name: noise.get(name, {}))
     return state, _pack(metrics)
 
 
 def _fused_updates(
-    learner: Learner, state: LearnerState, batches: Transition, key: Array
+    learner: Learner, state: LearnerState, batches: Batch, key: Array
 ) -> tuple[LearnerState, PackedMetrics]:
     """An update for each entry of the leading axis of the batches; not compiled."""
     num_updates, *shape = batches.action.shape
     dynamic, static = eqx.partition(state, eqx.is_array)
 
-    def body(dynamic: Any, index_and_batch: tuple[Array, Transition]) -> tuple[Any, Metrics]:
+    def body(dynamic: Any, index_and_batch: tuple[Array, Batch]) -> tuple[Any, Metrics]:
         index, batch = index_and_batch
         noise = partial(learner._draw, key, index, tuple(shape))
         state, metrics = learner._update(eqx.combine(dynamic, static), batch, noise)
@@ -423,7 +421,7 @@ def _update_program(learner: _Identity, structure: Any, others: tuple[Any, ...])
     """(arrays of the state, which are consumed, batches, key) -> (arrays of the new state, metrics)."""
 
     @partial(jax.jit, donate_argnums=0, compiler_options=_compiler_options())
-    def update(arrays: tuple[Array, ...], batches: Transition, key: Array) -> tuple[tuple[Array, ...], PackedMetrics]:
+    def update(arrays: tuple[Array, ...], batches: Batch, key: Array) -> tuple[tuple[Array, ...], PackedMetrics]:
         state = _put_together(structure, others, arrays)
         state, metrics = _fused_updates(learner.held, state, batches, key)
         return _take_apart(state)[0], metrics

@@ -13,9 +13,9 @@ from jax.scipy.special import ndtr, ndtri
 from diffac.errors import check_present
 from diffac.noise import Noise
 from diffac.parts import objectives as declared
-from diffac.parts.critics import LOG_PROB
+from diffac.parts.critics import LOG_PROB, next_rollout
 from diffac.parts.objectives import Regression
-from diffac.protocols import Array, Critic, Loss, NoiseSchedule, Policy, Rollout, State, Transition
+from diffac.protocols import Array, Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
 from diffac.schedules import check_signal
 from diffac_equinox.diffusion import add_noise, noise_between, predicted_action, predicted_eps, remove_noise, score
 from diffac_equinox.networks import _smallest
@@ -34,7 +34,7 @@ class ValueThroughSampler(eqx.Module, declared.ValueThroughSampler):
         self,
         actor: Any,
         critic: Critic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Array,
         state: State,
@@ -55,7 +55,7 @@ class TimeWeightedQGradient(eqx.Module, declared.TimeWeightedQGradient):
         self,
         actor: Any,
         critic: Critic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Array,
         state: State,
@@ -95,7 +95,7 @@ class TimeWeightedQGradient(eqx.Module, declared.TimeWeightedQGradient):
 
 class ReweightedScoreMatching(eqx.Module, declared.ReweightedScoreMatching):
     def __call__(
-        self, actor: Any, critic: Critic, batch: Transition, noise: Noise, temperature: Array, state: State
+        self, actor: Any, critic: Critic, batch: Batch, noise: Noise, temperature: Array, state: State
     ) -> Loss:
         """The loss on a batch."""
         regression = _detached(self.proposal(_detached(actor), critic, batch, noise, temperature, state, self.schedule))
@@ -111,7 +111,7 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
         self,
         actor: Any,
         critic: Critic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Array,
         state: State,
@@ -157,14 +157,14 @@ class PolicyProposal(eqx.Module, declared.PolicyProposal):
         self,
         actor: Any,
         critic: Critic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Array,
         state: State,
         schedule: NoiseSchedule,
     ) -> Regression:
         """The regression problem of a batch."""
-        next_action = self.next_action(batch)
+        next_action = next_rollout(self, batch).action
         q = critic(batch.next_obs, next_action).min(0)
         new = self._moved(state, q)
         if self.faithful_normalisation:
@@ -177,9 +177,9 @@ class PolicyProposal(eqx.Module, declared.PolicyProposal):
         metrics = {"effective_samples": weight.sum() ** 2 / (weight**2).sum(), "q_mean": q.mean()}
         return Regression(batch.next_obs, noisy, noise["t"], noise["eps"], weight, jnp.zeros_like(weight), metrics, new)
 
-    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+    def track(self, critic: Critic, batch: Batch, state: State) -> State:
         """The moments after a batch on which the actor does not step."""
-        return self._moved(state, critic(batch.next_obs, batch.next_action).min(0))
+        return self._moved(state, critic(batch.next_obs, next_rollout(self, batch).action).min(0))
 
     def _moved(self, state: State, q: Array) -> State:
         return {
@@ -194,7 +194,7 @@ class EntropyRegularisedValue(eqx.Module, declared.EntropyRegularisedValue):
         self,
         actor: Any,
         critic: Critic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Array,
         state: State,

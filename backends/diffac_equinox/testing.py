@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from diffac.noise import Noise
-from diffac.protocols import ActorObjective, Array, Critic, Loss, State, Transition
+from diffac.protocols import ActorObjective, Array, Batch, Critic, Loss, State
 from diffac_equinox.convert import to_arrays
 from diffac_equinox.optimisers import Adam, AdamState, loss_and_gradient
 
@@ -65,7 +65,7 @@ def minimise(
     objective: ActorObjective,
     actor: Any,
     critic: Critic,
-    batch_and_noise: Iterable[tuple[Transition, Noise]],
+    batch_and_noise: Iterable[tuple[Batch, Noise]],
     temperature: Array,
     optimiser: Adam,
 ) -> Any:
@@ -93,7 +93,7 @@ def _minimise_once(
     critic: Critic,
     actor: Any,
     opt_state: AdamState,
-    batch: Transition,
+    batch: Batch,
     noise: Noise,
     temperature: Array,
     state: State,

@@ -5,7 +5,8 @@ from torch import Tensor
 
 from diffac.noise import Noise
 from diffac.parts import critics as declared
-from diffac.protocols import Critic, DistributionalCritic, Loss, State, Transition
+from diffac.parts.critics import next_rollout
+from diffac.protocols import Batch, Critic, DistributionalCritic, Loss, State
 from diffac_torch.samplers import Scalar
 
 
@@ -14,21 +15,21 @@ class MeanSquaredTD(declared.MeanSquaredTD):
         self,
         critic: Critic,
         target_critic: Critic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Scalar,
         state: State,
     ) -> Loss:
         """The loss on a batch, as `CriticObjective` says."""
-        self.check_batch(batch)
+        next_action = next_rollout(self, batch).action
         with torch.no_grad():
-            next_value = target_critic(batch.next_obs, batch.next_action).amin(0)
+            next_value = target_critic(batch.next_obs, next_action).amin(0)
             if self.soft:
                 log_prob = self.next_log_prob(batch)
                 next_value = next_value - temperature * log_prob
-            target = _bootstrap(batch, self.gamma, next_value)
+            target = batch.reward + batch.discount * next_value
         q = critic(batch.obs, batch.action)
-        value = self.factor * (q - target).square().mean(-1).sum()
+        value = self.factor * _weighted(batch, (q - target).square()).mean(-1).sum()
         return Loss(value, {**_value_metrics(q.detach()), "target_mean": target.mean()}, state)
 
 
@@ -37,22 +38,22 @@ class GaussianTD(declared.GaussianTD):
         self,
         critic: DistributionalCritic,
         target_critic: DistributionalCritic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Scalar,
         state: State,
     ) -> Loss:
         """The loss on a batch, as `CriticObjective` says."""
-        self.check_batch(batch)
+        next_action = next_rollout(self, batch).action
         mean, std = critic.distribution(batch.obs, batch.action)
         with torch.no_grad():
-            next_means, next_stds = target_critic.distribution(batch.next_obs, batch.next_action)
+            next_means, next_stds = target_critic.distribution(batch.next_obs, next_action)
             smaller = next_means.argmin(0, keepdim=True)
             next_mean = next_means.gather(0, smaller).squeeze(0)
             next_std = next_stds.gather(0, smaller).squeeze(0)
-            target = _bootstrap(batch, self.gamma, next_mean)
+            target = batch.reward + batch.discount * next_mean
             z = next_mean + next_std * noise["target"].clamp(-3, 3)
-            sampled_target = _bootstrap(batch, self.gamma, z)
+            sampled_target = batch.reward + batch.discount * z
 
             batch_std = std.mean(-1)
             omega = state["omega"]
@@ -62,7 +63,7 @@ class GaussianTD(declared.GaussianTD):
             distance = (sampled_target - mean).clamp(-bound, bound)
             mean_slope = (target - mean) / (std.square() + 0.1)
             std_slope = (distance.square() - std.square()) / (std**3 + 0.1)
-        value = -((omega.square() + 0.1) * (mean * mean_slope + std * std_slope).mean(-1)).sum()
+        value = -((omega.square() + 0.1) * _weighted(batch, mean * mean_slope + std * std_slope).mean(-1)).sum()
         metrics = {**_value_metrics(mean.detach()), "q_std": batch_std.mean(), "target_mean": target.mean()}
         return Loss(value, metrics, {"omega": omega})
 
@@ -79,7 +80,6 @@ def _value_metrics(q: Tensor) -> dict[str, Tensor]:
     }
 
 
-def _bootstrap(batch: Transition, gamma: float, next_value: Tensor) -> Tensor:
-    """r + gamma (1 - terminated) next_value"""
-    # In this order: a number times a bool would have torch's default type, whatever that of the values is.
-    return batch.reward + gamma * next_value * batch.terminated.logical_not()
+def _weighted(batch: Batch, errors: Tensor) -> Tensor:
+    """Errors [ensemble batch], each times the weight of its transition."""
+    return errors if batch.weight is None else batch.weight * errors

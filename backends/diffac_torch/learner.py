@@ -12,21 +12,22 @@ import torch
 from torch import Tensor, nn
 
 from diffac.arguments import check_arguments
-from diffac.batches import check_batch, check_obs
+from diffac.batches import check_batch, check_obs, entry
 from diffac.errors import UsageError, check_count
 from diffac.metrics import scatter
 from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
 from diffac.protocols import (
     ActorObjective,
+    Batch,
     CriticObjective,
     Loss,
     Metrics,
     Policy,
+    Rollout,
     Sampler,
     State,
     Temperature,
     TrackingObjective,
-    Transition,
 )
 from diffac.returned import checked_metrics, checked_state, initial_state
 from diffac_torch.convert import _slots, _to_device
@@ -178,7 +179,7 @@ class Learner:
             "temperature": self.temperature.noise_spec(shape),
         }
 
-    def step(self, state: LearnerState, batch: Transition, noise: Noise) -> tuple[LearnerState, PackedMetrics]:
+    def step(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[LearnerState, PackedMetrics]:
         """One update with explicit noise, in place.
 
         Args:
@@ -207,7 +208,7 @@ class Learner:
         """
         return {name: self._draw(key, index, shape, name) for name in _ENTRIES}
 
-    def update(self, state: LearnerState, batches: Transition, key: int) -> tuple[LearnerState, PackedMetrics]:
+    def update(self, state: LearnerState, batches: Batch, key: int) -> tuple[LearnerState, PackedMetrics]:
         """K updates in place, with noise drawn on the device.
 
         Args:
@@ -228,7 +229,7 @@ class Learner:
         check_batch(batches, ("updates", "batch"), state.actor)
         collected = defaultdict(list)
         for index in range(len(batches.obs)):
-            batch = Transition(*(array[index] for array in batches[:5]))
+            batch = entry(batches, index)
             draw_entry = partial(self._draw, key, index, tuple(batch.action.shape))
             metrics = self._update(state, batch, lambda name, f=draw_entry: _to_device(f(name), dtype, device))
             for name, value in metrics.items():
@@ -320,14 +321,14 @@ class Learner:
         generator = stream(device, key, index, _ENTRIES.index(name))
         return draw(generator, self.noise_spec(shape)[name], torch.get_default_dtype())
 
-    def _update(self, state: LearnerState, batch: Transition, noise: Callable[[str], Noise]) -> dict[str, Tensor]:
+    def _update(self, state: LearnerState, batch: Batch, noise: Callable[[str], Noise]) -> dict[str, Tensor]:
         """One update in place; noise(name) is asked for only where it is needed."""
         if batch.reward.is_cuda:
             torch.compiler.cudagraph_mark_step_begin()  # until the next mark the programs' results stay valid
         actor_is_due = state.updates % self.actor_delay == 0
         temperature = without_gradient(self.temperature.value(state.temperature), batch.reward)
         batch, rows = batch._replace(reward=self.reward_scale * batch.reward), batch.reward.numel()
-        (loss, next_action, next_log_prob), critic_grads = self._critic_program(
+        (loss, next_rollout), critic_grads = self._critic_program(
             rows,
             self.sampler,
             self.critic_objective,
@@ -340,7 +341,7 @@ class Learner:
             temperature,
             state.critic_objective,
         )
-        batch = batch._replace(next_action=next_action, next_log_prob=next_log_prob)
+        batch = batch._replace(next_rollout=next_rollout)
         state.critic_objective = loss.state
         critic_loss = loss.value
         metrics = {"critic_loss": critic_loss, "temperature": temperature, **_prefixed("critic", loss.metrics)}
@@ -407,18 +408,19 @@ def _critic_gradient(
     actor: Any,
     critic: Any,
     target_critic: Any,
-    batch: Transition,
+    batch: Batch,
     next_action_noise: Noise,
     noise: Noise,
     temperature: Tensor,
     state: State,
-) -> tuple[tuple[Loss, Tensor, Tensor | None], tuple[Tensor, ...]]:
-    """Loss of the critic, next action and its log-probability; the gradient."""
+) -> tuple[tuple[Loss, Rollout], tuple[Tensor, ...]]:
+    """Loss of the critic, what the policy does at next_obs; the gradient."""
     with torch.no_grad():
         rollout = sampler.rollout(Policy(actor, critic, temperature), batch.next_obs, next_action_noise)
-    batch = batch._replace(next_action=rollout.action, next_log_prob=rollout.log_prob)
+    next_rollout = Rollout(rollout.action, log_prob=rollout.log_prob)
+    batch = batch._replace(next_rollout=next_rollout)
     loss, gradient = loss_and_gradient(objective, critic, target_critic, batch, noise, temperature, state)
-    return (loss, rollout.action, rollout.log_prob), gradient
+    return (loss, next_rollout), gradient
 
 
 @torch.no_grad()

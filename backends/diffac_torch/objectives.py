@@ -12,9 +12,9 @@ from torch import Tensor
 from diffac.errors import check_present
 from diffac.noise import Noise
 from diffac.parts import objectives as declared
-from diffac.parts.critics import LOG_PROB
+from diffac.parts.critics import LOG_PROB, next_rollout
 from diffac.parts.objectives import Regression
-from diffac.protocols import Critic, Loss, NoiseSchedule, Policy, Rollout, State, Transition
+from diffac.protocols import Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
 from diffac.schedules import check_signal
 from diffac_torch.diffusion import add_noise, noise_between, predicted_action, predicted_eps, remove_noise, score
 from diffac_torch.networks import _condition, _smallest
@@ -26,7 +26,7 @@ class ValueThroughSampler(declared.ValueThroughSampler):
         self,
         actor: Any,
         critic: Critic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Scalar,
         state: State,
@@ -49,7 +49,7 @@ class TimeWeightedQGradient(declared.TimeWeightedQGradient):
         self,
         actor: Any,
         critic: Critic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Scalar,
         state: State,
@@ -90,7 +90,7 @@ class TimeWeightedQGradient(declared.TimeWeightedQGradient):
 
 class ReweightedScoreMatching(declared.ReweightedScoreMatching):
     def __call__(
-        self, actor: Any, critic: Critic, batch: Transition, noise: Noise, temperature: Scalar, state: State
+        self, actor: Any, critic: Critic, batch: Batch, noise: Noise, temperature: Scalar, state: State
     ) -> Loss:
         """The loss on a batch, as `ActorObjective` says."""
         with torch.no_grad():
@@ -107,7 +107,7 @@ class ReverseProposal(declared.ReverseProposal):
         self,
         actor: Any,
         critic: Critic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Scalar,
         state: State,
@@ -167,14 +167,14 @@ class PolicyProposal(declared.PolicyProposal):
         self,
         actor: Any,
         critic: Critic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Scalar,
         state: State,
         schedule: NoiseSchedule,
     ) -> Regression:
         """Regression data at the noised actions of the TD target."""
-        next_action = self.next_action(batch)
+        next_action = next_rollout(self, batch).action
         q = critic(batch.next_obs, next_action).amin(0)
         new_state = self._moved(state, q)
         if self.faithful_normalisation:
@@ -195,9 +195,9 @@ class PolicyProposal(declared.PolicyProposal):
             state=new_state,
         )
 
-    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+    def track(self, critic: Critic, batch: Batch, state: State) -> State:
         """The moments after a batch on which the actor does not step."""
-        return self._moved(state, critic(batch.next_obs, batch.next_action).amin(0))
+        return self._moved(state, critic(batch.next_obs, next_rollout(self, batch).action).amin(0))
 
     def _moved(self, state: State, q: Tensor) -> State:
         return {
@@ -212,7 +212,7 @@ class EntropyRegularisedValue(declared.EntropyRegularisedValue):
         self,
         actor: Any,
         critic: Critic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Scalar,
         state: State,

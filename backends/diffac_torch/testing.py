@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffac.noise import Noise
-from diffac.protocols import ActorObjective, Critic, Loss, Transition
+from diffac.protocols import ActorObjective, Batch, Critic, Loss
 from diffac_torch.convert import _map_arrays, _to_device
 from diffac_torch.optimisers import Adam, loss_and_gradient
 
@@ -56,7 +56,7 @@ def minimise(
     objective: ActorObjective,
     actor: Any,
     critic: Critic,
-    batch_and_noise: Iterable[tuple[Transition, Noise]],
+    batch_and_noise: Iterable[tuple[Batch, Noise]],
     temperature: Any,
     optimiser: Adam,
 ) -> Any:

@@ -8,18 +8,23 @@ import numpy as np
 
 from diffac.errors import UsageError, check_present
 from diffac.noise import Noise, NoiseSpec, Normal, Shape
-from diffac.parts.declaration import Part, Positive, Rate, Unit, declared
-from diffac.protocols import Array, Critic, Loss, State, Transition
+from diffac.parts.declaration import Part, Positive, Rate, declared
+from diffac.protocols import Array, Batch, Critic, Loss, Rollout, State
 
-NEXT_ACTION = "it is the policy's action at next_obs, which the learner fills in"
+NEXT_ROLLOUT = "it is what the policy does at next_obs, which the learner fills in"
 LOG_PROB = "use a sampler that knows the log-probability of its actions, such as TanhGaussianSampler"
+
+
+def next_rollout(part: Any, batch: Batch) -> Rollout:
+    """What the policy does at next_obs; refuses a batch without it."""
+    return check_present(type(part).__name__, "batch.next_rollout", batch.next_rollout, NEXT_ROLLOUT)
 
 
 class CriticObjectivePart(Part):
     """A `CriticObjective`, which a backend computes."""
 
     def __call__(
-        self, critic: Any, target_critic: Any, batch: Transition, noise: Noise, temperature: Array, state: State
+        self, critic: Any, target_critic: Any, batch: Batch, noise: Noise, temperature: Array, state: State
     ) -> Loss:
         """The loss on a batch, as `CriticObjective` says."""
         raise NotImplementedError
@@ -27,26 +32,25 @@ class CriticObjectivePart(Part):
 
 @declared
 class MeanSquaredTD(CriticObjectivePart):
-    """factor sum_i mean (Q_i(s, a) - y)^2 with y = r + gamma (1 - terminated) min_i Q'_i(s', a').
+    """factor sum_i mean w (Q_i(s, a) - y)^2 with y = r + discount min_i Q'_i(s', a').
 
     Fujimoto et al. 2018 (arXiv 1802.09477); with `soft`, temperature * log pi(a'|s') is subtracted from the minimum, as
-    in SAC (arXiv 1812.05905, equations 3 and 5: the value of a state, in the residual that the critics minimise).
+    in SAC (arXiv 1812.05905, equations 3 and 5: the value of a state, in the residual that the critics minimise). The
+    discount and the weights w are the batch's.
 
     Metrics: "q_mean"; "q_batch_std", the standard deviation over the batch, averaged over the ensemble; "q_min" and
     "q_max" of batch and ensemble; "q_disagreement", the mean over the batch of the range of the ensemble;
     "target_mean", that of y.
 
     Args:
-        gamma: discount factor, in [0, 1].
         soft: whether the target contains the entropy of the policy.
         factor: of the loss; Stable-Baselines3's SAC has 0.5. It changes nothing but what Adam's eps is added to.
 
     Raises:
-        UsageError: gamma is outside [0, 1], or factor is not positive; on a call, a batch without next_action, or with
-            a soft target without next_log_prob.
+        UsageError: factor is not positive; on a call, a batch without next_rollout, or with a soft target without its
+            log-probabilities.
     """
 
-    gamma: Unit = 0.99
     soft: bool = False
     factor: Positive = 1.0
 
@@ -58,13 +62,10 @@ class MeanSquaredTD(CriticObjectivePart):
         """No state."""
         return {}
 
-    def check_batch(self, batch: Transition) -> None:
-        """Refuses a batch without next_action."""
-        check_present("MeanSquaredTD", "batch.next_action", batch.next_action, NEXT_ACTION)
-
-    def next_log_prob(self, batch: Transition) -> Array:
-        """The log-probabilities [batch] of next_action; refuses a batch without them."""
-        return check_present("MeanSquaredTD(soft=True)", "batch.next_log_prob", batch.next_log_prob, LOG_PROB)
+    def next_log_prob(self, batch: Batch) -> Array:
+        """The log-probabilities [batch] of the next actions; refuses a batch without them."""
+        name = "batch.next_rollout.log_prob"
+        return check_present("MeanSquaredTD(soft=True)", name, next_rollout(self, batch).log_prob, LOG_PROB)
 
 
 @declared
@@ -73,9 +74,9 @@ class GaussianTD(CriticObjectivePart):
 
     For critic i, with everything in <> and omega detached,
 
-        -(omega^2 + 0.1) mean[Q <y - Q> / (<std>^2 + 0.1) + std <(Q - y_b)^2 - std^2> / (<std>^3 + 0.1)]
+        -(omega^2 + 0.1) mean w [Q <y - Q> / (<std>^2 + 0.1) + std <(Q - y_b)^2 - std^2> / (<std>^3 + 0.1)]
 
-    where y = r + gamma (1 - terminated) min_i mean'_i, y_b = Q + clip(y_z - Q, -clip omega, clip omega), and y_z
+    where y = r + discount min_i mean'_i, y_b = Q + clip(y_z - Q, -clip omega, clip omega), and y_z
     bootstraps from a sample z = mean' + std' clip(noise, -3, 3) of the critic whose mean is smaller, chosen for each
     transition. omega is a moving average of the batch mean of std_i, set from the first batch. No entropy enters the
     target.
@@ -85,16 +86,14 @@ class GaussianTD(CriticObjectivePart):
     Metrics: those of `MeanSquaredTD` for the means; "q_std", the mean of std_i over batch and ensemble.
 
     Args:
-        gamma: discount factor, in [0, 1].
         tau: rate of omega, in (0, 1].
         clip: bound of the distance of y_z from Q, in units of omega.
 
     Raises:
         UsageError: a number is outside its range; in `init_state`, a critic without `distribution`; on a call, a batch
-            without next_action.
+            without next_rollout.
     """
 
-    gamma: Unit = 0.99
     tau: Rate = 0.005
     clip: Positive = 3.0
 
@@ -113,7 +112,3 @@ class GaussianTD(CriticObjectivePart):
                 f"GaussianCritic, got {type(critic).__name__}"
             )
         return {"omega": np.zeros(critic.size)}
-
-    def check_batch(self, batch: Transition) -> None:
-        """Refuses a batch without next_action."""
-        check_present("GaussianTD", "batch.next_action", batch.next_action, NEXT_ACTION)

@@ -12,10 +12,9 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from diffac.errors import UsageError, check_number, check_present
+from diffac.errors import UsageError, check_number
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
 from diffac.parts.arguments import Argument, part
-from diffac.parts.critics import NEXT_ACTION
 from diffac.parts.declaration import (
     EXAMPLES,
     STATIC,
@@ -31,6 +30,7 @@ from diffac.parts.declaration import (
 from diffac.protocols import (
     ActorObjective,
     Array,
+    Batch,
     Critic,
     Loss,
     Metrics,
@@ -40,7 +40,6 @@ from diffac.protocols import (
     Sampler,
     State,
     TrackingObjective,
-    Transition,
 )
 
 
@@ -48,7 +47,7 @@ class ActorObjectivePart(Part):
     """An `ActorObjective`, which a backend computes."""
 
     def __call__(
-        self, actor: Any, critic: Critic, batch: Transition, noise: Noise, temperature: Array, state: State
+        self, actor: Any, critic: Critic, batch: Batch, noise: Noise, temperature: Array, state: State
     ) -> Loss:
         """The loss on a batch, as `ActorObjective` says."""
         raise NotImplementedError
@@ -64,7 +63,7 @@ class OfRollout(Part):
         self,
         actor: Any,
         critic: Critic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Array,
         state: State,
@@ -210,7 +209,7 @@ class Proposal(Protocol):
         self,
         actor: Any,
         critic: Critic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Array,
         state: State,
@@ -224,7 +223,7 @@ class Proposal(Protocol):
 class TrackingProposal(Proposal, Protocol):
     """A proposal whose state moves in every update of the learner, as with a `TrackingObjective`."""
 
-    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+    def track(self, critic: Critic, batch: Batch, state: State) -> State:
         """The state after a batch on which the actor does not step; called without gradient."""
         ...
 
@@ -239,7 +238,7 @@ class ProposalPart(Part):
         self,
         actor: Any,
         critic: Critic,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Array,
         state: State,
@@ -276,7 +275,7 @@ class ReweightedScoreMatching(ActorObjectivePart):
         """State of the proposal."""
         return self.proposal.init_state()
 
-    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+    def track(self, critic: Critic, batch: Batch, state: State) -> State:
         """The proposal's state after a batch on which the actor does not step."""
         return self.proposal.track(critic, batch, state) if isinstance(self.proposal, TrackingProposal) else state
 
@@ -348,15 +347,11 @@ class PolicyProposal(ProposalPart):
         faithful_normalisation: whether to repeat the slip.
 
     Raises:
-        UsageError: rate is not in (0, 1), or (on a call) the batch has no next_action.
+        UsageError: rate is not in (0, 1), or (on a call) the batch has no next_rollout.
     """
 
     rate: Fraction = 0.001
     faithful_normalisation: bool = False
-
-    def next_action(self, batch: Transition) -> Array:
-        """The actions [batch act] of the TD target; refuses a batch without them."""
-        return check_present("PolicyProposal", "batch.next_action", batch.next_action, NEXT_ACTION)
 
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
         """Noise for a batch of actions of that shape: "t" [batch] in {0..T-1}, T = num_steps; "eps" [batch act]."""
@@ -432,7 +427,7 @@ class Sum(Part):
         return {f"term{i}.{name}": array for i, state in enumerate(states) for name, array in state.items()}
 
     def __call__(
-        self, actor: Any, critic: Critic, batch: Transition, noise: Noise, temperature: Array, state: State
+        self, actor: Any, critic: Critic, batch: Batch, noise: Noise, temperature: Array, state: State
     ) -> Loss:
         """The loss on a batch, as `ActorObjective` says."""
         rollout: dict[str, Any] = {}
@@ -454,7 +449,7 @@ class Sum(Part):
         log_prob = next((loss.log_prob for loss in losses if loss.log_prob is not None), None)
         return Loss(value, metrics, new_state, log_prob)
 
-    def track(self, critic: Critic, batch: Transition, state: State) -> State:
+    def track(self, critic: Critic, batch: Batch, state: State) -> State:
         """The states of all terms after a batch on which the actor does not step."""
         new_state = dict(state)
         for i, (_, objective) in enumerate(self.terms):

@@ -37,9 +37,10 @@ import pytest
 
 from diffac import arguments, protocols
 from diffac.backend import Backend
+from diffac.batches import entry
 from diffac.errors import UsageError
 from diffac.noise import draw
-from diffac.protocols import Policy, Transition
+from diffac.protocols import Policy, Rollout
 from diffac.recipes import load_recipe, preset_values, recipe_modules
 from diffac.schedules import flow_schedule
 from diffac.testing import parts, problems, reference
@@ -274,7 +275,7 @@ def test_update_is_repeated_step(backend: Any, name: str) -> None:
         fused, metrics = learner.update(fused, batches, key)
         seen: dict[str, list[float]] = {}
         for i in range(3):
-            batch = Transition(*[None if entry is None else entry[i] for entry in batches])
+            batch = entry(batches, i)
             single, one = learner.step(single, batch, learner.draw_noise(key, i, DIMS.shape))
             for metric, value in problems.computed(tools(backend).to_numpy(one)).items():
                 seen.setdefault(metric, []).append(float(value))
@@ -605,10 +606,6 @@ def _actor_loss(B: Any, objective: Any, **change: Any) -> Any:
     return _loss(B, objective, actor, critic, objective.init_state(), **change)
 
 
-def _policy_proposal_without_next_action(B: Any) -> Any:
-    return _actor_loss(B, B.ReweightedScoreMatching(parts.schedule(DIMS), B.PolicyProposal()), next_action=None)
-
-
 MISTAKES: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
     "candidates": (lambda B: B.BestOf(_chain(B), num_candidates=0), ("num_candidates", "0")),
     "particles": (lambda B: B.ReverseProposal(_chain(B), num_particles=-1), ("num_particles", "-1")),
@@ -623,7 +620,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
     ),
     "learning rate": (lambda B: B.Adam(-1.0), ("learning_rate", "-1")),
     "norm": (lambda B: B.Adam(max_grad_norm=0.0), ("max_grad_norm", "0")),
-    "gamma": (lambda B: B.MeanSquaredTD(gamma=1.5), ("gamma", "1.5")),
+    "factor": (lambda B: B.MeanSquaredTD(factor=0.0), ("factor", "0")),
     "omega": (lambda B: B.GaussianTD(tau=0.0), ("tau", "0")),
     "rate": (lambda B: B.PolicyProposal(rate=1.0), ("rate", "1")),
     "temperature": (lambda B: B.FixedTemperature(0.0), ("temperature", "0")),
@@ -639,10 +636,19 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
     "nothing to anneal": (lambda B: B.NoiseEntropyTemperature(2, B.AdditiveNoise(_chain(B), 0.0)), ("noise_scale",)),
     "weight": (lambda B: B.Sum((float("nan"), B.ValueThroughSampler(_chain(B)))), ("weight of term 0", "nan")),
     "pair": (lambda B: B.Sum(B.ValueThroughSampler(_chain(B))), ("term 0 of Sum must be a pair (weight, objective)",)),
-    "next action": (_policy_proposal_without_next_action, ("PolicyProposal needs batch.next_action, got None",)),
+    "next action": (
+        lambda B: _actor_loss(
+            B, B.ReweightedScoreMatching(parts.schedule(DIMS), B.PolicyProposal()), next_rollout=None
+        ),
+        ("PolicyProposal needs batch.next_rollout, got None",),
+    ),
     "next action for critics": (
-        lambda B: _critic_loss(B, B.MeanSquaredTD(), next_action=None),
-        ("MeanSquaredTD needs batch.next_action, got None",),
+        lambda B: _critic_loss(B, B.MeanSquaredTD(), next_rollout=None),
+        ("MeanSquaredTD needs batch.next_rollout, got None",),
+    ),
+    "log-probability of the next action": (
+        lambda B: _critic_loss(B, B.MeanSquaredTD(soft=True), next_rollout=Rollout(np.zeros(DIMS.shape))),
+        ("MeanSquaredTD(soft=True) needs batch.next_rollout.log_prob, got None",),
     ),
     "critics without distribution": (
         lambda B: B.GaussianTD().init_state(parts.CRITICS["twin"](B, DIMS, 0)),

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffac.noise import Shape, draw
-from diffac.protocols import Activation, NoiseSchedule, Transition
+from diffac.protocols import Activation, Batch, NoiseSchedule, Rollout
 from diffac.schedules import LinearSchedule, cosine_schedule, flow_schedule, linear_beta_schedule, vp_schedule
 
 
@@ -288,13 +288,13 @@ OBJECTIVES: dict[str, Part] = {
 # critic objectives and temperatures
 
 CRITIC_OBJECTIVES: dict[str, Part] = {
-    "mean_squared": Part(lambda B, d: B.MeanSquaredTD(gamma=0.97)),
+    "mean_squared": Part(lambda B, d: B.MeanSquaredTD()),
     "mean_squared_three": Part(lambda B, d: B.MeanSquaredTD(), critic="three"),
     "mean_squared_soft": Part(lambda B, d: B.MeanSquaredTD(soft=True)),
     "mean_squared_half": Part(lambda B, d: B.MeanSquaredTD(factor=0.5)),
     "gaussian": Part(lambda B, d: B.GaussianTD(tau=0.3), critic="gaussian"),
     "gaussian_loose": Part(lambda B, d: B.GaussianTD(clip=30.0), critic="gaussian"),
-    "gaussian_tight": Part(lambda B, d: B.GaussianTD(gamma=0.9, clip=0.5), critic="gaussian"),
+    "gaussian_tight": Part(lambda B, d: B.GaussianTD(clip=0.5), critic="gaussian"),
 }
 
 
@@ -416,7 +416,7 @@ def make_batch(
     termination: float = 0.3,
     filled: bool = True,
     dtype: Any = np.float64,
-) -> Transition:
+) -> Batch:
     """A NumPy batch [*leading batch ...].
 
     Args:
@@ -424,8 +424,8 @@ def make_batch(
         dims: sizes.
         leading: axes before the batch axis, such as (K,) for `Learner.update`.
         magnitude: scale of observations and rewards.
-        termination: probability of `terminated`.
-        filled: with `next_action` and `next_log_prob`, as an objective sees it; False: as a learner does.
+        termination: probability of a discount of 0; elsewhere it is 0.99.
+        filled: with `next_rollout` and `weight`, as an objective sees it; False: as a learner does.
         dtype: of all floating arrays.
     """
     axes = (*leading, dims.batch)
@@ -436,15 +436,16 @@ def make_batch(
     def action() -> np.ndarray:
         return rng.uniform(-1, 1, (*axes, dims.action)).astype(dtype)
 
-    batch = Transition(
+    batch = Batch(
         obs=normal(dims.obs),
         action=action(),
         reward=normal(),
         next_obs=normal(dims.obs),
-        terminated=rng.random(axes) < termination,
+        discount=(0.99 * (rng.random(axes) >= termination)).astype(dtype),
     )
     if filled:
-        batch = batch._replace(next_action=action(), next_log_prob=rng.standard_normal(axes).astype(dtype))
+        rollout = Rollout(action(), log_prob=rng.standard_normal(axes).astype(dtype))
+        batch = batch._replace(next_rollout=rollout, weight=rng.uniform(0.5, 1.5, axes).astype(dtype))
     return batch
 
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffac.noise import draw
-from diffac.protocols import Policy, Transition
+from diffac.protocols import Batch, Policy
 from diffac.testing import parts, reference
 from diffac.testing.parts import DIMS, Dims, Part
 
@@ -46,7 +46,7 @@ class Problem:
     networks: Mapping[str, Arrays]
     """Parameters: of "actor", "critic" and "target_critic"; for kind "network" of every network."""
     temperature: np.ndarray
-    batches: list[Transition]
+    batches: list[Batch]
     """In the order in which they are seen."""
     noises: list[dict[str, Any]]
     """One for each batch."""
@@ -408,6 +408,11 @@ def _run_objective(problem: Problem, value_and_grad: Callable[..., Any], state: 
     return Answer(flatten(values), flatten(gradients))
 
 
+def _log_prob(batch: Batch) -> Any:
+    policy: Any = batch.next_rollout
+    return policy.log_prob
+
+
 def _solve_temperature(B: Any, problem: Problem) -> Answer:
     t, rule, (actor, critic, _) = tools(B), problem.part.make(B, problem.dims), make_networks(B, problem)
     state = t.to_backend(_map(lambda x: np.asarray(x, problem.temperature.dtype), dict(rule.init_state())))
@@ -415,7 +420,7 @@ def _solve_temperature(B: Any, problem: Problem) -> Answer:
     for i, (batch, noise) in enumerate(zip(problem.batches, problem.noises, strict=True)):
         batch, noise = t.to_backend(batch), t.to_backend(noise)
         policy = Policy(actor, critic, rule.value(state))
-        state, metrics = update(state, policy, batch.obs, noise, batch.next_log_prob)
+        state, metrics = update(state, policy, batch.obs, noise, _log_prob(batch))
         answers[str(i)] = t.to_numpy({"state": dict(state), "metrics": dict(metrics), "value": rule.value(state)})
     return Answer(flatten(answers), {})
 
@@ -425,7 +430,7 @@ def _refer_temperature(problem: Problem) -> Answer:
     state, answers = rule.init_state(), {}
     for i, (batch, noise) in enumerate(zip(problem.batches, problem.noises, strict=True)):
         policy = Policy(actor, critic, rule.value(state))
-        state, metrics = rule.update(state, policy, batch.obs, noise, batch.next_log_prob)
+        state, metrics = rule.update(state, policy, batch.obs, noise, _log_prob(batch))
         answers[str(i)] = {"state": dict(state), "metrics": dict(metrics), "value": rule.value(state)}
     return Answer(flatten(answers), {})
 

@@ -75,7 +75,7 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     learner = b.Learner(
         sampler=policy,
         actor_objective=b.ValueThroughSampler(policy),
-        critic_objective=b.GaussianTD(config.gamma, config.tau),
+        critic_objective=b.GaussianTD(config.tau),
         temperature=temperature,
         actor_optimiser=b.Adam(config.learning_rate),
         critic_optimiser=b.Adam(config.learning_rate),

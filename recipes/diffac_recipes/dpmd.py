@@ -100,7 +100,7 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     learner = b.Learner(
         sampler=policy,
         actor_objective=b.Sum((1 / action_dim, loss)) if config.mean_loss else loss,
-        critic_objective=b.MeanSquaredTD(config.gamma),
+        critic_objective=b.MeanSquaredTD(),
         temperature=b.NoiseEntropyTemperature(
             action_dim, policy, config.initial_temperature, config.target_entropy_per_dim,
             config.temperature_interval, config.temperature_learning_rate,

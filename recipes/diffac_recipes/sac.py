@@ -90,7 +90,7 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     learner = b.Learner(
         sampler=policy,
         actor_objective=b.EntropyRegularisedValue(policy),
-        critic_objective=b.MeanSquaredTD(config.gamma, soft=True, factor=config.critic_loss_factor),
+        critic_objective=b.MeanSquaredTD(soft=True, factor=config.critic_loss_factor),
         temperature=b.TargetEntropyTemperature(
             action_dim, config.initial_temperature, config.target_entropy_per_dim, config.actor_delay,
             config.temperature_learning_rate or config.learning_rate,

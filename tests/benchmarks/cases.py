@@ -56,6 +56,7 @@ def filled_replay(env: str, capacity: int) -> ReplayBuffer:
                 reward=rng.standard_normal(count, np.float32),
                 next_obs=rng.standard_normal((count, obs_dim), np.float32),
                 terminated=rng.random(count) < 0.01,
+                first=np.zeros(count, bool),
             )
         )
     return buffer

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffac_equinox as ours
-from diffac.protocols import Array, Transition
+from diffac.protocols import Array, Batch, Rollout
 from diffac_equinox.diffusion import add_noise, posterior_mean, remove_noise
 from diffac_equinox.diffusion import score as score_of
 from diffac_equinox.objectives import _truncated_normal
@@ -50,6 +50,12 @@ def gaussian(critic: Layers, pair: Array) -> tuple[Array, Array]:
     return output[:, 0], jax.nn.softplus(output[:, 1])
 
 
+def next_action(batch: Batch) -> Array:
+    """The policy's at the next observations."""
+    assert batch.next_rollout is not None
+    return batch.next_rollout.action
+
+
 class Naive:
     """One recipe with its networks, optimisers and slow copies; arguments as in `naive_torch.Naive`."""
 
@@ -77,31 +83,31 @@ class Naive:
             "updates": jnp.int32(0),
         }
 
-    def update(self, batch: Transition, key: int) -> Array:
+    def update(self, batch: Batch, key: int) -> Array:
         """One update with noise of its own; the critic's loss, perhaps still being computed."""
         self.state, loss = self._update(self.state, batch, key_data(key))
         return loss
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _update(self, state: Any, batch: Transition, key: Array) -> tuple[Any, Array]:
+    def _update(self, state: Any, batch: Batch, key: Array) -> tuple[Any, Array]:
         noise = draw(stream(key), self.learner.noise_spec(batch.action.shape), self.temperature.dtype)
         return self._after(state, batch, noise)
 
-    def step(self, batch: Transition, noise: Mapping[str, Any]) -> Array:
+    def step(self, batch: Batch, noise: Mapping[str, Any]) -> Array:
         """One update with this noise."""
         self.state, loss = self._step(self.state, batch, noise)
         return loss
 
     @functools.partial(jax.jit, static_argnums=0)
-    def _step(self, state: Any, batch: Transition, noise: Mapping[str, Any]) -> tuple[Any, Array]:
+    def _step(self, state: Any, batch: Batch, noise: Mapping[str, Any]) -> tuple[Any, Array]:
         return self._after(state, batch, noise)
 
-    def _after(self, state: Any, batch: Transition, noise: Mapping[str, Any]) -> tuple[Any, Array]:
+    def _after(self, state: Any, batch: Batch, noise: Mapping[str, Any]) -> tuple[Any, Array]:
         """The state after an update, and the critic's loss."""
         learner = self.learner
         batch = batch._replace(
             reward=learner.reward_scale * batch.reward,
-            next_action=self.act(state["actor"], state["critics"], batch.next_obs, noise["next_action"]),
+            next_rollout=Rollout(self.act(state["actor"], state["critics"], batch.next_obs, noise["next_action"])),
         )
         (loss, critic_state), critic_gradient = jax.value_and_grad(self.critic_loss, has_aux=True)(
             state["critics"], state, batch, noise["critic"]
@@ -164,15 +170,15 @@ class Naive:
         """The action with exploration noise."""
         return self.learner.sampler.explore(self.best(actor, critics, obs, noise["inner"]), noise, self.temperature)
 
-    def critic_loss(self, critics: Any, state: Any, batch: Transition, noise: Any) -> tuple[Array, Any]:
+    def critic_loss(self, critics: Any, state: Any, batch: Batch, noise: Any) -> tuple[Array, Any]:
         """Temporal difference of both critics, and the new state of the objective."""
         objective = self.learner.critic_objective
-        discount = objective.gamma * (1 - batch.terminated.astype(batch.reward.dtype))
+        discount = batch.discount
         pair = jnp.concatenate([batch.obs, batch.action], axis=-1)
         if isinstance(objective, ours.MeanSquaredTD):
-            y = batch.reward + discount * value(state["target_critics"], batch.next_obs, batch.next_action)
+            y = batch.reward + discount * value(state["target_critics"], batch.next_obs, next_action(batch))
             return sum(((mlp(critic, pair)[:, 0] - y) ** 2).mean() for critic in critics), {}
-        next_pair = jnp.concatenate([batch.next_obs, jnp.asarray(batch.next_action)], axis=-1)
+        next_pair = jnp.concatenate([batch.next_obs, jnp.asarray(next_action(batch))], axis=-1)
         means, stds = zip(*(gaussian(critic, next_pair) for critic in state["target_critics"]), strict=True)
         mean, std = jnp.minimum(*means), jnp.where(means[0] <= means[1], *stds)
         y = batch.reward + discount * mean
@@ -191,7 +197,7 @@ class Naive:
             omegas.append(omega)
         return losses[0] + losses[1], {"omega": jnp.stack(omegas)}
 
-    def actor_loss(self, actor: Any, state: Any, batch: Transition, noise: Any) -> tuple[Array, Any]:
+    def actor_loss(self, actor: Any, state: Any, batch: Batch, noise: Any) -> tuple[Array, Any]:
         """The loss that the recipe is named after, and the new state of the objective."""
         objective, critics, obs = self.learner.actor_objective, state["critics"], batch.obs
         if isinstance(objective, ours.ValueThroughSampler):
@@ -235,11 +241,11 @@ class Naive:
         return (weight * ((predicted - eps) ** 2).sum(-1)).sum(0).mean()
 
     def policy_loss(
-        self, proposal: Any, actor: Any, state: Any, batch: Transition, noise: Any
+        self, proposal: Any, actor: Any, state: Any, batch: Batch, noise: Any
     ) -> tuple[Array, dict[str, Array]]:
         """DPMD: the policy's own actions, weighted by their standardised value."""
         old, rate, t = state["actor_state"], proposal.rate, noise["t"]
-        q = value(state["critics"], batch.next_obs, batch.next_action)
+        q = value(state["critics"], batch.next_obs, next_action(batch))
         new = {
             "q_mean_ema": (1 - rate) * old["q_mean_ema"] + rate * q.mean(),
             "q_std_ema": (1 - rate) * old["q_std_ema"] + rate * q.std(),
@@ -248,7 +254,7 @@ class Naive:
         correction = -jnp.expm1(new["count"] * np.log1p(-rate))
         advantage = (q - new["q_mean_ema"] / correction) / (new["q_std_ema"] / correction + 1e-8)
         weight = jnp.exp(jnp.clip(advantage, -3, 3) / self.temperature)
-        noisy = add_noise(self.schedule, batch.next_action, noise["eps"], t)
+        noisy = add_noise(self.schedule, next_action(batch), noise["eps"], t)
         error = ((denoise(actor, batch.next_obs, noisy, t) - noise["eps"]) ** 2).sum(-1)
         return (weight * error).mean(), new
 

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import diffac_torch as ours
-from diffac.protocols import Transition
+from diffac.protocols import Batch
 from diffac.schedules import LinearSchedule
 from diffac_torch.diffusion import add_noise, posterior_mean, remove_noise
 from diffac_torch.diffusion import score as score_of
@@ -97,23 +97,23 @@ class Naive:
     def _critic_objective_state(self) -> dict[str, np.ndarray]:
         return {"omega": np.zeros(2)} if isinstance(self.learner.critic_objective, ours.GaussianTD) else {}
 
-    def update(self, batch: Transition, key: int) -> float:
+    def update(self, batch: Batch, key: int) -> float:
         """One update with noise of its own; the critic's loss."""
         dtype = self.temperature.dtype
         spec = self.learner.noise_spec(tuple(batch.action.shape))
         return self.step(batch, draw(stream(torch.device("cpu"), key), spec, dtype))
 
-    def step(self, batch: Transition, noise: Mapping[str, Any]) -> float:
+    def step(self, batch: Batch, noise: Mapping[str, Any]) -> float:
         """One update with this noise, NumPy's or torch's."""
         noise = _tensors(noise)
         learner, dtype = self.learner, self.temperature.dtype
         obs, action, reward, next_obs = (torch.as_tensor(x).to(dtype) for x in batch[:4])
-        going_on = 1 - torch.as_tensor(batch.terminated).to(dtype)
+        discount = torch.as_tensor(batch.discount).to(dtype)
         reward = learner.reward_scale * reward
         with torch.no_grad():
             next_action = self.act(next_obs, noise["next_action"])
 
-        loss, critic_state = self.critic_loss(obs, action, reward, next_obs, going_on, next_action, noise["critic"])
+        loss, critic_state = self.critic_loss(obs, action, reward, next_obs, discount, next_action, noise["critic"])
         self.critic_adam.zero_grad()
         loss.backward()
         self.critic_state = critic_state
@@ -168,7 +168,7 @@ class Naive:
         return torch.minimum(first, second)
 
     def critic_loss(
-        self, obs: Any, action: Any, reward: Any, next_obs: Any, going_on: Any, next_action: Any, noise: Any
+        self, obs: Any, action: Any, reward: Any, next_obs: Any, discount: Any, next_action: Any, noise: Any
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Temporal difference of both critics, and the new state of the objective."""
         objective: Any = self.learner.critic_objective
@@ -176,15 +176,15 @@ class Naive:
         if isinstance(objective, ours.MeanSquaredTD):
             with torch.no_grad():
                 next_q = self.value(self.target_critics, next_obs, next_action)
-                y = reward + objective.gamma * going_on * next_q
+                y = reward + discount * next_q
             losses = [F.mse_loss(critic(pair)[:, 0], y) for critic in self.critics]
             return losses[0] + losses[1], {}
         with torch.no_grad():
             means, stds = zip(*(_gaussian(critic(next_pair)) for critic in self.target_critics), strict=True)
             mean = torch.minimum(*means)
             std = torch.where(means[0] <= means[1], stds[0], stds[1])
-            y = reward + objective.gamma * going_on * mean
-            y_z = reward + objective.gamma * going_on * (mean + std * noise["target"].clamp(-3, 3))
+            y = reward + discount * mean
+            y_z = reward + discount * (mean + std * noise["target"].clamp(-3, 3))
         losses, omegas = [], []
         for critic, omega in zip(self.critics, self.critic_state["omega"], strict=True):
             q, std = _gaussian(critic(pair))

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from diffac.noise import draw
-from diffac.protocols import Transition
+from diffac.protocols import Batch
 
 from .cases import BATCH_SIZE, CASES, SIZES, configure
 
@@ -62,12 +62,12 @@ def gradients(case: str, env: str, dtype: Any, bits: int) -> dict[str, Any]:
         torch.set_default_dtype(dtype)
         state = learner.init(actor.to(dtype), critic.to(dtype))
         rng, (obs_dim, action_dim) = np.random.default_rng(0), SIZES[env]
-        batch = Transition(
+        batch = Batch(
             obs=rng.standard_normal((BATCH_SIZE, obs_dim)),
             action=rng.uniform(-1, 1, (BATCH_SIZE, action_dim)),
             reward=rng.standard_normal(BATCH_SIZE),
             next_obs=rng.standard_normal((BATCH_SIZE, obs_dim)),
-            terminated=rng.random(BATCH_SIZE) < 0.01,
+            discount=0.99 * (rng.random(BATCH_SIZE) >= 0.01),
         )
         noise = draw(rng, learner.noise_spec((BATCH_SIZE, action_dim)), float)
         # the products must come by as operations of torch

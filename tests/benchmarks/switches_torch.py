@@ -73,6 +73,7 @@ def particles(patch: Any) -> None:
 
 def skip(patch: Any) -> None:
     """The gradient of the actor in every update; where it is not due it is thrown away."""
+    from diffac.protocols import Rollout
     from diffac_torch import learner
 
     original = learner.Learner._update
@@ -80,7 +81,7 @@ def skip(patch: Any) -> None:
     def update(self: Any, state: Any, batch: Any, noise: Any) -> Any:
         if state.updates % self.actor_delay:
             temperature = self.temperature.value(state.temperature)
-            filled = batch._replace(next_action=batch.action)  # as many numbers, and no gradient through them
+            filled = batch._replace(next_rollout=Rollout(batch.action))  # as many numbers, and no gradient through them
             arguments = (state.critic, filled, noise("actor"), temperature, state.actor_objective)
             self._actor_program(batch.reward.numel(), self.actor_objective, state.actor, *arguments)
         return original(self, state, batch, noise)

@@ -21,7 +21,7 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from diffac.noise import NoiseSpec, draw
-from diffac.protocols import Policy, Transition
+from diffac.protocols import Batch, Policy, Rollout
 from diffac.schedules import LinearSchedule, TabularSchedule, vp_schedule
 
 CENTRES = 0.5 * np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
@@ -112,11 +112,11 @@ def float_dtype(module: Any, actor: Any) -> Any:
     return next(iter(module.to_arrays(actor).values())).dtype
 
 
-def batches(spec: NoiseSpec, count: int, seed: int, dtype: Any) -> Iterator[tuple[Transition, Any]]:
+def batches(spec: NoiseSpec, count: int, seed: int, dtype: Any) -> Iterator[tuple[Batch, Any]]:
     """`count` batches of the bandit (its observation is always 0) with their noise."""
     rng = np.random.default_rng(seed)
     zeros, action = np.zeros((BATCH, 1), dtype), np.zeros((BATCH, 2), dtype)
-    batch = Transition(zeros, action, np.zeros(BATCH, dtype), zeros, np.ones(BATCH, bool), next_action=action)
+    batch = Batch(zeros, action, np.zeros(BATCH, dtype), zeros, np.zeros(BATCH, dtype), next_rollout=Rollout(action))
     for _ in range(count):
         yield batch, draw(rng, spec, dtype)
 

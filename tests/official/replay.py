@@ -12,7 +12,7 @@ import pytest
 
 from diffac.backend import get_backend
 from diffac.noise import Noise, NoiseSpec, Zeros
-from diffac.protocols import Policy, Transition
+from diffac.protocols import Batch, Policy
 from diffac.recipes import load_recipe, preset_values
 from diffac.testing.reference import GaussianCritic
 from official.recording import CRITICS, TOLERANCE, Array, Recording, difference, learner_arrays
@@ -195,7 +195,8 @@ class Replay:
                 if log_prob in mid:
                     self.compare(f"mid/{log_prob}", found.log_prob, mid[log_prob])
 
-        batch = Transition(*(entered[name] for name in ("obs", "action", "reward", "next_obs")), entered["done"] == 1)
+        discount = self.recording.constants["gamma"] * (entered["done"] == 0)
+        batch = Batch(*(entered[name] for name in ("obs", "action", "reward", "next_obs")), discount)
         self.state, metrics = self.learner.step(self.state, batch, noise)
         metrics = {name: float(number) for name, number in metrics.items()}
         arrays = self.B.to_arrays(self.state)

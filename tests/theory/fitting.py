@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from diffac.noise import Noise, NoiseSpec, Uniform, draw
-from diffac.protocols import Critic, Policy, Rollout, Transition
+from diffac.protocols import Batch, Critic, Policy, Rollout
 from diffac.schedules import LinearSchedule
 
 OBSERVATIONS = (-0.5, 0.5)
@@ -31,13 +31,13 @@ class UniformSampler:
         return self.rollout(policy, obs, noise).action
 
 
-def batches(spec: NoiseSpec, action_dim: int, count: int) -> Iterator[tuple[Transition, Noise]]:
+def batches(spec: NoiseSpec, action_dim: int, count: int) -> Iterator[tuple[Batch, Noise]]:
     """Batches with a random state, an action uniform in the box, and noise; the same ones for every backend."""
     rng = np.random.default_rng(0)
     zeros = np.zeros(BATCH)
     for _ in range(count):
         obs, action = rng.choice(OBSERVATIONS, (BATCH, 1)), rng.uniform(-1, 1, (BATCH, action_dim))
-        yield Transition(obs, action, zeros, obs, zeros > 0), draw(rng, spec, np.float64)
+        yield Batch(obs, action, zeros, obs, zeros), draw(rng, spec, np.float64)
 
 
 def fit(

@@ -14,7 +14,7 @@ import pytest
 from learning.bandit import energy_distance
 
 from diffac.noise import draw
-from diffac.protocols import Transition
+from diffac.protocols import Batch
 from diffac.schedules import vp_schedule
 from theory.exact import BoxDensity, reverse_noises
 from theory.fitting import OBSERVATIONS, UniformSampler, fit, predict
@@ -74,7 +74,7 @@ def measured_bias(
     shape = (repeats, len(times), action_dim)
     uniform = rng.random((num_particles, *shape))
     zeros = np.zeros(repeats * len(times))
-    batch = Transition(np.full((len(zeros), 1), obs), None, zeros, None, zeros > 0)
+    batch = Batch(np.full((len(zeros), 1), obs), None, zeros, None, zeros)
     given = {
         "rollout": {"uniform": np.full((len(zeros), action_dim), 0.5)},  # action 0: "eps" alone decides on a_t
         "t": np.tile(times, repeats).astype(np.int32),

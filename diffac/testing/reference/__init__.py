@@ -27,6 +27,7 @@ from diffac.testing.reference.critics import MeanSquaredTD as MeanSquaredTD
 from diffac.testing.reference.critics import gaussian_td_slopes as gaussian_td_slopes
 from diffac.testing.reference.critics import td_target as td_target
 from diffac.testing.reference.critics import value_metrics as value_metrics
+from diffac.testing.reference.critics import weights as weights
 from diffac.testing.reference.gradients import Array as Array
 from diffac.testing.reference.gradients import Gradient as Gradient
 from diffac.testing.reference.gradients import Parameters as Parameters

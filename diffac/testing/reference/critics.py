@@ -8,13 +8,18 @@ from typing import Any
 import numpy as np
 
 from diffac.noise import Noise, NoiseSpec, Normal, Shape
-from diffac.protocols import Loss, State, Transition
+from diffac.protocols import Batch, Loss, State
 from diffac.testing.reference.gradients import Array, Gradient
 
 
-def td_target(batch: Transition, next_value: Array, gamma: float) -> Array:
-    """r + gamma * next value, without a future where the episode ended."""
-    return np.where(batch.terminated, batch.reward, batch.reward + gamma * next_value)
+def td_target(batch: Batch, next_value: Array) -> Array:
+    """r + discount * next value."""
+    return batch.reward + batch.discount * next_value
+
+
+def weights(batch: Batch) -> Array:
+    """Of each transition [batch]."""
+    return np.ones(len(batch.reward)) if batch.weight is None else np.asarray(batch.weight)
 
 
 def value_metrics(q: Array) -> dict[str, Any]:
@@ -36,7 +41,6 @@ class MeanSquaredTD:
     Soft: the target's value contains the entropy bonus -temperature * log pi (SAC, soft Bellman operator).
     """
 
-    gamma: float = 0.99
     soft: bool = False
     factor: float = 1.0
 
@@ -49,16 +53,18 @@ class MeanSquaredTD:
         return {}
 
     def __call__(
-        self, critic: Any, target_critic: Any, batch: Transition, noise: Noise, temperature: Any, state: State
+        self, critic: Any, target_critic: Any, batch: Batch, noise: Noise, temperature: Any, state: State
     ) -> tuple[Loss, Gradient]:
         """The target is held fixed."""
-        next_value = target_critic(batch.next_obs, batch.next_action)[0].min(0)
+        policy: Any = batch.next_rollout
+        next_value = target_critic(batch.next_obs, policy.action)[0].min(0)
         if self.soft:
-            next_value = next_value - temperature * batch.next_log_prob
-        y = td_target(batch, next_value, self.gamma)
+            next_value = next_value - temperature * policy.log_prob
+        y = td_target(batch, next_value)
         q, pull = critic(batch.obs, batch.action)
-        gradient, _ = pull(self.factor * 2 * (q - y) / len(y))
-        value = self.factor * sum(np.mean((member - y) ** 2) for member in q)
+        w = weights(batch)
+        gradient, _ = pull(self.factor * 2 * w * (q - y) / len(y))
+        value = self.factor * sum(np.mean(w * (member - y) ** 2) for member in q)
         return Loss(value, {**value_metrics(q), "target_mean": y.mean()}, state), gradient
 
 
@@ -91,7 +97,6 @@ class GaussianTD:
     a value that only its gradient gives a meaning.
     """
 
-    gamma: float = 0.99
     tau: float = 0.005
     clip: float = 3.0
 
@@ -103,17 +108,18 @@ class GaussianTD:
         """omega [ensemble]; 0 before the first batch."""
         return {"omega": np.zeros(len(critic.parameters["layers.0.weight"]))}
 
-    def targets(self, target_critic: Any, batch: Transition, noise: Noise) -> tuple[Array, Array]:
+    def targets(self, target_critic: Any, batch: Batch, noise: Noise) -> tuple[Array, Array]:
         """y and y_z: mean and sample of the return of the critic with the smaller mean, chosen for each transition."""
-        (mean, std), _ = target_critic.distribution(batch.next_obs, batch.next_action)
+        policy: Any = batch.next_rollout
+        (mean, std), _ = target_critic.distribution(batch.next_obs, policy.action)
         smaller = mean.argmin(0)
         value = np.array([mean[i, b] for b, i in enumerate(smaller)])
         deviation = np.array([std[i, b] for b, i in enumerate(smaller)])
         sample = value + deviation * np.clip(noise["target"], -3, 3)
-        return td_target(batch, value, self.gamma), td_target(batch, sample, self.gamma)
+        return td_target(batch, value), td_target(batch, sample)
 
     def __call__(
-        self, critic: Any, target_critic: Any, batch: Transition, noise: Noise, temperature: Any, state: State
+        self, critic: Any, target_critic: Any, batch: Batch, noise: Noise, temperature: Any, state: State
     ) -> tuple[Loss, Gradient]:
         """The targets, the slopes and omega are held fixed."""
         y, y_z = self.targets(target_critic, batch, noise)
@@ -121,7 +127,8 @@ class GaussianTD:
         old, present = state["omega"], std.mean(-1)
         omega = np.where(old == 0, present, (1 - self.tau) * old + self.tau * present)
         mean_slope, std_slope = gaussian_td_slopes(mean, std, y, y_z, omega, self.clip)
-        gradient, _ = pull(mean_slope / len(y), std_slope / len(y))
-        value = (mean * mean_slope + std * std_slope).mean(-1).sum()
+        w = weights(batch)
+        gradient, _ = pull(w * mean_slope / len(y), w * std_slope / len(y))
+        value = (w * (mean * mean_slope + std * std_slope)).mean(-1).sum()
         metrics = {**value_metrics(mean), "q_std": std.mean(), "target_mean": y.mean()}
         return Loss(value, metrics, {"omega": omega}), gradient

@@ -11,7 +11,7 @@ import numpy as np
 
 from diffac.metrics import columns
 from diffac.noise import Noise, NoiseSpec, Shape
-from diffac.protocols import Metrics, Policy, State, Transition
+from diffac.protocols import Batch, Metrics, Policy, Rollout, State
 from diffac.schedules import LinearSchedule
 from diffac.testing.reference.convert import to_arrays
 from diffac.testing.reference.gradients import Array, Gradient, Parameters, scaled, zeros
@@ -119,7 +119,7 @@ class Learner:
             updates=np.int32(0),
         )
 
-    def step(self, state: LearnerState, batch: Transition, noise: Noise) -> tuple[LearnerState, Metrics]:
+    def step(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[LearnerState, Metrics]:
         """The new state, and the metrics of the parts that were due."""
         old = state
         temperature = self.temperature.value(old.temperature)
@@ -127,7 +127,7 @@ class Learner:
             Policy(old.actor, old.critic, temperature), batch.next_obs, noise["next_action"]
         )
         batch = batch._replace(
-            reward=self.reward_scale * batch.reward, next_action=rollout.action, next_log_prob=rollout.log_prob
+            reward=self.reward_scale * batch.reward, next_rollout=Rollout(rollout.action, log_prob=rollout.log_prob)
         )
         metrics: dict[str, Any] = {"temperature": temperature}
 

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
-from diffac.protocols import Loss, Metrics, NoiseSchedule, Policy, State, Transition
+from diffac.protocols import Batch, Loss, Metrics, NoiseSchedule, Policy, State
 from diffac.testing.reference.gradients import Array, Gradient, add, clip, scaled, smallest, softmax, zeros
 from diffac.testing.reference.samplers import RolloutAndPull
 from diffac.testing.reference.schedules import (
@@ -55,7 +55,7 @@ class ValueThroughSampler(ThroughSampler):
         self,
         actor: Any,
         critic: Any,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Any,
         state: State,
@@ -117,7 +117,7 @@ class TimeWeightedQGradient:
         self,
         actor: Any,
         critic: Any,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Any,
         state: State,
@@ -199,14 +199,14 @@ class ReweightedScoreMatching:
         return self.proposal.init_state()
 
     def __call__(
-        self, actor: Any, critic: Any, batch: Transition, noise: Noise, temperature: Any, state: State
+        self, actor: Any, critic: Any, batch: Batch, noise: Noise, temperature: Any, state: State
     ) -> tuple[Loss, Gradient]:
         """`noise_regression` on the proposal's data."""
         data = self.proposal(actor, critic, batch, noise, temperature, state, self.schedule)
         value, gradient = noise_regression(self.schedule, actor, data)
         return Loss(value, data.metrics, data.state), gradient
 
-    def track(self, critic: Any, batch: Transition, state: State) -> State:
+    def track(self, critic: Any, batch: Batch, state: State) -> State:
         """The proposal's."""
         return self.proposal.track(critic, batch, state) if hasattr(self.proposal, "track") else state
 
@@ -264,7 +264,7 @@ class ReverseProposal:
         self,
         actor: Any,
         critic: Any,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Any,
         state: State,
@@ -286,6 +286,12 @@ class ReverseProposal:
         weights = softmax(self.value_scale * q / temperature)
         metrics = {"effective_particles": (1 / (weights**2).sum(0)).mean(), "q_mean": q.mean()}
         return Regression(batch.obs, noisy, t, noises, weights, metrics, state)
+
+
+def next_action(batch: Batch) -> Array:
+    """The policy's at the next observations."""
+    policy: Any = batch.next_rollout
+    return policy.action
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -312,7 +318,7 @@ class PolicyProposal:
         self,
         actor: Any,
         critic: Any,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Any,
         state: State,
@@ -327,14 +333,14 @@ class PolicyProposal:
             advantage = (q - new["q_mean_ema"] / correction) / (new["q_std_ema"] / correction + 1e-8)
         weight = np.exp(np.clip(advantage, -3, 3) / temperature)
         metrics = {"effective_samples": weight.sum() ** 2 / (weight**2).sum(), "q_mean": q.mean()}
-        noisy = add_noise(schedule, np.asarray(batch.next_action), noise["eps"], noise["t"])
+        noisy = add_noise(schedule, np.asarray(next_action(batch)), noise["eps"], noise["t"])
         return Regression(batch.next_obs, noisy, noise["t"], noise["eps"][None], weight[None], metrics, new)
 
-    def values(self, critic: Any, batch: Transition) -> Array:
+    def values(self, critic: Any, batch: Batch) -> Array:
         """min Q at the next state and action, [batch]."""
-        return critic(batch.next_obs, batch.next_action)[0].min(0)
+        return critic(batch.next_obs, next_action(batch))[0].min(0)
 
-    def track(self, critic: Any, batch: Transition, state: State) -> State:
+    def track(self, critic: Any, batch: Batch, state: State) -> State:
         """The running moments after this batch; the standard deviation is the population's."""
         q = self.values(critic, batch)
         std = np.sqrt(((q - q.mean()) ** 2).mean())
@@ -353,7 +359,7 @@ class EntropyRegularisedValue(ThroughSampler):
         self,
         actor: Any,
         critic: Any,
-        batch: Transition,
+        batch: Batch,
         noise: Noise,
         temperature: Any,
         state: State,
@@ -404,7 +410,7 @@ class Sum:
         return {f"term{i}.{name}": array for i, state in enumerate(states) for name, array in state.items()}
 
     def __call__(
-        self, actor: Any, critic: Any, batch: Transition, noise: Noise, temperature: Any, state: State
+        self, actor: Any, critic: Any, batch: Batch, noise: Noise, temperature: Any, state: State
     ) -> tuple[Loss, Gradient]:
         """Value and gradient are linear in the terms."""
         common = None
@@ -428,7 +434,7 @@ class Sum:
         log_prob = next((loss.log_prob for loss in results if loss.log_prob is not None), None)
         return Loss(value, metrics, new, log_prob), gradient
 
-    def track(self, critic: Any, batch: Transition, state: State) -> State:
+    def track(self, critic: Any, batch: Batch, state: State) -> State:
         """Of every term that does so."""
         new = dict(state)
         for i, (_, objective) in enumerate(self.terms):

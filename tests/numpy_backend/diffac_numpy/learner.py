@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from diffac.arguments import check_arguments
-from diffac.batches import check_batch
+from diffac.batches import check_batch, entry
 from diffac.noise import draw, without_exploration
-from diffac.protocols import Policy, Transition
+from diffac.protocols import Batch, Policy
 from diffac.schedules import LinearSchedule
 from diffac.testing import reference
 from diffac_numpy.networks import lifted
@@ -57,17 +57,17 @@ class Learner:
     def init(self, actor: Any, critic: Any) -> reference.LearnerState:
         return self.bare.init(lifted(actor), lifted(critic))
 
-    def step(self, state: Any, batch: Transition, noise: Any) -> tuple[Any, Any]:
+    def step(self, state: Any, batch: Batch, noise: Any) -> tuple[Any, Any]:
         check_batch(batch, ("batch",))
         return self.bare.step(state, batch, noise)
 
     def draw_noise(self, key: int, index: int, shape: tuple[int, ...]) -> Any:
         return draw(np.random.default_rng([key, index]), self.noise_spec(shape), np.float64)
 
-    def update(self, state: Any, batches: Transition, key: int) -> tuple[Any, dict[str, Any]]:
+    def update(self, state: Any, batches: Batch, key: int) -> tuple[Any, dict[str, Any]]:
         seen: dict[str, list[Any]] = {}
         for index in range(len(batches.action)):
-            batch = Transition(*[None if entry is None else entry[index] for entry in batches])
+            batch = entry(batches, index)
             state, metrics = self.step(state, batch, self.draw_noise(key, index, batch.action.shape))
             for name, value in metrics.items():
                 seen.setdefault(name, []).append(value)

@@ -10,7 +10,7 @@ from typing import Any
 from diffac.arguments import check_arguments
 from diffac.errors import check_present
 from diffac.parts import critics
-from diffac.parts.critics import NEXT_ACTION
+from diffac.parts.critics import LOG_PROB, next_rollout
 from diffac.protocols import Loss, Policy, Rollout
 from diffac.schedules import check_signal, prediction_of
 from diffac.testing import reference
@@ -128,7 +128,7 @@ class Proposal(Part):
         if isinstance(self.bare, reference.ReverseProposal):
             check_signal(schedule)
         else:
-            check_present("PolicyProposal", "batch.next_action", batch.next_action, NEXT_ACTION)
+            next_rollout(self.bare, batch)
         return self.bare(*arguments)
 
 
@@ -163,18 +163,21 @@ class CriticObjective(Part):
         return self.bare.init_state(lifted(critic))
 
     def __call__(self, critic: Any, target_critic: Any, batch: Any, noise: Any, temperature: Any, state: Any) -> Loss:
-        check_present(type(self.bare).__name__, "batch.next_action", batch.next_action, NEXT_ACTION)
+        policy = next_rollout(self.bare, batch)
+        if getattr(self.bare, "soft", False):
+            what = "batch.next_rollout.log_prob"
+            check_present("MeanSquaredTD(soft=True)", what, policy.log_prob, LOG_PROB)
         return self.bare(lifted(critic), lifted(target_critic), batch, noise, temperature, state)[0]
 
 
-def MeanSquaredTD(gamma: float = 0.99, soft: bool = False, factor: float = 1.0) -> CriticObjective:
+def MeanSquaredTD(soft: bool = False, factor: float = 1.0) -> CriticObjective:
     check_arguments("MeanSquaredTD", locals())
-    return CriticObjective(reference.MeanSquaredTD(gamma, soft, factor))
+    return CriticObjective(reference.MeanSquaredTD(soft, factor))
 
 
-def GaussianTD(gamma: float = 0.99, tau: float = 0.005, clip: float = 3.0) -> CriticObjective:
+def GaussianTD(tau: float = 0.005, clip: float = 3.0) -> CriticObjective:
     check_arguments("GaussianTD", locals())
-    return CriticObjective(reference.GaussianTD(gamma, tau, clip))
+    return CriticObjective(reference.GaussianTD(tau, clip))
 
 
 class Temperature(Part):
