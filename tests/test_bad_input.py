@@ -118,7 +118,7 @@ def sample(backend: ModuleType, sampler: Any, **given: Any) -> Any:
     actor = ACTORS["denoiser"](backend, DIMS, 1)
     obs, noise = to_backend(make_batch(rng).obs), to_backend(make_noise(rng, sampler))
     for method in (sampler.rollout, sampler.__call__):
-        yield lambda method=method: method(actor, obs, noise, **given)
+        yield lambda method=method: method(Policy(actor, **given), obs, noise)
 
 
 def test_best_of_needs_a_critic(backend: ModuleType) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from learning.bandit import energy_distance
 
+from diffac.protocols import Policy
 from diffac.schedules import TabularSchedule, cosine_schedule, vp_schedule
 from theory.exact import Mixture, energy_distance_to, even_normals, gaussian_chain, orders
 
@@ -53,7 +54,7 @@ def run(backend: ModuleType, mixture: Mixture, table: TabularSchedule, normals: 
     sampler, denoiser = backend.DDPMSampler(table, start_scale=1.0), exact_denoiser(backend, mixture, table)
     steps = np.moveaxis(normals, 1, 0)
     noise, obs = tools.to_backend(({"start": steps[0], "steps": steps[:0:-1].copy()}, np.zeros((len(normals), 1))))
-    rollout = tools.to_numpy(tools.compiled(sampler.rollout)(denoiser, obs, noise))
+    rollout = tools.to_numpy(tools.compiled(sampler.rollout)(Policy(denoiser), obs, noise))
     for t, noisy in enumerate(rollout.noisy):
         eps = mixture.noise(noisy, table.alphas[t], table.sigmas[t])
         assert np.abs(noisy - table.sigmas[t] * eps).max() < table.alphas[t], f"a prediction at t={t} was clipped"

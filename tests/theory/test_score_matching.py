@@ -14,7 +14,7 @@ import pytest
 from learning.bandit import energy_distance
 
 from diffac.noise import draw
-from diffac.protocols import Batch
+from diffac.protocols import Batch, Policy
 from diffac.schedules import vp_schedule
 from theory.exact import BoxDensity, reverse_noises
 from theory.fitting import OBSERVATIONS, UniformSampler, fit, predict
@@ -141,7 +141,7 @@ def distance_of_samples(backend: ModuleType, actor: Any, action_dim: int) -> flo
     for obs in OBSERVATIONS:
         noise = draw(rng, sampler.noise_spec((count, action_dim)), np.float64)
         arguments = map(tools.to_backend, (np.full((count, 1), obs), noise))
-        actions = tools.to_numpy(tools.compiled(sampler)(actor, *arguments))
+        actions = tools.to_numpy(tools.compiled(sampler)(Policy(actor), *arguments))
         distances.append(energy_distance(actions, target(action_dim, obs).sample(rng, count)))
     return max(distances)
 
