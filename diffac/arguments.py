@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from diffac.errors import UsageError, check_count, check_number
 from diffac.parts import PARTS
-from diffac.parts.arguments import NO_NUMBERS, Argument, choice, count, flag, number, optional, part
+from diffac.parts.arguments import NO_NUMBERS, Argument, choice, count, number, optional, part
 from diffac.parts.arguments import REQUIRED as REQUIRED
 from diffac.protocols import Prediction
 from diffac.schedules import LinearSchedule
@@ -59,6 +59,7 @@ CONSTRUCTORS: dict[str, Mapping[str, Argument]] = {
         "time_dim": count(16).by_keyword(),
         "prediction": choice(*get_args(Prediction), default="eps").by_keyword(),
     },
+    "DeterministicActor": {**_NETWORK, **_LAYERS},
     "GaussianActor": {
         **_NETWORK,
         **_LAYERS,
@@ -94,7 +95,10 @@ CONSTRUCTORS: dict[str, Mapping[str, Argument]] = {
             "tau": number("(0, 1]", 0.005),
             "actor_delay": count(2),
             "reward_scale": number("(0, inf)", 1.0),
-            "ema_actor": flag(False),
+            "acting_actor": choice("online", "ema", default="online"),
+            "target_sampler": optional(_SAMPLER),
+            "target_actor": choice("online", "ema", default="online"),
+            "first_actor_update": count(0, least=0),
             "critic_steps": count(1),
             "critic_steps_before_actor": count(0, least=0),
         }.items()
@@ -141,9 +145,12 @@ def _ordered_bounds(given: Mapping[str, Any]) -> str | None:
 
 def _steps_before_actor(given: Mapping[str, Any]) -> str | None:
     before, steps = given["critic_steps_before_actor"], given["critic_steps"]
-    if before <= steps:
-        return None
-    return f"critic_steps_before_actor must be at most {steps}, the critic_steps, got {before!r}"
+    if before > steps:
+        return f"critic_steps_before_actor must be at most {steps}, the critic_steps, got {before!r}"
+    first, delay = given["first_actor_update"], given["actor_delay"]
+    if first >= delay:
+        return f"first_actor_update must be less than {delay}, the actor_delay, got {first!r}"
+    return None
 
 
 _RELATIONS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {

@@ -30,6 +30,7 @@ class Backend(Protocol):
     predicted_eps: Callable[[NoiseSchedule, Any, Array, Array, Time], Array]
     # networks
     MLPDenoiser: Any
+    DeterministicActor: Any
     GaussianActor: Any
     EnsembleCritic: Any
     TwinCritic: Any
@@ -37,6 +38,7 @@ class Backend(Protocol):
     # samplers
     DDPMSampler: type[samplers.DDPMSampler]
     DDIMSampler: type[samplers.DDIMSampler]
+    DeterministicSampler: type[samplers.DeterministicSampler]
     TanhGaussianSampler: type[samplers.TanhGaussianSampler]
     BestOf: type[samplers.BestOf]
     AdditiveNoise: type[samplers.AdditiveNoise]

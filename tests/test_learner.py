@@ -144,7 +144,7 @@ def test_actor_targets_and_average_move_only_when_the_actor_is_due(backend: Modu
         state, metrics = learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
         after = arrays_of(backend, state)
         due = update % learner.actor_delay == 0
-        parts = ["actor", "target_critic", "actor_optimiser"] + (["ema_actor"] if learner.ema_actor else [])
+        parts = ["actor", "target_critic", "actor_optimiser"] + (["ema_actor"] * (learner.acting_actor == "ema"))
         assert {part: moved(before, after, part) for part in parts} == dict.fromkeys(parts, due)
         assert moved(before, after, "critic")
         assert moved(before, after, "critic_optimiser")
@@ -459,7 +459,7 @@ def test_names_of_a_state(backend: ModuleType, name: str) -> None:
         for moment in ("m", "v"):
             assert {entry.replace(f"{network}.", f"{network}_optimiser.{moment}.", 1) for entry in weights} <= names
     assert "target_critic.layers.0.weight" in names
-    assert any(entry.startswith("ema_actor.") for entry in names) == learner.ema_actor
+    assert any(entry.startswith("ema_actor.") for entry in names) == (learner.acting_actor == "ema")
     assert ("critic_objective.omega" in names) == name.startswith("dacer")
     assert ("actor_objective.q_mean_ema" in names) == (name == "dpmd")
 
@@ -556,7 +556,7 @@ def test_act_is_the_sampler_of_the_acting_copy(backend: ModuleType, name: str) -
     obs = rng.standard_normal((3, DIMS.obs)).astype(np.float32)
     to_backend, to_numpy = backend.testing.to_backend, backend.testing.to_numpy
     arrays = arrays_of(backend, state)
-    copy = part_of(arrays, "ema_actor" if learner.ema_actor else "actor")
+    copy = part_of(arrays, "ema_actor" if (learner.acting_actor == "ema") else "actor")
     actor = backend.from_arrays(make_actor(backend, LEARNERS[name]), copy)
     critic = backend.from_arrays(make_critic(backend, LEARNERS[name]), part_of(arrays, "critic"))
     temperature = to_backend(np.exp(arrays["temperature.log_temperature"]))
@@ -608,7 +608,7 @@ def test_act_uses_the_average_if_there_is_one(backend: ModuleType, name: str) ->
         }
         return learner.act(backend.from_arrays(fresh(backend, name)[1], changed), obs, noise)
 
-    used, unused = ("ema_actor", "actor") if learner.ema_actor else ("actor", None)
+    used, unused = ("ema_actor", "actor") if (learner.acting_actor == "ema") else ("actor", None)
     assert np.abs(with_other(used) - plain).max() > 1e-4
     if unused is not None:
         np.testing.assert_array_equal(with_other(unused), plain)

@@ -89,6 +89,7 @@ def test_networks(name: str, act: str) -> None:
     calls: dict[str, Callable[[Any, np.ndarray], Any]] = {
         "actor denoiser": lambda n, a: n(obs, a, t),
         "actor gaussian": lambda n, a: n(obs),
+        "actor deterministic": lambda n, a: n(obs),
     }
     call = calls.get(name, lambda n, a: n(obs, a))
     check_network(call, net, action, rng)

@@ -15,6 +15,7 @@ from diffac_equinox.diffusion import remove_noise as remove_noise
 from diffac_equinox.diffusion import score as score
 from diffac_equinox.learner import Learner as Learner
 from diffac_equinox.learner import LearnerState as LearnerState
+from diffac_equinox.networks import DeterministicActor as DeterministicActor
 from diffac_equinox.networks import EnsembleCritic as EnsembleCritic
 from diffac_equinox.networks import GaussianActor as GaussianActor
 from diffac_equinox.networks import GaussianCritic as GaussianCritic
@@ -35,6 +36,7 @@ from diffac_equinox.samplers import AdditiveNoise as AdditiveNoise
 from diffac_equinox.samplers import BestOf as BestOf
 from diffac_equinox.samplers import DDIMSampler as DDIMSampler
 from diffac_equinox.samplers import DDPMSampler as DDPMSampler
+from diffac_equinox.samplers import DeterministicSampler as DeterministicSampler
 from diffac_equinox.samplers import TanhGaussianSampler as TanhGaussianSampler
 from diffac_equinox.settings import configure as configure
 from diffac_equinox.temperatures import FixedTemperature as FixedTemperature
@@ -51,6 +53,8 @@ __all__ = [
     "BestOf",
     "DDIMSampler",
     "DDPMSampler",
+    "DeterministicActor",
+    "DeterministicSampler",
     "DeviceStorage",
     "EnsembleCritic",
     "EntropyRegularisedValue",

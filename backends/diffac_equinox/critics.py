@@ -10,6 +10,7 @@ from diffac.noise import Noise
 from diffac.parts import critics as declared
 from diffac.parts.critics import next_rollout
 from diffac.protocols import Array, Batch, Critic, DistributionalCritic, Loss, State
+from diffac_equinox.networks import _reduced
 
 
 def _weighted(batch: Batch, errors: Array) -> Array:
@@ -34,7 +35,7 @@ class MeanSquaredTD(eqx.Module, declared.MeanSquaredTD):
         self, critic: Critic, target_critic: Critic, batch: Batch, noise: Noise, temperature: Array, state: State
     ) -> Loss:
         """The loss on a batch."""
-        next_value = target_critic(batch.next_obs, next_rollout(self, batch).action).min(0)
+        next_value = _reduced(target_critic(batch.next_obs, next_rollout(self, batch).action), self.ensemble)
         if self.soft:
             log_prob = self.next_log_prob(batch)
             next_value = next_value - temperature * log_prob

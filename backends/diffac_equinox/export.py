@@ -33,7 +33,7 @@ def export_policy(learner: Learner, state: LearnerState, signature: Signature, t
         description: not used, as this format has no place for it.
     """
     check_alive(state)
-    actor, critic = _float32((state.actor if state.ema_actor is None else state.ema_actor, state.critic))
+    actor, critic = _float32(learner._acting(state)[:2])
     temperature = _float32(learner.temperature.value(state.temperature))
     half_range, centre = signature.scale
     low, high = signature.bounds

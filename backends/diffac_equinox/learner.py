@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import equinox as eqx
 import jax
@@ -87,7 +87,7 @@ class LearnerState(eqx.Module):
     critic: Any
     target_critic: Any
     ema_actor: Any
-    """None without `Learner(ema_actor=True)`."""
+    """None where no copy of the learner's policies is "ema"."""
     actor_optimiser: AdamState
     critic_optimiser: AdamState
     temperature: State
@@ -102,10 +102,10 @@ class Learner(eqx.Module):
 
     Update number u, counted from 0 over the whole training:
 
-    1. The reward is scaled; `sampler` draws the next actions with the online actor.
+    1. The reward is scaled; the target's sampler draws the next actions with its copy of the actor.
     2. Critic loss and gradient; `critic_steps_before_actor` optimiser steps of the critic.
-    3. If u is a multiple of actor_delay: actor loss and gradient, with the critic as it is now. They are not computed
-       otherwise; a `TrackingObjective` still sees the batch.
+    3. If u is first_actor_update or a multiple of actor_delay later: actor loss and gradient, with the critic as it is
+       now. They are not computed otherwise; a `TrackingObjective` still sees the batch.
     4. If u is a multiple of the temperature's interval: its step, with the actor as it is now and the log-probabilities
        of the actor's loss.
     5. Optimiser step of the actor, and those of the critic that are left.
@@ -118,7 +118,7 @@ class Learner(eqx.Module):
     The first call with new batch shapes compiles; other keys, values or update counts do not.
 
     Args:
-        sampler: draws actions, for acting and for the critic's target.
+        sampler: draws actions, for acting and, without a target_sampler, for the critic's target.
         actor_objective: loss of the actor.
         critic_objective: loss of the critic.
         temperature: the entropy coefficient and its rule.
@@ -127,7 +127,10 @@ class Learner(eqx.Module):
         tau: rate of the slow copies, in (0, 1].
         actor_delay: updates of the critic for one of the actor.
         reward_scale: factor of the reward, applied here and nowhere else.
-        ema_actor: whether a slow copy of the actor acts.
+        acting_actor: which copy of the actor acts, the "online" one or its exponential moving average, "ema".
+        target_sampler: draws the actions of the critic's target; None: as `sampler`.
+        target_actor: which copy of the actor it draws them with.
+        first_actor_update: the update in which the actor first moves, below actor_delay; then every actor_delay-th.
         critic_steps: optimiser steps with one critic gradient; 1, except to reproduce the official DPMD code (2).
         critic_steps_before_actor: how many of them come before the actor's loss, in 0..critic_steps. 0: the actor sees
             the critic of the update before, as in the codes of DACER and SDAC; 1: the new one, as in SAC (arXiv
@@ -147,7 +150,10 @@ class Learner(eqx.Module):
     tau: float = 0.005
     actor_delay: int = 2
     reward_scale: float = 1.0
-    ema_actor: bool = False
+    acting_actor: Literal["online", "ema"] = "online"
+    target_sampler: Sampler | None = None
+    target_actor: Literal["online", "ema"] = "online"
+    first_actor_update: int = 0
     critic_steps: int = 1
     critic_steps_before_actor: int = 0
 
@@ -165,7 +171,7 @@ class Learner(eqx.Module):
             actor=actor,
             critic=critic,
             target_critic=critic,
-            ema_actor=actor if self.ema_actor else None,
+            ema_actor=actor if self.has_ema else None,
             actor_optimiser=self.actor_optimiser.init(actor),
             critic_optimiser=self.critic_optimiser.init(critic),
             temperature=_first_state(self.temperature, dtype),
@@ -176,10 +182,20 @@ class Learner(eqx.Module):
         # Every leaf gets a buffer of its own, because a buffer can be donated only once.
         return jax.tree.map(lambda x: jnp.array(x, copy=True) if eqx.is_array(x) else x, state)
 
+    @property
+    def of_target(self) -> Sampler:
+        """What draws the actions of the critic's target."""
+        return self.sampler if self.target_sampler is None else self.target_sampler
+
+    @property
+    def has_ema(self) -> bool:
+        """Whether a policy has the moving average of the actor."""
+        return "ema" in (self.acting_actor, self.target_actor)
+
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """The noise of one `step` for actions (batch, action_dim): "next_action", "critic", "actor", "temperature"."""
         return {
-            "next_action": self.sampler.noise_spec(shape),
+            "next_action": self.of_target.noise_spec(shape),
             "critic": self.critic_objective.noise_spec(shape),
             "actor": self.actor_objective.noise_spec(shape),
             "temperature": self.temperature.noise_spec(shape),
@@ -255,7 +271,7 @@ class Learner(eqx.Module):
             UsageError: obs is not a floating array [num_envs obs_dim].
         """
         check_obs(obs, ("num_envs",), state.actor)
-        arrays, structure, others = _policies.get(state, lambda: _acting(state))
+        arrays, structure, others = _policies.get(state, lambda: self._acting(state))
         check_alive(arrays[:1])  # all go at once
         return np.asarray(_act_program(_Identity(self), structure, others)(arrays, obs, noise), np.float32)
 
@@ -273,6 +289,11 @@ class Learner(eqx.Module):
             noise = draw_on_host(np.random.default_rng(0), self.act_noise_spec((batch, action_dim)))
             self.act(state, np.zeros((batch, obs_dim), np.float32), noise)
 
+    def _acting(self, state: LearnerState) -> tuple[Any, Critic, State]:
+        """What a policy needs of the state."""
+        actor = state.ema_actor if self.acting_actor == "ema" else state.actor
+        return actor, state.critic, state.temperature
+
     def _draw(self, key: Array, index: Array, shape: Shape, name: str) -> Noise:
         """One entry of the noise of an update, from a stream of its own."""
         entry = stream(key, index, _ENTRIES.index(name))
@@ -283,8 +304,9 @@ class Learner(eqx.Module):
         dtype = _parameter_dtype("actor", state.actor)
         batch = _cast(batch, dtype)
         temperature = without_gradient(self.temperature.value(state.temperature), batch.reward)
-        rollout = self.sampler.rollout(
-            Policy(state.actor, state.critic, temperature), batch.next_obs, _cast(noise("next_action"), dtype)
+        target_actor = state.ema_actor if self.target_actor == "ema" else state.actor
+        rollout = self.of_target.rollout(
+            Policy(target_actor, state.critic, temperature), batch.next_obs, _cast(noise("next_action"), dtype)
         )
         batch = batch._replace(
             reward=self.reward_scale * batch.reward,
@@ -334,7 +356,7 @@ class Learner(eqx.Module):
                 actor_optimiser=actor_optimiser,
                 actor_objective=loss.state,
                 target_critic=_towards(state.target_critic, state.critic, self.tau),
-                ema_actor=_towards(state.ema_actor, actor, self.tau) if self.ema_actor else None,
+                ema_actor=_towards(state.ema_actor, actor, self.tau) if self.has_ema else None,
             )
             step_metrics = _checked(loss.value, step_metrics)
             metrics = {"actor_loss": loss.value} | _prefixed("actor", {**step_metrics, **loss.metrics})
@@ -359,7 +381,7 @@ class Learner(eqx.Module):
             metrics = checked_metrics(self.temperature, metrics, temperature, without_gradient)
             return dataclasses.replace(state, temperature=new), _prefixed("temperature", metrics)
 
-        actor_is_due = _is_multiple(update, self.actor_delay)
+        actor_is_due = _is_multiple(update - self.first_actor_update, self.actor_delay)
         state, (actor_metrics, log_prob) = _run_if(actor_is_due, update_actor, leave_actor, state)
         metrics |= actor_metrics
         if self.temperature.interval:
@@ -445,11 +467,6 @@ def _act_program(learner: _Identity, structure: Any, others: tuple[Any, ...]) ->
         return _policy(learner.held, actor, critic, temperature, obs, noise)
 
     return act
-
-
-def _acting(state: LearnerState) -> tuple[Any, Critic, State]:
-    """What a policy needs of the state."""
-    return state.actor if state.ema_actor is None else state.ema_actor, state.critic, state.temperature
 
 
 def _policy(learner: Learner, actor: Any, critic: Critic, temperature: State, obs: Array, noise: Noise) -> Array:

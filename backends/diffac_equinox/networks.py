@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 from diffac.arguments import check_arguments
 from diffac.errors import UsageError, check_count
 from diffac.initialisers import layer_parameters
+from diffac.parts.declaration import Ensemble
 from diffac.protocols import Prediction
 from diffac_equinox.activations import Function, activation
 from diffac_equinox.devices import all_devices
@@ -78,6 +79,13 @@ def _repeated(x: Array, leading: tuple[int, ...]) -> Array:
     CPU.
     """
     return jnp.tensordot(jnp.ones(leading, x.dtype), x, 0)
+
+
+def _reduced(values: Array, ensemble: Ensemble) -> Array:
+    """One value [*batch] of those of an ensemble [ensemble *batch]."""
+    if ensemble == "min":
+        return _smallest(values)
+    return values.mean(0) if ensemble == "mean" else values[0]
 
 
 def _smallest(values: Array) -> Array:
@@ -179,6 +187,44 @@ class MLPDenoiser(eqx.Module):
         embedding = time_embedding(t, self.time_dim).astype(first.weight.dtype)
         features = _rest(self.time_layers, activation(self.activation), self.time_layers[0](embedding))
         return features @ first.weight[:, self.obs_dim + self.action_dim :].T + first.bias
+
+
+class DeterministicActor(eqx.Module):
+    """An action for an observation: a multilayer perceptron with a tanh, the actor of TD3 (arXiv 1802.09477).
+
+    Args:
+        obs_dim: number of observation entries.
+        action_dim: number of action entries.
+        key: determines the initial parameters, equal in all backends.
+        hidden_sizes: widths of the hidden layers.
+        activation: name for `activation`.
+
+    Raises:
+        UsageError: a size is not positive or the activation is unknown.
+    """
+
+    layers: tuple[Linear, ...]
+    obs_dim: int = eqx.field(static=True)
+    action_dim: int = eqx.field(static=True)
+    activation: str = eqx.field(static=True)
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        *,
+        key: int,
+        hidden_sizes: tuple[int, ...] = (256, 256, 256),
+        activation: str = "mish",
+    ) -> None:
+        check_arguments("DeterministicActor", locals())
+        self.layers = _layers(np.random.default_rng(key), (obs_dim, *hidden_sizes, action_dim))
+        self.obs_dim, self.action_dim, self.activation = obs_dim, action_dim, activation
+
+    def __call__(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch act"]:
+        """The action [*batch act] in [-1, 1] for obs [*batch obs]."""
+        _check_input("obs", obs, self.obs_dim)
+        return jnp.tanh(_rest(self.layers, activation(self.activation), self.layers[0](obs)))
 
 
 class GaussianActor(eqx.Module):

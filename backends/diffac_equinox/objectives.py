@@ -18,7 +18,7 @@ from diffac.parts.objectives import Regression
 from diffac.protocols import Array, Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
 from diffac.schedules import check_signal
 from diffac_equinox.diffusion import add_noise, noise_between, predicted_action, predicted_eps, remove_noise, score
-from diffac_equinox.networks import _smallest
+from diffac_equinox.networks import _reduced
 from diffac_equinox.samplers import _condition
 
 Tree = TypeVar("Tree")
@@ -43,7 +43,7 @@ class ValueThroughSampler(eqx.Module, declared.ValueThroughSampler):
         """The loss on a batch."""
         if rollout is None:
             rollout = self.sampler.rollout(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
-        q = _smallest(critic(batch.obs, rollout.action))
+        q = _reduced(critic(batch.obs, rollout.action), self.ensemble)
         q_mean = q.mean()
         unit = jax.lax.stop_gradient(jnp.abs(q).mean() + 1e-8) if self.relative else 1
         clipped = jnp.abs(rollout.action) >= 1
@@ -77,7 +77,7 @@ class TimeWeightedQGradient(eqx.Module, declared.TimeWeightedQGradient):
         if self.contractive_step is not None:
             predicted = predicted_action(self.schedule, actor, jax.lax.stop_gradient(output), noisy, t)
             start = jnp.clip(predicted, -1, 1)
-        g = jax.grad(lambda action: _smallest(critic(batch.obs, action)).sum())(start)
+        g = jax.grad(lambda action: _reduced(critic(batch.obs, action), self.ensemble).sum())(start)
         norm = jnp.linalg.norm(g, axis=-1, keepdims=True)
         weight = jnp.exp(self.slope * (t + self.time_offset) + self.intercept).astype(g.dtype)
         target = weight[..., None] * g / (norm + 1e-8)
@@ -130,7 +130,7 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
         else:
             eps = noise["particles"]
             a0 = jnp.clip(remove_noise(schedule, noisy, eps, t), -1, 1)
-        q = critic(batch.obs, a0).min(0)
+        q = _reduced(critic(batch.obs, a0), self.ensemble)
         w = jax.nn.softmax(q * self.value_scale / temperature, axis=0)
         target = jnp.einsum("kb,kba->ba", w, eps)
         spread = jnp.einsum("kb,kba->b", w, eps**2) - (target**2).sum(-1)
@@ -165,7 +165,7 @@ class PolicyProposal(eqx.Module, declared.PolicyProposal):
     ) -> Regression:
         """The regression problem of a batch."""
         next_action = next_rollout(self, batch).action
-        q = critic(batch.next_obs, next_action).min(0)
+        q = _reduced(critic(batch.next_obs, next_action), self.ensemble)
         new = self._moved(state, q)
         if self.faithful_normalisation:
             advantage = q - state["q_mean_ema"] / state["q_std_ema"]
@@ -179,7 +179,7 @@ class PolicyProposal(eqx.Module, declared.PolicyProposal):
 
     def track(self, critic: Critic, batch: Batch, state: State) -> State:
         """The moments after a batch on which the actor does not step."""
-        return self._moved(state, critic(batch.next_obs, next_rollout(self, batch).action).min(0))
+        return self._moved(state, _reduced(critic(batch.next_obs, next_rollout(self, batch).action), self.ensemble))
 
     def _moved(self, state: State, q: Array) -> State:
         return {
@@ -204,7 +204,7 @@ class EntropyRegularisedValue(eqx.Module, declared.EntropyRegularisedValue):
         if rollout is None:
             rollout = self.sampler.rollout(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         log_prob = check_present("EntropyRegularisedValue", "rollout.log_prob", rollout.log_prob, LOG_PROB)
-        q_mean, entropy = _smallest(critic(batch.obs, rollout.action)).mean(), -log_prob.mean()
+        q_mean, entropy = _reduced(critic(batch.obs, rollout.action), self.ensemble).mean(), -log_prob.mean()
         value = -temperature * entropy - q_mean
         return Loss(value, {"q_mean": q_mean, "entropy": entropy}, state, jax.lax.stop_gradient(log_prob))
 

@@ -16,7 +16,7 @@ from diffac.parts import samplers as declared
 from diffac.protocols import Array, Policy, Rollout
 from diffac.schedules import tabulated
 from diffac_equinox.diffusion import add_noise, noise_between, posterior_mean, predicted_action
-from diffac_equinox.networks import _clip
+from diffac_equinox.networks import _clip, _reduced
 
 _LONGEST_UNROLLED = 8
 """Chains up to this length are unrolled, which saves the loop's overhead; longer ones are scanned, to compile fast."""
@@ -96,6 +96,16 @@ class DDIMSampler(eqx.Module, declared.DDIMSampler):
         return self.rollout(policy, obs, noise).action
 
 
+class DeterministicSampler(eqx.Module, declared.DeterministicSampler):
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
+        """The action."""
+        return Rollout(policy.actor(obs))
+
+    def __call__(self, policy: Policy, obs: Array, noise: Noise) -> Array:
+        """The action, [*batch act]."""
+        return policy.actor(obs)
+
+
 class TanhGaussianSampler(eqx.Module, declared.TanhGaussianSampler):
     def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
         """Action and its log-probability."""
@@ -118,7 +128,7 @@ class BestOf(eqx.Module, declared.BestOf):
         """The rollout of the best candidate of each state."""
         ranked = self.check_critic(policy.critic)
         action, noisy, log_prob, noise_free = self.sampler.rollout(policy, obs, noise["candidates"])
-        best = ranked(obs, jax.lax.stop_gradient(action)).min(0).argmax(0)
+        best = _reduced(ranked(obs, jax.lax.stop_gradient(action)), self.ensemble).argmax(0)
 
         def choose(candidates: Array | None, axis: int) -> Array | None:
             if candidates is None:
@@ -144,7 +154,10 @@ class AdditiveNoise(eqx.Module, declared.AdditiveNoise):
     def explore(self, action: Array, noise: Noise, temperature: Array | None) -> Array:
         """Actions of the inner sampler with the noise."""
         scale = self.noise_scale * self.check_temperature(temperature)
-        action = action + scale * noise[EXPLORATION]
+        added = scale * noise[EXPLORATION]
+        if self.noise_clip is not None:
+            added = jnp.clip(added, -self.noise_clip, self.noise_clip)
+        action = action + added
         return _clip(action) if self.clip else action
 
     def noise_entropy(self, temperature: Array, action_dim: int) -> Array:

@@ -15,6 +15,7 @@ from diffac_torch.diffusion import remove_noise as remove_noise
 from diffac_torch.diffusion import score as score
 from diffac_torch.learner import Learner as Learner
 from diffac_torch.learner import LearnerState as LearnerState
+from diffac_torch.networks import DeterministicActor as DeterministicActor
 from diffac_torch.networks import EnsembleCritic as EnsembleCritic
 from diffac_torch.networks import GaussianActor as GaussianActor
 from diffac_torch.networks import GaussianCritic as GaussianCritic
@@ -35,6 +36,7 @@ from diffac_torch.samplers import AdditiveNoise as AdditiveNoise
 from diffac_torch.samplers import BestOf as BestOf
 from diffac_torch.samplers import DDIMSampler as DDIMSampler
 from diffac_torch.samplers import DDPMSampler as DDPMSampler
+from diffac_torch.samplers import DeterministicSampler as DeterministicSampler
 from diffac_torch.samplers import TanhGaussianSampler as TanhGaussianSampler
 from diffac_torch.settings import configure as configure
 from diffac_torch.temperatures import FixedTemperature as FixedTemperature
@@ -51,6 +53,8 @@ __all__ = [
     "BestOf",
     "DDIMSampler",
     "DDPMSampler",
+    "DeterministicActor",
+    "DeterministicSampler",
     "DeviceStorage",
     "EnsembleCritic",
     "EntropyRegularisedValue",

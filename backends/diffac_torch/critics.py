@@ -7,6 +7,7 @@ from diffac.noise import Noise
 from diffac.parts import critics as declared
 from diffac.parts.critics import next_rollout
 from diffac.protocols import Batch, Critic, DistributionalCritic, Loss, State
+from diffac_torch.networks import _reduced
 from diffac_torch.samplers import Scalar
 
 
@@ -23,7 +24,7 @@ class MeanSquaredTD(declared.MeanSquaredTD):
         """The loss on a batch, as `CriticObjective` says."""
         next_action = next_rollout(self, batch).action
         with torch.no_grad():
-            next_value = target_critic(batch.next_obs, next_action).amin(0)
+            next_value = _reduced(target_critic(batch.next_obs, next_action), self.ensemble)
             if self.soft:
                 log_prob = self.next_log_prob(batch)
                 next_value = next_value - temperature * log_prob

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from diffac.exporting import BATCH, Signature
 from diffac.protocols import Policy
 from diffac_torch.activations import _mish_value
-from diffac_torch.learner import Learner, LearnerState, _acting
+from diffac_torch.learner import Learner, LearnerState
 from diffac_torch.programs import quiet
 
 _EXAMPLE_BATCH = 3
@@ -26,7 +26,7 @@ class _Policy(nn.Module):
     def __init__(self, learner: Learner, state: LearnerState, signature: Signature) -> None:
         super().__init__()
         self.actor, self.critic = (
-            copy.deepcopy(network).to("cpu", torch.float32).requires_grad_(False) for network in _acting(state)
+            copy.deepcopy(network).to("cpu", torch.float32).requires_grad_(False) for network in learner._acting(state)
         )
         self.sampler, self.signature = learner.sampler, signature
         self.temperature = float(learner.temperature.value(state.temperature))

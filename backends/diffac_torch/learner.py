@@ -5,7 +5,7 @@ import dataclasses
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -74,7 +74,7 @@ class LearnerState:
     critic: Any
     target_critic: Any
     ema_actor: Any
-    """None without `Learner(ema_actor=True)`."""
+    """None where no copy of the learner's policies is "ema"."""
     actor_optimiser: AdamState
     critic_optimiser: AdamState
     temperature: State
@@ -90,10 +90,10 @@ class Learner:
 
     Update number u, counted from 0 over the whole training:
 
-    1. The reward is scaled; `sampler` draws the next actions with the online actor.
+    1. The reward is scaled; the target's sampler draws the next actions with its copy of the actor.
     2. Critic loss and gradient; `critic_steps_before_actor` optimiser steps of the critic.
-    3. If u is a multiple of actor_delay: actor loss and gradient, with the critic as it is now. They are not computed
-       otherwise; a `TrackingObjective` still sees the batch.
+    3. If u is first_actor_update or a multiple of actor_delay later: actor loss and gradient, with the critic as it is
+       now. They are not computed otherwise; a `TrackingObjective` still sees the batch.
     4. If u is a multiple of the temperature's interval: its step, with the actor as it is now and the log-probabilities
        of the actor's loss.
     5. Optimiser step of the actor, and those of the critic that are left.
@@ -106,7 +106,7 @@ class Learner:
     Batches and noise may be NumPy's. They go to the device of the actor's parameters, floats in their dtype.
 
     Args:
-        sampler: draws actions, for acting and for the critic's target.
+        sampler: draws actions, for acting and, without a target_sampler, for the critic's target.
         actor_objective: loss of the actor.
         critic_objective: loss of the critic.
         temperature: the entropy coefficient and its rule.
@@ -115,7 +115,10 @@ class Learner:
         tau: rate of the slow copies, in (0, 1].
         actor_delay: updates of the critic for one of the actor.
         reward_scale: factor of the reward, applied here and nowhere else.
-        ema_actor: whether a slow copy of the actor acts.
+        acting_actor: which copy of the actor acts, the "online" one or its exponential moving average, "ema".
+        target_sampler: draws the actions of the critic's target; None: as `sampler`.
+        target_actor: which copy of the actor it draws them with.
+        first_actor_update: the update in which the actor first moves, below actor_delay; then every actor_delay-th.
         critic_steps: optimiser steps with one critic gradient; 1, except to reproduce the official DPMD code (2).
         critic_steps_before_actor: how many of them come before the actor's loss, in 0..critic_steps. 0: the actor sees
             the critic of the update before, as in the codes of DACER and SDAC; 1: the new one, as in SAC (arXiv
@@ -134,7 +137,10 @@ class Learner:
     tau: float = 0.005
     actor_delay: int = 2
     reward_scale: float = 1.0
-    ema_actor: bool = False
+    acting_actor: Literal["online", "ema"] = "online"
+    target_sampler: Sampler | None = None
+    target_actor: Literal["online", "ema"] = "online"
+    first_actor_update: int = 0
     critic_steps: int = 1
     critic_steps_before_actor: int = 0
     # Where `update` draws: `draw_noise` has no state to ask, and torch's random numbers differ between devices.
@@ -161,7 +167,7 @@ class Learner:
             actor=actor,
             critic=critic,
             target_critic=copy.deepcopy(critic).requires_grad_(False),
-            ema_actor=copy.deepcopy(actor).requires_grad_(False) if self.ema_actor else None,
+            ema_actor=copy.deepcopy(actor).requires_grad_(False) if self.has_ema else None,
             actor_optimiser=self.actor_optimiser.init(actor),
             critic_optimiser=self.critic_optimiser.init(critic),
             temperature=_first_state(self.temperature, dtype, device),
@@ -170,10 +176,20 @@ class Learner:
             updates=0,
         )
 
+    @property
+    def of_target(self) -> Sampler:
+        """What draws the actions of the critic's target."""
+        return self.sampler if self.target_sampler is None else self.target_sampler
+
+    @property
+    def has_ema(self) -> bool:
+        """Whether a policy has the moving average of the actor."""
+        return "ema" in (self.acting_actor, self.target_actor)
+
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """The noise of one `step` for actions (batch, action_dim): "next_action", "critic", "actor", "temperature"."""
         return {
-            "next_action": self.sampler.noise_spec(shape),
+            "next_action": self.of_target.noise_spec(shape),
             "critic": self.critic_objective.noise_spec(shape),
             "actor": self.actor_objective.noise_spec(shape),
             "temperature": self.temperature.noise_spec(shape),
@@ -270,7 +286,7 @@ class Learner:
         """
         obs_tensor, noise = _to_device((obs, noise), *_place("actor", state.actor))
         check_obs(obs_tensor, ("num_envs",), state.actor)
-        networks, arguments = _acting(state), {"obs": obs_tensor, "noise": noise, "temperature": state.temperature}
+        networks, arguments = self._acting(state), {"obs": obs_tensor, "noise": noise, "temperature": state.temperature}
         action = None if self._act_program is None else self._act_program(networks, arguments)
         if action is None:
             action = self._policy(*networks, **arguments)
@@ -300,7 +316,7 @@ class Learner:
             return {"obs": obs, "noise": noise, "temperature": state.temperature}
 
         try:
-            self._act_program = AnyBatchProgram(self._policy, _acting(state), arguments(2), arguments(3))
+            self._act_program = AnyBatchProgram(self._policy, self._acting(state), arguments(2), arguments(3))
         except Exception as error:  # torch promises no type, and parts of any origin are exported
             raise UsageError(
                 f"acting cannot be compiled ({reason_of(error)}); it takes a C++ compiler, and parts that use torch "
@@ -309,6 +325,10 @@ class Learner:
         for batch in batch_sizes:
             inputs = arguments(batch)
             self.act(state, inputs["obs"].cpu().numpy(), inputs["noise"])
+
+    def _acting(self, state: LearnerState) -> tuple[Any, Any]:
+        """The networks of the policy."""
+        return state.ema_actor if self.acting_actor == "ema" else state.actor, state.critic
 
     def _policy(self, actor: Any, critic: Any, obs: Tensor, noise: Noise, temperature: State) -> Tensor:
         """Actions."""
@@ -325,14 +345,14 @@ class Learner:
         """One update in place; noise(name) is asked for only where it is needed."""
         if batch.reward.is_cuda:
             torch.compiler.cudagraph_mark_step_begin()  # until the next mark the programs' results stay valid
-        actor_is_due = state.updates % self.actor_delay == 0
+        actor_is_due = state.updates % self.actor_delay == self.first_actor_update
         temperature = without_gradient(self.temperature.value(state.temperature), batch.reward)
         batch, rows = batch._replace(reward=self.reward_scale * batch.reward), batch.reward.numel()
         (loss, next_rollout), critic_grads = self._critic_program(
             rows,
-            self.sampler,
+            self.of_target,
             self.critic_objective,
-            state.actor,
+            state.ema_actor if self.target_actor == "ema" else state.actor,
             state.critic,
             state.target_critic,
             batch,
@@ -395,11 +415,6 @@ class Learner:
             if state.ema_actor is not None:
                 _towards(state.ema_actor, state.actor, self.tau)
         return metrics
-
-
-def _acting(state: LearnerState) -> tuple[Any, Any]:
-    """The networks of the policy."""
-    return state.actor if state.ema_actor is None else state.ema_actor, state.critic
 
 
 def _critic_gradient(

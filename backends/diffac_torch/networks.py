@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from diffac.arguments import check_arguments
 from diffac.errors import UsageError, check_count
 from diffac.initialisers import layer_parameters
+from diffac.parts.declaration import Ensemble
 from diffac.protocols import Prediction
 from diffac_torch.activations import activation
 from diffac_torch.devices import check_defaults
@@ -166,6 +167,13 @@ def _condition(actor: Any, obs: Tensor, num_steps: int) -> Any:
     return actor.condition(obs, num_steps) if hasattr(actor, "condition") else obs
 
 
+def _reduced(values: Tensor, ensemble: Ensemble) -> Tensor:
+    """One value [*batch] of those of an ensemble [ensemble *batch]."""
+    if ensemble == "min":
+        return _smallest(values)
+    return values.mean(0) if ensemble == "mean" else values[0]
+
+
 def _smallest(values: Tensor) -> Tensor:
     """min over the ensemble [ensemble *batch], NaN where one is; of equally small ones the first gets the gradient.
 
@@ -247,6 +255,40 @@ class MLPDenoiser(nn.Module):
         first = _first(self.time_layers)
         embedding = time_embedding(t.to(first.weight.dtype), self.time_dim)
         return _after_first(self.time_layers, first(embedding), self.activation)
+
+
+class DeterministicActor(nn.Module):
+    """An action for an observation: a multilayer perceptron with a tanh, the actor of TD3 (arXiv 1802.09477).
+
+    Args:
+        obs_dim: number of observation entries.
+        action_dim: number of action entries.
+        key: determines the initial parameters, equal in all backends.
+        hidden_sizes: widths of the hidden layers.
+        activation: name for `activation`.
+
+    Raises:
+        UsageError: a size is not positive or the activation is unknown.
+    """
+
+    def __init__(
+        self,
+        obs_dim: int,
+        action_dim: int,
+        *,
+        key: int,
+        hidden_sizes: Sequence[int] = (256, 256, 256),
+        activation: str = "mish",
+    ) -> None:
+        super().__init__()
+        check_arguments("DeterministicActor", locals())
+        self.obs_dim, self.action_dim = obs_dim, action_dim
+        self.activation = _activation(activation)
+        self.layers = _layers(np.random.default_rng(key), (obs_dim, *hidden_sizes, action_dim))
+
+    def forward(self, obs: Float[Tensor, "*batch obs"]) -> Float[Tensor, "*batch act"]:
+        """The action [*batch act] in [-1, 1] for obs [*batch obs]."""
+        return _after_first(self.layers, _first(self.layers)(obs), self.activation).tanh()
 
 
 class GaussianActor(nn.Module):

@@ -17,7 +17,7 @@ from diffac.parts.objectives import Regression
 from diffac.protocols import Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
 from diffac.schedules import check_signal
 from diffac_torch.diffusion import add_noise, noise_between, predicted_action, predicted_eps, remove_noise, score
-from diffac_torch.networks import _condition, _smallest
+from diffac_torch.networks import _condition, _reduced
 from diffac_torch.samplers import Scalar
 
 
@@ -37,7 +37,7 @@ class ValueThroughSampler(declared.ValueThroughSampler):
             action = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         else:
             action = rollout.action
-        values = _smallest(critic(batch.obs, action))
+        values = _reduced(critic(batch.obs, action), self.ensemble)
         q = values.mean()
         unit = values.detach().abs().mean() + 1e-8 if self.relative else 1
         clipped = (action.detach().abs() >= 1).to(action.dtype).mean()
@@ -73,7 +73,7 @@ class TimeWeightedQGradient(declared.TimeWeightedQGradient):
 
         with torch.enable_grad():
             position = start.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(_smallest(critic(batch.obs, position)).sum(), position)
+            (gradient,) = torch.autograd.grad(_reduced(critic(batch.obs, position), self.ensemble).sum(), position)
         norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
         weight = torch.exp(self.slope * (t.to(noisy.dtype) + self.time_offset) + self.intercept).unsqueeze(-1)
         target = weight * gradient / (norm + 1e-8)
@@ -121,7 +121,7 @@ class ReverseProposal(declared.ReverseProposal):
         guesses = _truncated_guesses if self.truncated else _clipped_guesses
         actions, eps = guesses(schedule, noisy, t, noise["particles"])
 
-        q = critic(batch.obs, actions).amin(0)
+        q = _reduced(critic(batch.obs, actions), self.ensemble)
         weight = torch.softmax(q * self.value_scale / temperature, dim=0)
         effective = 1 / weight.square().sum(0)
         weighted = weight.unsqueeze(-1) * eps
@@ -175,7 +175,7 @@ class PolicyProposal(declared.PolicyProposal):
     ) -> Regression:
         """Regression data at the noised actions of the TD target."""
         next_action = next_rollout(self, batch).action
-        q = critic(batch.next_obs, next_action).amin(0)
+        q = _reduced(critic(batch.next_obs, next_action), self.ensemble)
         new_state = self._moved(state, q)
         if self.faithful_normalisation:
             advantage = q - state["q_mean_ema"] / state["q_std_ema"]
@@ -197,7 +197,7 @@ class PolicyProposal(declared.PolicyProposal):
 
     def track(self, critic: Critic, batch: Batch, state: State) -> State:
         """The moments after a batch on which the actor does not step."""
-        return self._moved(state, critic(batch.next_obs, next_rollout(self, batch).action).amin(0))
+        return self._moved(state, _reduced(critic(batch.next_obs, next_rollout(self, batch).action), self.ensemble))
 
     def _moved(self, state: State, q: Tensor) -> State:
         return {
@@ -222,7 +222,7 @@ class EntropyRegularisedValue(declared.EntropyRegularisedValue):
         if rollout is None:
             rollout = self.sampler.rollout(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         log_prob = check_present("EntropyRegularisedValue", "rollout.log_prob", rollout.log_prob, LOG_PROB)
-        q = _smallest(critic(batch.obs, rollout.action))
+        q = _reduced(critic(batch.obs, rollout.action), self.ensemble)
         metrics = {"q_mean": q.detach().mean(), "entropy": -log_prob.detach().mean()}
         value = (temperature * log_prob - q).mean()
         return Loss(value, metrics, state, log_prob.detach())

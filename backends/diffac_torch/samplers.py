@@ -14,7 +14,7 @@ from diffac.parts import samplers as declared
 from diffac.protocols import Policy, Rollout
 from diffac.schedules import tabulated
 from diffac_torch.diffusion import _add_scaled, add_noise, noise_between, posterior_mean, predicted_action
-from diffac_torch.networks import _condition
+from diffac_torch.networks import _condition, _reduced
 
 Scalar: TypeAlias = float | Float[Tensor, ""]
 
@@ -80,6 +80,16 @@ class DDIMSampler(declared.DDIMSampler):
             noisy = add_noise(schedule, action, eps, t)
 
 
+class DeterministicSampler(declared.DeterministicSampler):
+    def rollout(self, policy: Policy, obs: Float[Tensor, "*batch obs"], noise: Noise) -> Rollout:
+        """The action."""
+        return Rollout(policy.actor(obs))
+
+    def __call__(self, policy: Policy, obs: Float[Tensor, "*batch obs"], noise: Noise) -> Float[Tensor, "*batch act"]:
+        """The action, [*batch act]."""
+        return policy.actor(obs)
+
+
 class TanhGaussianSampler(declared.TanhGaussianSampler):
     def rollout(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Rollout:
         """Action and its log-probability [*batch]."""
@@ -121,7 +131,7 @@ class BestOf(declared.BestOf):
     def _best(self, critic: Any, obs: Tensor, actions: Tensor) -> Tensor:
         """Index of the best candidate, [1 *batch]."""
         critic = self.check_critic(critic)
-        return critic(obs, actions).amin(0).argmax(0, keepdim=True)
+        return _reduced(critic(obs, actions), self.ensemble).argmax(0, keepdim=True)
 
 
 class AdditiveNoise(declared.AdditiveNoise):
@@ -144,5 +154,8 @@ class AdditiveNoise(declared.AdditiveNoise):
     def explore(self, action: Tensor, noise: Noise, temperature: Scalar | None) -> Tensor:
         """Actions of the inner sampler with the noise."""
         scale = self.noise_scale * self.check_temperature(temperature)
-        action = action + scale * noise[EXPLORATION]
+        added = scale * noise[EXPLORATION]
+        if self.noise_clip is not None:
+            added = added.clamp(-self.noise_clip, self.noise_clip)
+        action = action + added
         return action.clamp(-1, 1) if self.clip else action

@@ -11,6 +11,7 @@ PARTS: dict[str, type[Part]] = {
     for part in (
         samplers.DDPMSampler,
         samplers.DDIMSampler,
+        samplers.DeterministicSampler,
         samplers.TanhGaussianSampler,
         samplers.BestOf,
         samplers.AdditiveNoise,

@@ -8,7 +8,7 @@ import numpy as np
 
 from diffac.errors import UsageError, check_present
 from diffac.noise import Noise, NoiseSpec, Normal, Shape
-from diffac.parts.declaration import Part, Positive, Rate, declared
+from diffac.parts.declaration import Ensemble, Part, Positive, Rate, declared
 from diffac.protocols import Array, Batch, Critic, Loss, Rollout, State
 
 NEXT_ROLLOUT = "it is what the policy does at next_obs, which the learner fills in"
@@ -45,6 +45,7 @@ class MeanSquaredTD(CriticObjectivePart):
     Args:
         soft: whether the target contains the entropy of the policy.
         factor: of the loss; Stable-Baselines3's SAC has 0.5. It changes nothing but what Adam's eps is added to.
+        ensemble: how the target critics' values become one, the "min", the "mean", or the "first" of them.
 
     Raises:
         UsageError: factor is not positive; on a call, a batch without next_rollout, or with a soft target without its
@@ -53,6 +54,7 @@ class MeanSquaredTD(CriticObjectivePart):
 
     soft: bool = False
     factor: Positive = 1.0
+    ensemble: Ensemble = "min"
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """No noise."""

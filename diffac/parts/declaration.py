@@ -35,6 +35,9 @@ Whole = Annotated[int, count(least=0)]
 Schedule = Annotated[NoiseSchedule, Argument(check_schedule, wrong=(None, 5, "vp", TabularSchedule), convert=tabulated)]
 """Any `NoiseSchedule` may be given; the part has its values."""
 
+Ensemble = Literal["min", "mean", "first"]
+"""How the values of an ensemble [ensemble *batch] become one."""
+
 STATIC = {"static": True}
 """Metadata of a field that is no array: in Equinox it is a part of the compiled program."""
 

@@ -19,6 +19,7 @@ from diffac.parts.declaration import (
     EXAMPLES,
     STATIC,
     Count,
+    Ensemble,
     Fraction,
     Part,
     Positive,
@@ -90,7 +91,8 @@ class OfRollout(Part):
 class ValueThroughSampler(OfRollout):
     """-mean(min_i Q_i(s, a)) with the gradient through the whole sampler (DACER, arXiv 2405.15177).
 
-    The official code has the exploration noise inside; here that is a property of the sampler (`AdditiveNoise`).
+    With a `DeterministicSampler` and the first critic it is TD3's (arXiv 1802.09477, algorithm 1). DACER's official
+    code has the exploration noise inside; here that is a property of the sampler (`AdditiveNoise`).
 
     A `RolloutObjective`. Metrics: "q_mean"; "clipped_fraction", the fraction of action entries at or beyond a bound,
     where the clip stops the gradient.
@@ -99,9 +101,11 @@ class ValueThroughSampler(OfRollout):
         sampler: gives the actions.
         relative: ours, not the paper's: the loss is divided by the detached mean of |min_i Q_i|, so that the weight of
             a term beside it means the same on every task.
+        ensemble: how the critics' values become one, the "min", the "mean", or the "first" of them.
     """
 
     relative: bool = False
+    ensemble: Ensemble = "min"
 
 
 @declared
@@ -129,6 +133,7 @@ class TimeWeightedQGradient(OfRollout):
             positive number: with a_0 the clean action that the policy predicts from a_t, detached, g taken there, and
             x = clip(a_0 + contractive_step w(t) g/||g||, -1, 1), the target is the noise (a_t - alpha_t x)/sigma_t that
             leads from x to a_t, in "score" space its score; 0.2 is a good first choice.
+        ensemble: how the critics' values become one, the "min", the "mean", or the "first" of them.
 
     Raises:
         UsageError: unknown space or source, or contractive_step is not positive; on a call, a rollout without one state
@@ -142,6 +147,7 @@ class TimeWeightedQGradient(OfRollout):
     source: Literal["chain", "forward", "replay"] = "chain"
     time_offset: Whole = 1
     contractive_step: Positive | None = None
+    ensemble: Ensemble = "min"
 
     @property
     def rollout_sampler(self) -> Sampler | None:
@@ -298,6 +304,7 @@ class ReverseProposal(ProposalPart):
         num_particles: K, at least 1.
         value_scale: factor of Q, 5 in the official code.
         truncated: whether the guesses are drawn inside the action box or clipped to it.
+        ensemble: how the critics' values become one, the "min", the "mean", or the "first" of them.
 
     Raises:
         UsageError: num_particles or value_scale is not positive; on a call, a schedule without signal at some time.
@@ -307,6 +314,7 @@ class ReverseProposal(ProposalPart):
     num_particles: Count = 64
     value_scale: Positive = 5.0
     truncated: bool = True
+    ensemble: Ensemble = "min"
 
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
         """Noise for a batch of actions of that shape; num_steps is the schedule's T.
@@ -345,6 +353,7 @@ class PolicyProposal(ProposalPart):
     Args:
         rate: of the moving averages, in (0, 1).
         faithful_normalisation: whether to repeat the slip.
+        ensemble: how the critics' values become one, the "min", the "mean", or the "first" of them.
 
     Raises:
         UsageError: rate is not in (0, 1), or (on a call) the batch has no next_rollout.
@@ -352,6 +361,7 @@ class PolicyProposal(ProposalPart):
 
     rate: Fraction = 0.001
     faithful_normalisation: bool = False
+    ensemble: Ensemble = "min"
 
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
         """Noise for a batch of actions of that shape: "t" [batch] in {0..T-1}, T = num_steps; "eps" [batch act]."""
@@ -373,10 +383,13 @@ class EntropyRegularisedValue(OfRollout):
 
     Args:
         sampler: one that knows the log-probability of its actions, such as `TanhGaussianSampler`.
+        ensemble: how the critics' values become one, the "min", the "mean", or the "first" of them.
 
     Raises:
         UsageError: on a call, the sampler does not know it.
     """
+
+    ensemble: Ensemble = "min"
 
 
 @dataclasses.dataclass(eq=False, init=False)

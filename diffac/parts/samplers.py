@@ -7,7 +7,7 @@ from typing import Any
 
 from diffac.errors import UsageError, check_present
 from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
-from diffac.parts.declaration import EXAMPLES, STATIC, Count, NotNegative, Part, Schedule, declared
+from diffac.parts.declaration import EXAMPLES, STATIC, Count, Ensemble, NotNegative, Part, Positive, Schedule, declared
 from diffac.protocols import Array, Policy, Rollout, Sampler
 
 
@@ -96,6 +96,18 @@ class DDIMSampler(DiffusionSampler):
 
 
 @declared
+class DeterministicSampler(SamplerPart):
+    """The action that the actor returns for an observation, as it is: the policy of TD3 (arXiv 1802.09477).
+
+    It explores under `AdditiveNoise` only.
+    """
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """No noise."""
+        return {}
+
+
+@declared
 class TanhGaussianSampler(SamplerPart):
     """tanh of a Gaussian action, the policy of SAC (Haarnoja et al. 2018, arXiv 1801.01290, appendix C, equation 21).
 
@@ -119,13 +131,14 @@ class TanhGaussianSampler(SamplerPart):
 
 @declared
 class BestOf(SamplerPart):
-    """The best of several candidates by the smallest value of the critic's ensemble (SDAC, arXiv 2502.00361).
+    """The best of several candidates by the value that the critics give them (SDAC, arXiv 2502.00361).
 
     Gradients flow through the chosen candidate, never through the choice. All that a rollout holds is the chosen one's.
 
     Args:
         sampler: draws the candidates.
         num_candidates: at least 1.
+        ensemble: what counts as the value of a candidate: the "min" of the critics, their "mean", or the "first" one.
 
     Raises:
         UsageError: num_candidates is not positive, or (on a call) there is no critic.
@@ -133,6 +146,7 @@ class BestOf(SamplerPart):
 
     sampler: Sampler
     num_candidates: Count = 32
+    ensemble: Ensemble = "min"
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for actions of shape (*batch, act): "candidates", the sampler's for [num_candidates *batch act]."""
@@ -154,14 +168,17 @@ class AdditiveNoise(SamplerPart):
         sampler: draws the actions.
         noise_scale: standard deviation of the noise at temperature 1.
         clip: whether actions stay in [-1, 1]; the official SDAC code does not clip.
+        noise_clip: bound of the noise itself, as in TD3's smoothing of targets (arXiv 1802.09477, section 5.3); None:
+            none.
 
     Raises:
-        UsageError: noise_scale is negative, or (on a call) there is no temperature.
+        UsageError: noise_scale is negative or noise_clip not positive, or (on a call) there is no temperature.
     """
 
     sampler: Sampler
     noise_scale: NotNegative = 0.1
     clip: bool = True
+    noise_clip: Positive | None = None
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for actions of shape (*batch, act): "inner", the sampler's; "exploration" [*batch act], normal."""

@@ -88,6 +88,9 @@ ACTORS: dict[str, Callable[..., Any]] = {
     "denoiser": lambda B, d, key, **kw: B.MLPDenoiser(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
     "velocity": lambda B, d, key, **kw: ACTORS["denoiser"](B, d, key, prediction="velocity", **kw),
     "clean": lambda B, d, key, **kw: ACTORS["denoiser"](B, d, key, prediction="action", **kw),
+    "deterministic": lambda B, d, key, **kw: B.DeterministicActor(
+        d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw
+    ),
     "gaussian": lambda B, d, key, **kw: B.GaussianActor(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
 }
 CRITICS: dict[str, Callable[..., Any]] = {
@@ -122,6 +125,7 @@ def _denoiser_shapes(d: Dims) -> dict[str, Shape]:
 
 SHAPES: dict[str, Callable[[Dims], dict[str, Shape]]] = {
     **{f"actor {name}": _denoiser_shapes for name in ("denoiser", "velocity", "clean")},
+    "actor deterministic": lambda d: _layer_shapes((d.obs, *d.hidden, d.action)),
     "actor gaussian": lambda d: _layer_shapes((d.obs, *d.hidden, 2 * d.action)),
     "critic twin": _critic_shapes(2, 1),
     "critic three": _critic_shapes(3, 1),
@@ -180,6 +184,11 @@ SAMPLERS: dict[str, Part] = {
     "ddim_clean_flow": Part(lambda B, d: B.DDIMSampler(schedule(d, "flow"), num_steps=2), actor="clean"),
     "ddim_two": Part(lambda B, d: B.DDIMSampler(schedule(d, "linear"), start_scale=0.5, num_steps=2)),
     "ddim_one": Part(lambda B, d: B.DDIMSampler(schedule(d), num_steps=1)),
+    "deterministic": Part(lambda B, d: B.DeterministicSampler(), actor="deterministic"),
+    "additive_deterministic": Part(
+        lambda B, d: B.AdditiveNoise(B.DeterministicSampler(), 0.6, noise_clip=0.5), actor="deterministic"
+    ),
+    "best_of_mean": Part(lambda B, d: B.BestOf(chain(B, d), num_candidates=3, ensemble="mean"), critic="three"),
     "tanh_gaussian": Part(lambda B, d: B.TanhGaussianSampler(), actor="gaussian"),
     "tanh_gaussian_epsilon": Part(lambda B, d: B.TanhGaussianSampler(epsilon=0.01), actor="gaussian"),
     "best_of": Part(lambda B, d: B.BestOf(chain(B, d), num_candidates=3)),
@@ -223,6 +232,19 @@ def _shared_sum(B: Any, d: Dims, noisy: bool = True) -> Any:
 OBJECTIVES: dict[str, Part] = {
     "value_ddpm": Part(lambda B, d: B.ValueThroughSampler(chain(B, d)), critic="gaussian"),
     "value_ddim": Part(lambda B, d: B.ValueThroughSampler(B.DDIMSampler(schedule(d)))),
+    "value_first": Part(
+        lambda B, d: B.ValueThroughSampler(B.DeterministicSampler(), ensemble="first"), actor="deterministic"
+    ),
+    "time_weighted_mean": Part(
+        lambda B, d: B.TimeWeightedQGradient(chain(B, d), schedule(d), ensemble="mean"), critic="three"
+    ),
+    "reverse_mean": _score_matching(
+        lambda B, d: B.ReverseProposal(chain(B, d, "linear"), d.particles, ensemble="mean"), boltzmann=True
+    ),
+    "policy_first": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1, ensemble="first")),
+    "entropy_value_mean": Part(
+        lambda B, d: B.EntropyRegularisedValue(B.TanhGaussianSampler(), ensemble="mean"), actor="gaussian"
+    ),
     "value_velocity_flow": Part(
         lambda B, d: B.ValueThroughSampler(B.DDIMSampler(schedule(d, "flow"))), actor="velocity"
     ),
@@ -291,6 +313,7 @@ CRITIC_OBJECTIVES: dict[str, Part] = {
     "mean_squared": Part(lambda B, d: B.MeanSquaredTD()),
     "mean_squared_three": Part(lambda B, d: B.MeanSquaredTD(), critic="three"),
     "mean_squared_soft": Part(lambda B, d: B.MeanSquaredTD(soft=True)),
+    "mean_squared_mean": Part(lambda B, d: B.MeanSquaredTD(ensemble="mean"), critic="three"),
     "mean_squared_half": Part(lambda B, d: B.MeanSquaredTD(factor=0.5)),
     "gaussian": Part(lambda B, d: B.GaussianTD(tau=0.3), critic="gaussian"),
     "gaussian_loose": Part(lambda B, d: B.GaussianTD(clip=30.0), critic="gaussian"),
@@ -366,7 +389,7 @@ def _reweighted(B: Any, d: Dims, proposal: Callable[[Any], Any], **kw: Any) -> A
         critic_optimiser=B.Adam(1e-3),
         actor_delay=2,
         reward_scale=0.2,
-        ema_actor=True,
+        acting_actor="ema",
         **kw,
     )
 
@@ -385,6 +408,23 @@ def _sac(B: Any, d: Dims) -> Any:
     )
 
 
+def _td3(B: Any, d: Dims) -> Any:
+    sampler = B.DeterministicSampler()
+    return B.Learner(
+        sampler=B.AdditiveNoise(sampler, 0.1),
+        target_sampler=B.AdditiveNoise(sampler, 0.6, noise_clip=0.5),
+        target_actor="ema",
+        actor_objective=B.ValueThroughSampler(sampler, ensemble="first"),
+        critic_objective=B.MeanSquaredTD(),
+        temperature=B.FixedTemperature(),
+        actor_optimiser=B.Adam(1e-3),
+        critic_optimiser=B.Adam(1e-3),
+        actor_delay=2,
+        first_actor_update=1,
+        critic_steps_before_actor=1,
+    )
+
+
 BETWEEN = {"critic_steps": 2, "critic_steps_before_actor": 1}
 """The actor sees the critic between its two steps, as in the official DPMD code."""
 
@@ -394,6 +434,7 @@ LEARNERS: dict[str, Part] = {
     "sdac": Part(lambda B, d: _reweighted(B, d, lambda s: B.ReverseProposal(s, num_particles=4))),
     "dpmd": Part(lambda B, d: _reweighted(B, d, lambda s: B.PolicyProposal(rate=0.01), **BETWEEN)),
     "sac": Part(_sac, actor="gaussian"),
+    "td3": Part(_td3, actor="deterministic"),
 }
 
 
@@ -445,7 +486,8 @@ def make_batch(
     )
     if filled:
         rollout = Rollout(action(), log_prob=rng.standard_normal(axes).astype(dtype))
-        batch = batch._replace(next_rollout=rollout, weight=rng.uniform(0.5, 1.5, axes).astype(dtype))
+        weight = np.broadcast_to(np.linspace(0.5, 1.5, dims.batch, dtype=dtype), axes).copy()
+        batch = batch._replace(next_rollout=rollout, weight=weight)
     return batch
 
 

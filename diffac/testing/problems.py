@@ -286,6 +286,7 @@ BOUND = {
     "actor denoiser": reference.MLPDenoiser,
     "actor velocity": functools.partial(reference.MLPDenoiser, prediction="velocity"),
     "actor clean": functools.partial(reference.MLPDenoiser, prediction="action"),
+    "actor deterministic": reference.DeterministicActor,
     "actor gaussian": reference.GaussianActor,
     "critic twin": reference.EnsembleCritic,
     "critic three": reference.EnsembleCritic,
@@ -318,7 +319,7 @@ def _network_outputs(nets: Any, obs: Any, action: Any, times: Any, num_steps: in
     denoise = nets["actor denoiser"]
     answer = {name: net(obs, action) for name, net in nets.items() if name.startswith("critic")}
     answer |= {"distribution": nets["critic gaussian"].distribution(obs, action)}
-    answer |= {"actor gaussian": nets["actor gaussian"](obs)}
+    answer |= {name: nets[name](obs) for name in ("actor gaussian", "actor deterministic")}
     answer |= {"times": denoise(obs, action, times), "integer": denoise(obs, action, 1)}
     return answer | {"condition": denoise(denoise.condition(obs, num_steps), action, times)}
 
@@ -328,7 +329,7 @@ def _refer_networks(problem: Problem) -> Answer:
     nets = {name: bound(problem.networks[name], activation=problem.name) for name, bound in BOUND.items()}
     answer = {name: net(obs, action)[0] for name, net in nets.items() if name.startswith("critic")}
     answer |= {"distribution": nets["critic gaussian"].distribution(obs, action)[0]}
-    answer |= {"actor gaussian": nets["actor gaussian"](obs)[0]}
+    answer |= {name: nets[name](obs)[0] for name in ("actor gaussian", "actor deterministic")}
     eps = nets["actor denoiser"](obs, action, times)[0]
     return Answer(
         flatten(answer | {"times": eps, "integer": nets["actor denoiser"](obs, action, 1)[0], "condition": eps}), {}

@@ -110,7 +110,7 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
         tau=config.tau,
         actor_delay=config.actor_delay,
         reward_scale=config.reward_scale,
-        ema_actor=True,
+        acting_actor="ema",
         critic_steps=config.critic_steps,
         critic_steps_before_actor=1,
     )  # fmt: skip

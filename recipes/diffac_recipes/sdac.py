@@ -106,7 +106,7 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
         tau=config.tau,
         actor_delay=config.actor_delay,
         reward_scale=config.reward_scale,
-        ema_actor=True,
+        acting_actor="ema",
     )  # fmt: skip
     return learner, actor, critic
 

@@ -73,7 +73,7 @@ class Naive:
         self.temperature = jnp.exp(jnp.asarray(learner.temperature.init_state()["log_temperature"], dtype))
         self.state = {
             "actor": actor,
-            "ema_actor": actor if learner.ema_actor else None,
+            "ema_actor": actor if (learner.acting_actor == "ema") else None,
             "critics": critics,
             "target_critics": critics,
             "actor_adam": learner.actor_optimiser.init(actor),
@@ -124,7 +124,7 @@ class Naive:
 
         updated = {
             "actor": actor,
-            "ema_actor": towards(state["ema_actor"], actor) if learner.ema_actor else None,
+            "ema_actor": towards(state["ema_actor"], actor) if (learner.acting_actor == "ema") else None,
             "target_critics": towards(state["target_critics"], critics),
             "actor_adam": actor_adam,
         }

@@ -84,7 +84,7 @@ class Naive:
         arrays = ours.to_arrays(critic)
         self.critics = nn.ModuleList(MLP(_layers(arrays, "layers", i)) for i in range(2))
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        self.ema_actor = copy.deepcopy(self.actor).requires_grad_(False) if learner.ema_actor else None
+        self.ema_actor = copy.deepcopy(self.actor).requires_grad_(False) if (learner.acting_actor == "ema") else None
         self.actor_adam, self.critic_adam = (
             torch.optim.Adam(module.parameters(), lr=0.0) for module in (self.actor, self.critics)
         )

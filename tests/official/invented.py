@@ -53,6 +53,10 @@ CONSTANTS: dict[str, dict[str, Any]] = {
         "lr_critic": 3e-4, "lr_actor": 3e-4, "lr_temperature": 3e-4, "reward_scale": 1.0,
         "initial_temperature": 0.7, "log_std_clip": [-20, 2], "log_prob_epsilon": 1e-6, "activation": "relu",
     },
+    "sb3_td3": {
+        "lr_critic": 1e-3, "lr_actor": 1e-3, "reward_scale": 1.0, "initial_temperature": 1.0, "activation": "relu",
+        "target_policy_noise": 0.2, "target_noise_clip": 0.5,
+    },
 }  # fmt: skip
 """By algorithm, numbers as in the files."""
 
@@ -67,6 +71,8 @@ def invent(algorithm: str, rng: np.random.Generator, sizes: Sizes) -> Recording:
         constants["num_particles_N"] = sizes.N
     if algorithm == "sdac":
         constants["num_reverse_samples_K"] = sizes.K
+    if algorithm == "sb3_td3":
+        constants["policy_delay"] = sizes.delay
     if algorithm == "dacer":
         constants["target_entropy"] = -0.9 * sizes.action
     arrays: dict[str, Array] = {"init/temperature/log": np.array(math.log(constants["initial_temperature"]))}
@@ -81,6 +87,9 @@ def invent(algorithm: str, rng: np.random.Generator, sizes: Sizes) -> Recording:
         for name in ("actor", "actor_ema") if has_candidates else ("actor",):
             add_network(name, (TIME, 2 * TIME, TIME), "time")
             add_network(name, (sizes.obs + sizes.action + TIME, *sizes.hidden, sizes.action))
+    elif algorithm == "sb3_td3":
+        for name in ("actor", "actor_target"):
+            add_network(name, (sizes.obs, *sizes.hidden, sizes.action))
     elif algorithm == "sb3_sac":
         add_network("actor", (sizes.obs, *sizes.hidden))
         for head in ("mean", "log_std"):
@@ -103,7 +112,10 @@ def invent(algorithm: str, rng: np.random.Generator, sizes: Sizes) -> Recording:
     def add_policy(prefix: str, lead: tuple[int, ...], exploration: bool = True) -> None:
         batch, *shape = lead[-1], sizes.action
         if not is_diffusion:
-            arrays[f"{prefix}/z"] = normal((batch, *shape))
+            if algorithm == "sb3_td3":  # wide, so that its clip shows
+                arrays[f"{prefix}/noise"] = 3 * normal((batch, *shape))
+            else:
+                arrays[f"{prefix}/z"] = normal((batch, *shape))
             return
         candidates = (sizes.N,) if has_candidates else lead[:-1]
         arrays[f"{prefix}/chain_start"] = normal((*candidates, batch, *shape))
@@ -119,7 +131,7 @@ def invent(algorithm: str, rng: np.random.Generator, sizes: Sizes) -> Recording:
         arrays[f"u{u}/batch/reward"] = 3 * normal(batch)
         arrays[f"u{u}/batch/done"] = 1.0 * (rng.random(batch) < 0.3)
         add_policy(f"u{u}/next_policy", (batch,))
-        if algorithm != "dpmd":
+        if algorithm not in ("dpmd", "sb3_td3"):
             add_policy(f"u{u}/policy", (batch,))
         if has_candidates:
             arrays[f"u{u}/actor/t"] = rng.integers(sizes.T, size=batch)
@@ -134,7 +146,8 @@ def invent(algorithm: str, rng: np.random.Generator, sizes: Sizes) -> Recording:
                 add_policy(f"u{u}/entropy", (7, batch))
                 arrays[f"u{u}/mid/entropy_per_state"] = normal(batch)  # what a fit would say
     arrays["act/obs"] = normal((sizes.acting, sizes.obs))
-    add_policy("act/stochastic", (sizes.acting,))
+    if algorithm != "sb3_td3":
+        add_policy("act/stochastic", (sizes.acting,))
     if is_diffusion:
         add_policy("act/evaluation", (sizes.acting,), exploration=False)
         for name in ("chain_start", "step_noise"):  # one observation after the other

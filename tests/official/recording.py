@@ -111,7 +111,7 @@ def learner_arrays(recording: Recording, when: str) -> dict[str, Array]:
     omega = np.array([rest.pop(f"omega{i}") for i in CRITICS if f"omega{i}" in rest])
     if omega.size:
         named["critic_objective.omega"] = np.where(omega == -1, 0.0, omega)  # -1, and 0 of ours: not yet set
-    networks = {"actor": network("actor"), "ema_actor": network("actor_ema")}
+    networks = {"actor": network("actor"), "ema_actor": network("actor_ema") | network("actor_target")}
     networks |= {"critic": ensemble("critic"), "target_critic": ensemble("critic", "_target")}
     for moment in "mv":
         networks[f"actor_optimiser.{moment}"] = network(f"adam/actor/{moment}")

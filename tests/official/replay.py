@@ -23,6 +23,7 @@ PRESETS = {
     "dacer": ("dacer", "paper"),
     "sac_dacer": ("sac", "dacer_repository"),
     "sb3_sac": ("sac", "stable_baselines3"),
+    "sb3_td3": ("td3", "stable_baselines3"),
 }
 """Algorithm of a recording -> recipe and preset that promise to be it."""
 
@@ -33,6 +34,7 @@ SIZES = {
     "hidden": "hidden_sizes",
     "temperature_interval": "temperature_interval",
     "actor_delay": "actor_delay",
+    "policy_delay": "actor_delay",
 }
 """Constant of a recording -> field of the configuration. Everything else must be right in the preset."""
 
@@ -102,7 +104,7 @@ def arranged(name: str, draws: Mapping[str, Array]) -> Array:
         case "steps":  # recorded in the order of use, the last one unused; ours by time, the first one is that of t=1
             return np.moveaxis(draws["step_noise"], -3, 0)[-2::-1]
         case "exploration":
-            return draws["exploration"] if "exploration" in draws else draws["z"]
+            return next(draws[name] for name in ("exploration", "z", "noise") if name in draws)
         case "eps":
             return draws["xi"] if "xi" in draws else draws["eps"]
         case "particles":
@@ -209,7 +211,7 @@ class Replay:
         left = self.recording.under(f"u{u}")
         critic_loss = left["loss/critic"] if "loss/critic" in left else sum(left[f"loss/critic{i}"] for i in CRITICS)
         self.compare("loss/critic", metrics["critic_loss"], critic_loss)
-        if u % self.recording.constants.get("actor_delay", 1) == 0:
+        if u % self.learner.actor_delay == self.learner.first_actor_update:
             self.compare("loss/actor", metrics["actor_loss"], left["loss/actor"])
         if "mid/log_prob" in left:  # DACER's entropy is the one that `Fit` gives
             self.compare("stat/entropy", metrics["actor_entropy"], left["stat/entropy"])
@@ -231,8 +233,10 @@ class Replay:
         shape = (len(obs), self.recording.action_shape[1])
         evaluation = draws["evaluation"]  # asked for one observation after the other, which is their first axis
         draws["evaluation"] = {name: np.moveaxis(d, 0, -2) if d.ndim > 2 else d for name, d in evaluation.items()}
-        actor = self.state.actor if self.state.ema_actor is None else self.state.ema_actor
+        actor = self.state.ema_actor if self.learner.acting_actor == "ema" else self.state.actor
         for role, deterministic in (("stochastic", False), ("evaluation", True)):
+            if role not in draws:
+                continue
             noise = filled(self.learner.act_noise_spec(shape, deterministic=deterministic), draws, role)
             recorded = draws[role]["action"]
             self.compare(f"act/{role}", self.rollout(actor, obs, noise).action, recorded)

@@ -22,6 +22,7 @@ OFFICIAL = {
     },
     "sac_dacer": {"hidden_sizes": (256, 256, 256), "batch_size": 256, "actor_delay": 1, "initial_temperature": math.e},
     "sb3_sac": {"hidden_sizes": (256, 256), "batch_size": 256, "actor_delay": 1, "initial_temperature": 1.0},
+    "sb3_td3": {"hidden_sizes": (400, 300), "batch_size": 256, "actor_delay": 2, "target_noise": 0.2},
 }  # fmt: skip
 """By algorithm: ALGORITHMS.md, sections 1, 3, 4 and 5."""
 

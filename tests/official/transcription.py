@@ -104,7 +104,8 @@ class Transcription:
                     left |= {f"after/adam/{net}/{moment}/{name}".rstrip("/"): array for name, array in part.items()}
             self.out |= {f"u{u}/{name}": np.asarray(array) for name, array in left.items()}
         obs, draws = self.recording.arrays["act/obs"], self.recording.draws("act")
-        self.out["act/stochastic/action"] = self.act(obs, draws["stochastic"])
+        if "stochastic" in draws:
+            self.out["act/stochastic/action"] = self.act(obs, draws["stochastic"])
         chains = {name: np.moveaxis(d, 0, -2) for name, d in draws.get("evaluation", {}).items() if name != "action"}
         self.out["act/evaluation/action"] = self.evaluate(obs, chains)
         return self.out
@@ -482,7 +483,39 @@ class SAC(Transcription):
                 self.follow(f"critic{i}_target", f"critic{i}")
 
 
-ALGORITHMS = {"sdac": SDAC, "dpmd": DPMD, "dacer": DACER, "sac_dacer": SAC, "sb3_sac": SAC}
+class TD3(Transcription):
+    """Of Stable-Baselines3."""
+
+    def action(self, net: str, obs: Array) -> tuple[Array, Callable[[Array], Gradient]]:
+        """The action, pull."""
+        parameters = self.nets[net]
+        outputs, pull = perceptron(parameters, hidden(parameters), self.c["activation"], obs)
+        action = np.tanh(outputs)
+        return action, lambda daction: pull(daction * (1 - action**2))[0]
+
+    def evaluate(self, obs: Array, draws: dict[str, Array]) -> Array:
+        """As it is."""
+        return self.action("actor", obs)[0]
+
+    def update(self, u: int, batch: dict[str, Array], draws: dict[str, dict[str, Array]], left: dict[str, Any]) -> None:
+        """ALGORITHMS.md, section 5: actor and all copies move in every policy_delay-th update, counted from 1."""
+        clip = self.c["target_noise_clip"]
+        noise = np.clip(self.c["target_policy_noise"] * draws["next_policy"]["noise"], -clip, clip)
+        next_action = np.clip(self.action("actor_target", batch["next_obs"])[0] + noise, -1, 1)
+        next_value = self.values(batch["next_obs"], next_action, "_target").min(0)
+        self.step_critics(self.squared_errors(batch, self.target(batch, next_value), left))
+        left["loss/critic"] = left.pop("loss/critic0") + left.pop("loss/critic1")
+        if (u + 1) % self.c["policy_delay"] != 0:
+            return
+        action, pull = self.action("actor", batch["obs"])
+        q, pull_critic = self.critic("critic0", batch["obs"], action)
+        left["loss/actor"] = -q.mean()
+        self.step("actor", pull(pull_critic(np.full(q.shape, -1 / len(q)))[1]), self.c["lr_actor"])
+        for net in ("actor", "critic0", "critic1"):
+            self.follow(f"{net}_target", net)
+
+
+ALGORITHMS = {"sdac": SDAC, "dpmd": DPMD, "dacer": DACER, "sac_dacer": SAC, "sb3_sac": SAC, "sb3_td3": TD3}
 
 
 def transcribe(recording: Recording) -> dict[str, Array]:

@@ -35,6 +35,7 @@ from diffac.testing.reference.gradients import Pull as Pull
 from diffac.testing.reference.gradients import add as add
 from diffac.testing.reference.gradients import clip as clip
 from diffac.testing.reference.gradients import concatenate as concatenate
+from diffac.testing.reference.gradients import reduced as reduced
 from diffac.testing.reference.gradients import scaled as scaled
 from diffac.testing.reference.gradients import sigmoid as sigmoid
 from diffac.testing.reference.gradients import smallest as smallest
@@ -48,6 +49,7 @@ from diffac.testing.reference.learner import LearnerState as LearnerState
 from diffac.testing.reference.learner import nonfinite as nonfinite
 from diffac.testing.reference.learner import polyak as polyak
 from diffac.testing.reference.learner import prefixed as prefixed
+from diffac.testing.reference.networks import DeterministicActor as DeterministicActor
 from diffac.testing.reference.networks import EnsembleCritic as EnsembleCritic
 from diffac.testing.reference.networks import GaussianActor as GaussianActor
 from diffac.testing.reference.networks import GaussianCritic as GaussianCritic
@@ -72,6 +74,7 @@ from diffac.testing.reference.samplers import AdditiveNoise as AdditiveNoise
 from diffac.testing.reference.samplers import BestOf as BestOf
 from diffac.testing.reference.samplers import DDIMSampler as DDIMSampler
 from diffac.testing.reference.samplers import DDPMSampler as DDPMSampler
+from diffac.testing.reference.samplers import DeterministicSampler as DeterministicSampler
 from diffac.testing.reference.samplers import RolloutAndPull as RolloutAndPull
 from diffac.testing.reference.samplers import TanhGaussianSampler as TanhGaussianSampler
 from diffac.testing.reference.samplers import first_scale as first_scale

@@ -9,7 +9,7 @@ import numpy as np
 
 from diffac.noise import Noise, NoiseSpec, Normal, Shape
 from diffac.protocols import Batch, Loss, State
-from diffac.testing.reference.gradients import Array, Gradient
+from diffac.testing.reference.gradients import Array, Gradient, reduced
 
 
 def td_target(batch: Batch, next_value: Array) -> Array:
@@ -43,6 +43,7 @@ class MeanSquaredTD:
 
     soft: bool = False
     factor: float = 1.0
+    ensemble: str = "min"
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """None."""
@@ -57,7 +58,7 @@ class MeanSquaredTD:
     ) -> tuple[Loss, Gradient]:
         """The target is held fixed."""
         policy: Any = batch.next_rollout
-        next_value = target_critic(batch.next_obs, policy.action)[0].min(0)
+        next_value, _ = reduced(target_critic(batch.next_obs, policy.action)[0], self.ensemble)
         if self.soft:
             next_value = next_value - temperature * policy.log_prob
         y = td_target(batch, next_value)

@@ -65,6 +65,14 @@ def smallest(values: Array) -> tuple[Array, Pull]:
     return np.take_along_axis(values, index, axis=0)[0], pull
 
 
+def reduced(values: Array, ensemble: str) -> tuple[Array, Pull]:
+    """One value of an ensemble's [ensemble *batch]: the smallest, the mean or the first; pull(d) -> dvalues."""
+    if ensemble == "min":
+        return smallest(values)
+    shares = np.full(len(values), 1 / len(values)) if ensemble == "mean" else np.eye(len(values))[0]
+    return np.tensordot(shares, values, 1), lambda d: np.multiply.outer(shares, d)
+
+
 def softmax(logits: Array) -> Array:
     """exp(logits) / sum(exp(logits)) along the first axis."""
     powers = np.exp(logits - logits.max(0))

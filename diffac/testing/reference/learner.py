@@ -69,7 +69,7 @@ class LearnerState(NamedTuple):
     critic: Any
     target_critic: Any
     ema_actor: Any
-    """None without `Learner(ema_actor=True)`."""
+    """None where no policy has it."""
     actor_optimiser: AdamState
     critic_optimiser: AdamState
     temperature: State
@@ -91,14 +91,27 @@ class Learner:
     tau: float = 0.005
     actor_delay: int = 2
     reward_scale: float = 1.0
-    ema_actor: bool = False
+    acting_actor: str = "online"
+    target_sampler: Any = None
+    target_actor: str = "online"
+    first_actor_update: int = 0
     critic_steps: int = 1
     critic_steps_before_actor: int = 0
+
+    @property
+    def of_target(self) -> Any:
+        """The sampler of the critic's target."""
+        return self.target_sampler or self.sampler
+
+    @property
+    def has_ema(self) -> bool:
+        """Whether the actor has a slow copy."""
+        return "ema" in (self.acting_actor, self.target_actor)
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Of one step."""
         return {
-            "next_action": self.sampler.noise_spec(shape),
+            "next_action": self.of_target.noise_spec(shape),
             "critic": self.critic_objective.noise_spec(shape),
             "actor": self.actor_objective.noise_spec(shape),
             "temperature": self.temperature.noise_spec(shape),
@@ -110,7 +123,7 @@ class Learner:
             actor=actor,
             critic=critic,
             target_critic=critic,
-            ema_actor=actor if self.ema_actor else None,
+            ema_actor=actor if self.has_ema else None,
             actor_optimiser=self.actor_optimiser.init(actor.parameters),
             critic_optimiser=self.critic_optimiser.init(critic.parameters),
             temperature=self.temperature.init_state(),
@@ -123,8 +136,9 @@ class Learner:
         """The new state, and the metrics of the parts that were due."""
         old = state
         temperature = self.temperature.value(old.temperature)
-        rollout, _ = self.sampler.rollout(
-            Policy(old.actor, old.critic, temperature), batch.next_obs, noise["next_action"]
+        target_actor = old.ema_actor if self.target_actor == "ema" else old.actor
+        rollout, _ = self.of_target.rollout(
+            Policy(target_actor, old.critic, temperature), batch.next_obs, noise["next_action"]
         )
         batch = batch._replace(
             reward=self.reward_scale * batch.reward, next_rollout=Rollout(rollout.action, log_prob=rollout.log_prob)
@@ -145,7 +159,7 @@ class Learner:
         checked = {**optimiser_metrics, "nonfinite": nonfinite(loss.value, *gradient.values())}
         metrics |= {"critic_loss": loss.value, **prefixed("critic", {**checked, **loss.metrics})}
 
-        actor_is_due, log_prob = old.updates % self.actor_delay == 0, None
+        actor_is_due, log_prob = old.updates % self.actor_delay == self.first_actor_update, None
         if actor_is_due:
             loss, gradient = self.actor_objective(
                 *(old.actor, seen, batch, noise["actor"], temperature, old.actor_objective)
@@ -174,7 +188,7 @@ class Learner:
 
         if actor_is_due:
             state = state._replace(target_critic=self.follow(old.target_critic, state.critic))
-            if self.ema_actor:
+            if self.has_ema:
                 state = state._replace(ema_actor=self.follow(old.ema_actor, state.actor))
         return state, metrics
 

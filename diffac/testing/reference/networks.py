@@ -94,6 +94,20 @@ class MLPDenoiser:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class DeterministicActor:
+    """The hyperbolic tangent of an MLP, the actor of TD3."""
+
+    parameters: Parameters
+    activation: str = "mish"
+
+    def __call__(self, obs: Array) -> tuple[Array, Pull]:
+        """The action [*batch act]; pull(daction) -> gradient."""
+        outputs, pull_outputs = perceptron(self.parameters, obs, self.activation)
+        action = np.tanh(outputs)
+        return action, lambda daction: pull_outputs(daction / np.cosh(outputs) ** 2)[0]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class GaussianActor:
     """Mean and clipped logarithm of the standard deviation, the actor of SAC."""
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
 from diffac.protocols import Batch, Loss, Metrics, NoiseSchedule, Policy, State
-from diffac.testing.reference.gradients import Array, Gradient, add, clip, scaled, smallest, softmax, zeros
+from diffac.testing.reference.gradients import Array, Gradient, add, clip, reduced, scaled, softmax, zeros
 from diffac.testing.reference.samplers import RolloutAndPull
 from diffac.testing.reference.schedules import (
     add_noise,
@@ -50,6 +50,7 @@ class ValueThroughSampler(ThroughSampler):
     """
 
     relative: bool = False
+    ensemble: str = "min"
 
     def __call__(
         self,
@@ -66,7 +67,7 @@ class ValueThroughSampler(ThroughSampler):
             Policy(actor, critic, temperature), batch.obs, noise["rollout"]
         )
         values, pull_critic = critic(batch.obs, action)
-        q, pull_min = smallest(values)
+        q, pull_min = reduced(values, self.ensemble)
         unit = self.unit(q)
         _, daction = pull_critic(pull_min(np.full(q.shape, -1 / (unit * q.size))))
         metrics = {"q_mean": q.mean(), "clipped_fraction": np.mean(np.abs(action) >= 1)}
@@ -94,6 +95,7 @@ class TimeWeightedQGradient:
     source: str = "chain"
     time_offset: int = 1
     contractive_step: float | None = None
+    ensemble: str = "min"
 
     @property
     def rollout_sampler(self) -> Any:
@@ -147,7 +149,7 @@ class TimeWeightedQGradient:
         s, t = self.schedule, np.arange(self.schedule.num_steps)[:, None]
         predicted, _ = clip(predicted_action(s, actor, obs, states, t)[0])
         values, pull_critic = critic(obs, states if self.contractive_step is None else predicted)
-        q, pull_min = smallest(values)
+        q, pull_min = reduced(values, self.ensemble)
         _, q_gradient = pull_critic(pull_min(np.ones(q.shape)))
         norm = np.sqrt((q_gradient**2).sum(-1, keepdims=True))
         weight = np.exp(self.slope * (t + self.time_offset) + self.intercept)[..., None]
@@ -245,6 +247,7 @@ class ReverseProposal:
     num_particles: int = 64
     value_scale: float = 5.0
     truncated: bool = True
+    ensemble: str = "min"
 
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
         """Of the policy's action, of its noising, and of the clean actions."""
@@ -282,7 +285,7 @@ class ReverseProposal:
         else:
             actions, _ = clip(remove_noise(schedule, noisy, noise["particles"], t))
             noises = noise["particles"]
-        q = critic(batch.obs, actions)[0].min(0)
+        q, _ = reduced(critic(batch.obs, actions)[0], self.ensemble)
         weights = softmax(self.value_scale * q / temperature)
         metrics = {"effective_particles": (1 / (weights**2).sum(0)).mean(), "q_mean": q.mean()}
         return Regression(batch.obs, noisy, t, noises, weights, metrics, state)
@@ -304,6 +307,7 @@ class PolicyProposal:
 
     rate: float = 0.001
     faithful_normalisation: bool = False
+    ensemble: str = "min"
 
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
         """Of the noising."""
@@ -338,7 +342,7 @@ class PolicyProposal:
 
     def values(self, critic: Any, batch: Batch) -> Array:
         """min Q at the next state and action, [batch]."""
-        return critic(batch.next_obs, next_action(batch))[0].min(0)
+        return reduced(critic(batch.next_obs, next_action(batch))[0], self.ensemble)[0]
 
     def track(self, critic: Any, batch: Batch, state: State) -> State:
         """The running moments after this batch; the standard deviation is the population's."""
@@ -355,6 +359,8 @@ class PolicyProposal:
 class EntropyRegularisedValue(ThroughSampler):
     """SAC's policy loss: mean of temperature * log pi - min Q."""
 
+    ensemble: str = "min"
+
     def __call__(
         self,
         actor: Any,
@@ -370,7 +376,7 @@ class EntropyRegularisedValue(ThroughSampler):
             Policy(actor, critic, temperature), batch.obs, noise["rollout"]
         )
         values, pull_critic = critic(batch.obs, action)
-        q, pull_min = smallest(values)
+        q, pull_min = reduced(values, self.ensemble)
         share = np.full(q.shape, 1 / q.size)
         _, daction = pull_critic(pull_min(-share))
         log_prob = np.asarray(log_prob)

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
 from diffac.protocols import NoiseSchedule, Policy, Rollout
-from diffac.testing.reference.gradients import Array, Gradient, Pull, add, clip, unbroadcast, zeros
+from diffac.testing.reference.gradients import Array, Gradient, Pull, add, clip, reduced, unbroadcast, zeros
 from diffac.testing.reference.schedules import (
     add_noise,
     noise_between,
@@ -114,6 +114,20 @@ class DDIMSampler:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class DeterministicSampler:
+    """What the actor says."""
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """None."""
+        return {}
+
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> tuple[Rollout, Pull]:
+        """The action."""
+        action, pull = policy.actor(obs)
+        return Rollout(action), lambda daction, dlog_prob=None: pull(daction)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class TanhGaussianSampler:
     """SAC's bounded actions (appendix C): a = tanh(u), log pi(a) = log N(u) - sum log(1 - tanh^2 u + epsilon)."""
 
@@ -150,6 +164,7 @@ class BestOf:
 
     sampler: Any
     num_candidates: int = 32
+    ensemble: str = "min"
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """The inner sampler's for all candidates."""
@@ -159,7 +174,7 @@ class BestOf:
         """Everything the inner sampler says about the best of its candidates."""
         all_of_them, pull_all = self.sampler.rollout(policy, obs, noise["candidates"])
         action, noisy, log_prob, noise_free = all_of_them
-        best = policy.critic(obs, action)[0].min(0).argmax(0)[None]
+        best = reduced(policy.critic(obs, action)[0], self.ensemble)[0].argmax(0)[None]
 
         def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
             dactions = np.zeros(action.shape)
@@ -186,6 +201,7 @@ class AdditiveNoise:
     sampler: Any
     noise_scale: float = 0.1
     clip: bool = True
+    noise_clip: float | None = None
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """The inner sampler's, and one number for each action entry."""
@@ -194,7 +210,10 @@ class AdditiveNoise:
     def rollout(self, policy: Policy, obs: Array, noise: Noise) -> tuple[Rollout, Pull]:
         """The noisy action, with the states of the inner chain; its log-probability is not known."""
         inner, pull_inner = self.sampler.rollout(policy, obs, noise["inner"])
-        action = inner.action + self.noise_scale * policy.temperature * noise[EXPLORATION]
+        added = self.noise_scale * policy.temperature * noise[EXPLORATION]
+        if self.noise_clip is not None:
+            added = np.clip(added, -self.noise_clip, self.noise_clip)
+        action = inner.action + added
         action, slope = clip(action) if self.clip else (action, np.ones(action.shape))
         noise_free = inner.action if inner.noise_free is None else inner.noise_free
         rollout = Rollout(action, inner.noisy, noise_free=noise_free)

@@ -15,6 +15,7 @@ from diffac_numpy.diffusion import remove_noise as remove_noise
 from diffac_numpy.diffusion import score as score
 from diffac_numpy.learner import Adam as Adam
 from diffac_numpy.learner import Learner as Learner
+from diffac_numpy.networks import DeterministicActor as DeterministicActor
 from diffac_numpy.networks import EnsembleCritic as EnsembleCritic
 from diffac_numpy.networks import GaussianActor as GaussianActor
 from diffac_numpy.networks import GaussianCritic as GaussianCritic
@@ -24,6 +25,7 @@ from diffac_numpy.parts import AdditiveNoise as AdditiveNoise
 from diffac_numpy.parts import BestOf as BestOf
 from diffac_numpy.parts import DDIMSampler as DDIMSampler
 from diffac_numpy.parts import DDPMSampler as DDPMSampler
+from diffac_numpy.parts import DeterministicSampler as DeterministicSampler
 from diffac_numpy.parts import EntropyRegularisedValue as EntropyRegularisedValue
 from diffac_numpy.parts import FixedTemperature as FixedTemperature
 from diffac_numpy.parts import GaussianTD as GaussianTD

@@ -44,7 +44,10 @@ class Learner:
         tau: float = 0.005,
         actor_delay: int = 2,
         reward_scale: float = 1.0,
-        ema_actor: bool = False,
+        acting_actor: str = "online",
+        target_sampler: Any = None,
+        target_actor: str = "online",
+        first_actor_update: int = 0,
         critic_steps: int = 1,
         critic_steps_before_actor: int = 0,
     ) -> None:
@@ -52,6 +55,7 @@ class Learner:
         check_arguments("Learner", given)
         self.bare = reference.Learner(**{name: bare(value) for name, value in given.items()})
         self.sampler, self.temperature = sampler, temperature
+        self.actor_delay, self.first_actor_update, self.acting_actor = actor_delay, first_actor_update, acting_actor
         self.noise_spec, self.measure, self.fetch = self.bare.noise_spec, self.bare.measure, self.bare.fetch
 
     def init(self, actor: Any, critic: Any) -> reference.LearnerState:
@@ -78,7 +82,7 @@ class Learner:
         return without_exploration(spec) if deterministic else spec
 
     def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
-        actor = state.actor if state.ema_actor is None else state.ema_actor
+        actor = state.ema_actor if self.acting_actor == "ema" else state.actor
         temperature = self.temperature.value(state.temperature)
         return self.sampler(Policy(actor, state.critic, temperature), obs, noise).astype(np.float32)
 

@@ -64,6 +64,20 @@ class MLPDenoiser(Network):
         return self.bound(obs.obs if isinstance(obs, Condition) else obs, noisy, t)[0]
 
 
+class DeterministicActor(Network):
+    """An action."""
+
+    def __init__(
+        self, obs_dim: int, action_dim: int, *, key: int, hidden_sizes: Sizes = HIDDEN, activation: str = "mish"
+    ) -> None:
+        check_arguments("DeterministicActor", locals())
+        arrays = layers(np.random.default_rng(key), (obs_dim, *hidden_sizes, action_dim))
+        self.bound = reference.DeterministicActor(arrays, activation)
+
+    def __call__(self, obs: Any) -> Any:
+        return self.bound(obs)[0]
+
+
 class GaussianActor(Network):
     """Mean and logarithm of the standard deviation."""
 

@@ -73,19 +73,26 @@ def DDIMSampler(schedule: Any, start_scale: float | None = None, num_steps: int 
     return Sampler(reference.DDIMSampler(schedule, start_scale, num_steps))
 
 
+def DeterministicSampler() -> Sampler:
+    check_arguments("DeterministicSampler", locals())
+    return Sampler(reference.DeterministicSampler())
+
+
 def TanhGaussianSampler(epsilon: float = 0.0) -> Sampler:
     check_arguments("TanhGaussianSampler", locals())
     return Sampler(reference.TanhGaussianSampler(epsilon))
 
 
-def BestOf(sampler: Any, num_candidates: int = 32) -> Sampler:
+def BestOf(sampler: Any, num_candidates: int = 32, ensemble: str = "min") -> Sampler:
     check_arguments("BestOf", locals())
-    return Sampler(reference.BestOf(bare(sampler), num_candidates))
+    return Sampler(reference.BestOf(bare(sampler), num_candidates, ensemble))
 
 
-def AdditiveNoise(sampler: Any, noise_scale: float = 0.1, clip: bool = True) -> Sampler:
+def AdditiveNoise(
+    sampler: Any, noise_scale: float = 0.1, clip: bool = True, noise_clip: float | None = None
+) -> Sampler:
     check_arguments("AdditiveNoise", locals())
-    return Sampler(reference.AdditiveNoise(bare(sampler), noise_scale, clip))
+    return Sampler(reference.AdditiveNoise(bare(sampler), noise_scale, clip, noise_clip))
 
 
 class ActorObjective(Part):
@@ -95,9 +102,9 @@ class ActorObjective(Part):
         return self.bare(lifted(actor), lifted(critic), batch, noise, temperature, state)[0]
 
 
-def ValueThroughSampler(sampler: Any, relative: bool = False) -> ActorObjective:
+def ValueThroughSampler(sampler: Any, relative: bool = False, ensemble: str = "min") -> ActorObjective:
     check_arguments("ValueThroughSampler", locals())
-    return ActorObjective(reference.ValueThroughSampler(bare(sampler), relative))
+    return ActorObjective(reference.ValueThroughSampler(bare(sampler), relative, ensemble))
 
 
 def TimeWeightedQGradient(
@@ -109,9 +116,10 @@ def TimeWeightedQGradient(
     source: str = "chain",
     time_offset: int = 1,
     contractive_step: float | None = None,
+    ensemble: str = "min",
 ) -> ActorObjective:
     check_arguments("TimeWeightedQGradient", locals())
-    numbers = (slope, intercept, space, source, time_offset, contractive_step)
+    numbers = (slope, intercept, space, source, time_offset, contractive_step, ensemble)
     return ActorObjective(reference.TimeWeightedQGradient(bare(sampler), schedule, *numbers))
 
 
@@ -133,20 +141,24 @@ class Proposal(Part):
 
 
 def ReverseProposal(
-    sampler: Any, num_particles: int = 64, value_scale: float = 5.0, truncated: bool = True
+    sampler: Any,
+    num_particles: int = 64,
+    value_scale: float = 5.0,
+    truncated: bool = True,
+    ensemble: str = "min",
 ) -> Proposal:
     check_arguments("ReverseProposal", locals())
-    return Proposal(reference.ReverseProposal(bare(sampler), num_particles, value_scale, truncated))
+    return Proposal(reference.ReverseProposal(bare(sampler), num_particles, value_scale, truncated, ensemble))
 
 
-def PolicyProposal(rate: float = 0.001, faithful_normalisation: bool = False) -> Proposal:
+def PolicyProposal(rate: float = 0.001, faithful_normalisation: bool = False, ensemble: str = "min") -> Proposal:
     check_arguments("PolicyProposal", locals())
-    return Proposal(reference.PolicyProposal(rate, faithful_normalisation))
+    return Proposal(reference.PolicyProposal(rate, faithful_normalisation, ensemble))
 
 
-def EntropyRegularisedValue(sampler: Any) -> ActorObjective:
+def EntropyRegularisedValue(sampler: Any, ensemble: str = "min") -> ActorObjective:
     check_arguments("EntropyRegularisedValue", locals())
-    return ActorObjective(reference.EntropyRegularisedValue(bare(sampler)))
+    return ActorObjective(reference.EntropyRegularisedValue(bare(sampler), ensemble))
 
 
 def Sum(*terms: tuple[float, Any]) -> ActorObjective:
@@ -170,9 +182,9 @@ class CriticObjective(Part):
         return self.bare(lifted(critic), lifted(target_critic), batch, noise, temperature, state)[0]
 
 
-def MeanSquaredTD(soft: bool = False, factor: float = 1.0) -> CriticObjective:
+def MeanSquaredTD(soft: bool = False, factor: float = 1.0, ensemble: str = "min") -> CriticObjective:
     check_arguments("MeanSquaredTD", locals())
-    return CriticObjective(reference.MeanSquaredTD(soft, factor))
+    return CriticObjective(reference.MeanSquaredTD(soft, factor, ensemble))
 
 
 def GaussianTD(tau: float = 0.005, clip: float = 3.0) -> CriticObjective:
@@ -183,8 +195,9 @@ def GaussianTD(tau: float = 0.005, clip: float = 3.0) -> CriticObjective:
 class Temperature(Part):
     """Takes this backend's networks."""
 
-    def update(self, state: Any, actor: Any, critic: Any, obs: Any, noise: Any, log_prob: Any = None) -> Any:
-        return self.bare.update(state, lifted(actor), lifted(critic), obs, noise, log_prob)
+    def update(self, state: Any, policy: Policy, obs: Any, noise: Any, log_prob: Any = None) -> Any:
+        actor, critic, temperature = policy
+        return self.bare.update(state, Policy(lifted(actor), lifted(critic), temperature), obs, noise, log_prob)
 
 
 def FixedTemperature(temperature: float = 1.0) -> Temperature:
