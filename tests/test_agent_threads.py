@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from diffac.agent import Agent
+from diffac.batches import entry
 from diffac.callbacks import Callback, CallbackError
 from diffac.errors import RunError, UsageError
 from diffac.evaluation import evaluate

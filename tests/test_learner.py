@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import load_backend
 
+from diffac.batches import entry
 from diffac.errors import UsageError
 from diffac.noise import Zeros, draw
 from diffac.protocols import Batch, Loss, Policy
@@ -143,8 +144,8 @@ def test_actor_targets_and_average_move_only_when_the_actor_is_due(backend: Modu
         before = arrays_of(backend, state)
         state, metrics = learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
         after = arrays_of(backend, state)
-        due = update % learner.actor_delay == 0
-        parts = ["actor", "target_critic", "actor_optimiser"] + (["ema_actor"] * (learner.acting_actor == "ema"))
+        due = update % learner.actor_delay == learner.first_actor_update
+        parts = ["actor", "target_critic", "actor_optimiser"] + ["ema_actor"] * learner.has_ema
         assert {part: moved(before, after, part) for part in parts} == dict.fromkeys(parts, due)
         assert moved(before, after, "critic")
         assert moved(before, after, "critic_optimiser")
@@ -307,7 +308,7 @@ def test_only_termination_ends_the_bootstrap(backend: ModuleType, name: str) -> 
     actor = make_actor(backend, part)
     critic = randomise(backend, make_critic(backend, part), np.random.default_rng(3), 3.0)
     temperature = learner.temperature.value(to_backend(dict(learner.temperature.init_state())))
-    rollout = learner.sampler.rollout(
+    rollout = learner.of_target.rollout(
         Policy(actor, critic, temperature), to_backend(batch.next_obs), to_backend(noise["next_action"])
     )
     future = to_numpy(critic(to_backend(batch.next_obs), rollout.action)).min(0)
@@ -334,8 +335,8 @@ def test_critic_steps_repeats_the_step_with_one_gradient(backend: ModuleType) ->
         assert int(after["critic_optimiser.count"]) == count
         assert int(after["actor_optimiser.count"]) == 1
         steps[count] = {entry: after[entry] - before[entry] for entry in after if entry.startswith("critic.")}
-    for entry, step in steps[1].items():
-        np.testing.assert_allclose(steps[2][entry], 2 * step, rtol=1e-4, atol=1e-9, err_msg=entry)
+    for item, step in steps[1].items():
+        np.testing.assert_allclose(steps[2][item], 2 * step, rtol=1e-4, atol=1e-9, err_msg=item)
 
 
 def sum_of_parameters(backend: ModuleType) -> Any:
@@ -440,9 +441,9 @@ def test_conversion_within_and_across_backends(both: SimpleNamespace, name: str)
             other = target.from_arrays(other, saved)
             loaded = arrays_of(target, other)
             assert set(loaded) == set(saved)
-            for entry in saved:
-                np.testing.assert_array_equal(loaded[entry], saved[entry], err_msg=entry)
-                assert loaded[entry].shape == saved[entry].shape
+            for item in saved:
+                np.testing.assert_array_equal(loaded[item], saved[item], err_msg=item)
+                assert loaded[item].shape == saved[item].shape
             for batch, noise in zip(batches, noises, strict=True):
                 other, _ = other_learner.step(other, batch, noise)
             assert_equal(arrays_of(source, state), arrays_of(target, other))
@@ -459,7 +460,7 @@ def test_names_of_a_state(backend: ModuleType, name: str) -> None:
         for moment in ("m", "v"):
             assert {entry.replace(f"{network}.", f"{network}_optimiser.{moment}.", 1) for entry in weights} <= names
     assert "target_critic.layers.0.weight" in names
-    assert any(entry.startswith("ema_actor.") for entry in names) == (learner.acting_actor == "ema")
+    assert any(entry.startswith("ema_actor.") for entry in names) == learner.has_ema
     assert ("critic_objective.omega" in names) == name.startswith("dacer")
     assert ("actor_objective.q_mean_ema" in names) == (name == "dpmd")
 
@@ -556,7 +557,7 @@ def test_act_is_the_sampler_of_the_acting_copy(backend: ModuleType, name: str) -
     obs = rng.standard_normal((3, DIMS.obs)).astype(np.float32)
     to_backend, to_numpy = backend.testing.to_backend, backend.testing.to_numpy
     arrays = arrays_of(backend, state)
-    copy = part_of(arrays, "ema_actor" if (learner.acting_actor == "ema") else "actor")
+    copy = part_of(arrays, "ema_actor" if learner.acting_actor == "ema" else "actor")
     actor = backend.from_arrays(make_actor(backend, LEARNERS[name]), copy)
     critic = backend.from_arrays(make_critic(backend, LEARNERS[name]), part_of(arrays, "critic"))
     temperature = to_backend(np.exp(arrays["temperature.log_temperature"]))
@@ -608,7 +609,9 @@ def test_act_uses_the_average_if_there_is_one(backend: ModuleType, name: str) ->
         }
         return learner.act(backend.from_arrays(fresh(backend, name)[1], changed), obs, noise)
 
-    used, unused = ("ema_actor", "actor") if (learner.acting_actor == "ema") else ("actor", None)
+    used, unused = "actor", "ema_actor" if learner.has_ema else None
+    if learner.acting_actor == "ema":
+        used, unused = "ema_actor", "actor"
     assert np.abs(with_other(used) - plain).max() > 1e-4
     if unused is not None:
         np.testing.assert_array_equal(with_other(unused), plain)

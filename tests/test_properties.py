@@ -13,6 +13,7 @@ import pytest
 from conftest import load_backend
 
 from diffac.noise import draw
+from diffac.parts.critics import next_rollout
 from diffac.protocols import Batch, Loss, Policy
 from diffac.schedules import tabulated
 from diffac.testing.parts import (
@@ -180,7 +181,7 @@ def test_extreme_inputs_give_finite_results_in_float32(backend: ModuleType, name
     actor, critic = case.actor(dtype=dtype), case.critic(scale=scale, dtype=dtype)
     batch = make_batch(rng, magnitude=1e3, dtype=dtype)
     edge = np.where(rng.random(batch.action.shape) < 0.5, -1, 1).astype(dtype)
-    batch = batch._replace(action=edge, next_action=edge[::-1].copy())
+    batch = batch._replace(action=edge, next_rollout=next_rollout(case.it, batch)._replace(action=edge[::-1].copy()))
     noise = make_noise(rng, case.it, dtype=dtype)
     state = {entry: np.asarray(value, dtype) for entry, value in case.it.init_state().items()}  # as the learner does
     for start in range(0, DIMS.steps, 2):
@@ -368,7 +369,7 @@ def test_extreme_inputs_give_finite_critic_losses_in_float32(backend: ModuleType
     rng = np.random.default_rng(0)
     batch = make_batch(rng, magnitude=1e3, dtype=dtype)
     edge = np.where(rng.random(batch.action.shape) < 0.5, -1, 1).astype(dtype)
-    batch = batch._replace(action=edge, next_action=edge[::-1].copy())
+    batch = batch._replace(action=edge, next_rollout=next_rollout(case.it, batch)._replace(action=edge[::-1].copy()))
     noise = tree_map(lambda x: (10 * x).astype(dtype), make_noise(rng, case.it, dtype=dtype))
     for scale, magnitude in ((1.0, 1.0), (1e4, 1.0), (1e4, 1e-3)):  # the last one: standard deviations near log 2
         critic, target = (case.critic(k, scale=scale, dtype=dtype, magnitude=magnitude) for k in (2, 3))
@@ -430,7 +431,7 @@ def test_rollout_states_are_those_of_the_denoiser(backend: ModuleType) -> None:
         assert sorted(seen) == list(range(DIMS.steps))
         for t in range(DIMS.steps):
             same(rollout.noisy[t], to_numpy(seen[t]))
-        same(rollout.noisy[-1], noise["start"])
+        same(rollout.noisy[-1], sampler.first_scale * noise["start"])
 
 
 INNER = {

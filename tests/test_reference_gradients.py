@@ -250,7 +250,7 @@ def test_critic_objectives(name: str) -> None:
             def scalar(parameters: Parameters, a: np.ndarray = a, b: np.ndarray = b) -> float:
                 net = dataclasses.replace(c.critic, parameters=parameters)
                 (mean, std), _ = net.distribution(c.batch.obs, c.batch.action)
-                return float((a * mean + b * std).mean(-1).sum())
+                return float((ref.weights(c.batch) * (a * mean + b * std)).mean(-1).sum())
         else:
 
             def scalar(parameters: Parameters, arguments: Any = arguments) -> float:
@@ -343,7 +343,8 @@ def test_learners(name: str) -> None:
     learner = part.make(ref, DIMS)
     state = learner.init(network(rng, f"actor {part.actor}"), network(rng, f"critic {part.critic}"))
     start, first = state, ref.to_arrays(state)
-    assert {"actor.layers.0.weight", "critic_optimiser.m.layers.1.bias", "temperature.count", "updates"} <= first.keys()
+    assert {"actor.layers.0.weight", "critic_optimiser.m.layers.1.bias", "updates"} <= first.keys()
+    assert ("temperature.count" in first) == (learner.temperature.interval > 0)
     for i in range(6):
         before = ref.to_arrays(state)
         new, metrics = learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
@@ -351,9 +352,9 @@ def test_learners(name: str) -> None:
         assert {n: (a.shape, a.dtype) for n, a in after.items()} == {n: (a.shape, a.dtype) for n, a in first.items()}
         assert all(np.array_equal(a, before[n]) for n, a in ref.to_arrays(state).items())
         moved = {n.split(".")[0] for n in after if not np.array_equal(after[n], before[n])}
-        due = i % learner.actor_delay == 0
+        due, interval = i % learner.actor_delay == learner.first_actor_update, learner.temperature.interval
         assert (("actor" in moved), ("target_critic" in moved), ("actor_loss" in metrics)) == (due, due, due)
-        assert ("temperature" in moved) == (i % learner.temperature.interval == 0)
+        assert ("temperature" in moved) == (interval > 0 and i % interval == 0)
         assert {"critic", "critic_optimiser", "updates"} <= moved
         assert all(np.isfinite(number) for number in metrics.values())
         state = new

@@ -250,7 +250,7 @@ def test_the_best_policy_is_kept(tmp_path: Path) -> None:
 
 def test_other_replay_memories_are_refused(tmp_path: Path) -> None:
     class Strange:
-        def __init__(self, *_: int) -> None: ...
+        def __init__(self, *_: int, **given: float) -> None: ...
 
     learner, state = fake()
     with pytest.raises(UsageError, match="cannot hold a Strange; it must offer what NumberedReplay says"):

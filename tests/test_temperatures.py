@@ -187,7 +187,8 @@ def run(
         obs = backend.testing.to_backend(rng.standard_normal((DIMS.batch, DIMS.obs)))
         noise = backend.testing.to_backend(make_noise(rng, temperature))
         log_prob = backend.testing.to_backend(rng.standard_normal(DIMS.batch))
-        state, metrics = update(state, actor, critic, obs, noise, log_prob)
+        policy = Policy(actor, critic, temperature.value(state))
+        state, metrics = update(state, policy, obs, noise, log_prob)
         values.append(float(backend.testing.to_numpy(temperature.value(state))))
         entropies += [float(backend.testing.to_numpy(metrics[name]))] if name in metrics else []
     return state, values, entropies

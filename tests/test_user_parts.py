@@ -61,9 +61,9 @@ class UserTemperature(Wrapped):
     def value(self, state: Any) -> Any:
         return 0.2
 
-    def update(self, state: Any, actor: Any, critic: Any, obs: Any, noise: Any, log_prob: Any = None) -> Any:
-        new, metrics = self.part.update(self.own(state), actor, critic, obs, noise, log_prob)
-        graph = critic(obs, actor(obs)[0]).mean()  # depends on the parameters of both networks
+    def update(self, state: Any, policy: Any, obs: Any, noise: Any, log_prob: Any = None) -> Any:
+        new, metrics = self.part.update(self.own(state), policy, obs, noise, log_prob)
+        graph = policy.critic(obs, policy.actor(obs)[0]).mean()  # depends on the parameters of both networks
         return {**new, **self.after(state, graph)}, {**metrics, "undetached": graph, **self.metrics}
 
 
