@@ -20,7 +20,8 @@ import numpy as np
 import tyro
 
 from diffac.backend import backend_names, get_backend
-from diffac.errors import RunError, UsageError, unknown
+from diffac.errors import RunError, UsageError, said, unknown
+from diffac.named import import_of
 from diffac.system import configure
 from diffac.system.compiling import compiling
 from diffac.system.orphans import end_with_parent
@@ -48,6 +49,10 @@ class ValidateConfig:
     """Problems with other random numbers for each component."""
     steps: int = 0
     """Instead of single components: this many updates of whole learners side by side, and where their curves part."""
+    module: str | None = None
+    """Instead of our components: those of a module of yours, `my_parts` say, with a table
+    `PARTS = {"name": (part_in_torch, part_in_equinox)}`; a third entry may hold arguments of `diffac.testing.compare`.
+    In float64, with each other."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """One JSON object on standard output instead of the table."""
 
@@ -59,6 +64,8 @@ class ValidateConfig:
             raise UsageError(f"cases must be at least 1, got {self.cases}")
         if self.steps < 0:
             raise UsageError(f"steps must be at least 0, got {self.steps}")
+        if self.module is not None and (self.steps or self.backends):
+            raise UsageError("--module compares parts in torch and in equinox; leave out --steps and --backends")
 
 
 class Row(NamedTuple):
@@ -120,10 +127,17 @@ def _work(precision: str, names: Sequence[str], config: ValidateConfig, results:
     try:
         backends = _load(names)
         results.put(list(backends))
-        work = compare_learners(backends, config.steps) if config.steps else compare(backends, precision, config.cases)
+        if config.module is not None:
+            work = compare_module(config.module, config.cases)
+        elif config.steps:
+            work = compare_learners(backends, config.steps)
+        else:
+            work = compare(backends, precision, config.cases)
         for result in work:
             results.put(result)
         results.put(None)
+    except (UsageError, RunError) as error:
+        results.put(error)
     except Exception as error:
         results.put(RunError(f"{type(error).__name__} while validating in {precision}: {error}"))
 
@@ -254,6 +268,45 @@ def compare_learners(backends: Mapping[str, Any], steps: int) -> Iterator[Curve]
             yield Curve(name, " - ".join(pair), steps, parted[pair], worst[pair])
 
 
+def compare_module(name: str, cases: int) -> Iterator[Row]:
+    """The pairs of a user's module, see `ValidateConfig.module`.
+
+    Raises:
+        UsageError: there is no such module, or it has no such table.
+        RunError: a part raised an error.
+    """
+    from diffac.testing import comparison
+
+    for part, (in_torch, in_equinox, options) in _pairs(name).items():
+        try:
+            found = comparison.measure(in_torch, in_equinox, draws=cases, **options)
+        except UsageError as error:
+            raise UsageError(f"part {part!r} of {name}: {error}") from error
+        except Exception as error:
+            where = " ".join(getattr(error, "__notes__", []))
+            raise RunError(f"part {part!r} of {name} raised {type(error).__name__}: {said(error)} {where}") from error
+        worst = next((line for error, line in found.differences if error > TOLERANCES["float64"]), "")
+        numbers = {"values": found.values, "gradients": found.gradients, "tolerance": TOLERANCES["float64"]}
+        yield Row(found.kind, part, "float64", "cpu", cases, **numbers, worst=worst)
+
+
+def _pairs(name: str) -> dict[str, tuple[Any, Any, dict[str, Any]]]:
+    try:
+        module = import_of(f"{name}:PARTS")
+    except ImportError as error:
+        raise UsageError(f"the module {name!r} cannot be imported: {error}") from error
+    table = getattr(module, "PARTS", None)
+    if not isinstance(table, Mapping) or not table:
+        raise UsageError(f'{name} needs a table PARTS = {{"name": (part_in_torch, part_in_equinox)}}, got {table!r}')
+    for part, row in table.items():
+        if not isinstance(row, tuple) or len(row) not in (2, 3) or (len(row) == 3 and not isinstance(row[2], dict)):
+            raise UsageError(
+                f"PARTS[{part!r}] of {name} must be (part_in_torch, part_in_equinox), perhaps with a dictionary of "
+                f"arguments for diffac.testing.compare, got {row!r}"
+            )
+    return {str(part): (row[0], row[1], row[2] if len(row) == 3 else {}) for part, row in table.items()}
+
+
 # the command
 
 
@@ -274,6 +327,7 @@ def validate(config: ValidateConfig) -> bool:
         )
     report = {
         "agree": all(result.agrees for result in results),
+        "module": config.module,
         "backends": used,
         "not_installed": absent,
         "versions": _versions(),
@@ -305,7 +359,7 @@ def _finite(value: Any) -> Any:
 def _run(names: Sequence[str], config: ValidateConfig) -> tuple[list[str], list[Any]]:
     """A process for each precision; the results in the order of the tables."""
     context = multiprocessing.get_context("spawn")
-    precisions = PRECISIONS[:1] if config.steps else PRECISIONS
+    precisions = PRECISIONS[:1] if config.steps or config.module else PRECISIONS
     queues = {precision: context.Queue() for precision in precisions}
     workers = {p: context.Process(target=_work, args=(p, names, config, queues[p]), daemon=True) for p in precisions}
     with children_undisturbed():
@@ -365,6 +419,8 @@ def _print(report: Mapping[str, Any], results: Sequence[Any]) -> None:
     others = " and ".join(used) + " with each other" + ("" if "curves" in report else " and with the NumPy reference")
     if len(used) == 1:
         others = f"{used[0]} with the NumPy reference only"
+    if report["module"] is not None:
+        others = f"the parts of {report['module']} in torch and in equinox"
     console.print(f"Compared: {others}." + "".join(f" {name} is not installed." for name in absent))
     console.print("  ".join(f"{package} {version}" for package, version in report["versions"].items()), style="dim")
     if results and isinstance(results[0], Curve):
@@ -372,9 +428,13 @@ def _print(report: Mapping[str, Any], results: Sequence[Any]) -> None:
     else:
         for device in dict.fromkeys(row.device for row in results):
             console.print(_table([row for row in results if row.device == device], device))
+        learners = (
+            " Learners: all of the state after each of the first steps; in double precision only, as Adam starts with "
+            "the gradient's sign."
+        )
         console.print(
-            "Relative to the entry, where large numbers cancel to the largest entry of its array. Learners: all of the "
-            "state after each of the first steps; in double precision only, as Adam starts with the gradient's sign.",
+            "Relative to the entry, where large numbers cancel to the largest entry of its array."
+            + ("" if report["module"] else learners),
             style="dim",
         )
     disagreeing = [r for r in results if not r.agrees]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import equinox as eqx
@@ -37,6 +38,15 @@ def on_device(device: str) -> Iterator[None]:
     """A context in which new networks and arrays live on a device, and products have the precision of their numbers."""
     with jax.default_device(jax.devices(device)[0]), jax.default_matmul_precision("highest"):
         yield
+
+
+def double_precision() -> AbstractContextManager[Any]:
+    """A context in which new networks and arrays are float64; it switches `jax_enable_x64` on for this thread alone."""
+    if hasattr(jax, "enable_x64"):
+        return jax.enable_x64(True)
+    from jax import experimental  # before jax 0.8
+
+    return experimental.enable_x64(True)  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

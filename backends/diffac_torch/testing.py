@@ -1,6 +1,7 @@
 """Tools for tests: values and gradients as NumPy arrays, and training of an actor against any critic."""
 
-from collections.abc import Callable, Iterable
+import contextlib
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -32,6 +33,17 @@ def devices() -> list[str]:
 def on_device(device: str) -> AbstractContextManager[Any]:
     """A context in which new networks and arrays live on a device."""
     return torch.device(device)
+
+
+@contextlib.contextmanager
+def double_precision() -> Iterator[None]:
+    """A context in which new networks and arrays are float64; it sets torch's default dtype, and puts it back."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:

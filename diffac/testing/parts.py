@@ -71,11 +71,11 @@ NOISE_SCHEDULES: dict[str, Callable[[int], NoiseSchedule]] = {
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-    """A row: `make(B, dims)`, with the names of the networks it goes with (see `ACTORS` and `CRITICS`)."""
+    """A row: `make(B, dims)`, and its networks: names in `ACTORS` and `CRITICS`, or functions such as are there."""
 
     make: Callable[[Any, Dims], Any]
-    actor: str = "denoiser"
-    critic: str = "twin"
+    actor: str | Callable[..., Any] = "denoiser"
+    critic: str | Callable[..., Any] = "twin"
     boltzmann: bool = False
     """Of an actor objective: Q and the temperature count by their ratio alone."""
     shift_invariant: bool = True
@@ -149,12 +149,14 @@ def random_parameters(
 
 def make_actor(B: Any, part: Part, key: int = 1, dims: Dims = DIMS) -> Any:
     """The actor network that goes with a part."""
-    return ACTORS[part.actor](B, dims, key, activation=dims.activation)
+    make = ACTORS[part.actor] if isinstance(part.actor, str) else part.actor
+    return make(B, dims, key, activation=dims.activation)
 
 
 def make_critic(B: Any, part: Part, key: int = 2, dims: Dims = DIMS) -> Any:
     """The critic network that goes with a part."""
-    return CRITICS[part.critic](B, dims, key, activation=dims.activation)
+    make = CRITICS[part.critic] if isinstance(part.critic, str) else part.critic
+    return make(B, dims, key, activation=dims.activation)
 
 
 # schedules and samplers

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffac.noise import draw
+from diffac.noise import NoiseSpec, draw
 from diffac.protocols import Batch, Policy
 from diffac.testing import parts, reference
 from diffac.testing.parts import DIMS, Dims, Part
@@ -50,12 +50,9 @@ class Problem:
     """In the order in which they are seen."""
     noises: list[dict[str, Any]]
     """One for each batch."""
+    part: Part
+    """The row."""
     dims: Dims = DIMS
-
-    @property
-    def part(self) -> Part:
-        """The row."""
-        return KINDS[self.kind].table[self.name]
 
     def cast(self, dtype: Any) -> Problem:
         """The same problem with floating numbers of another type."""
@@ -99,29 +96,38 @@ def make_problem(
         temperature: the entropy coefficient.
         termination: probability that a transition is terminal.
     """
-    part, num_batches = KINDS[kind].table[name], KINDS[kind].num_batches
+    part = KINDS[kind].table[name]
     actor, critic = f"actor {part.actor}", f"critic {part.critic}"
     shapes = {"actor": actor, "critic": critic, "target_critic": critic}
     if kind == "network":
         shapes = {name: name for name in parts.SHAPES}
     networks = {n: parts.random_parameters(rng, parts.SHAPES[shape](dims), spread) for n, shape in shapes.items()}
-    spec = _noise_spec(kind, part, dims)
+    problem = Problem(kind, name, networks, np.array(temperature), [], [], part, dims)
+    spec = noise_spec(kind, part.make(reference, dims), dims)
+    return with_batches(problem, spec, rng, magnitude=magnitude, termination=termination)
+
+
+def with_batches(
+    problem: Problem, spec: NoiseSpec, rng: np.random.Generator, *, magnitude: float = 1.0, termination: float = 0.3
+) -> Problem:
+    """The problem with random batches, as many as its kind takes, and the noise that each needs."""
     batches, noises = [], []
-    for _ in range(num_batches):
-        filled = kind != "learner"
-        batches.append(parts.make_batch(rng, dims, magnitude=magnitude, termination=termination, filled=filled))
+    for _ in range(KINDS[problem.kind].num_batches):
+        filled = problem.kind != "learner"
+        batches.append(parts.make_batch(rng, problem.dims, magnitude=magnitude, termination=termination, filled=filled))
         noise = draw(rng, spec, np.float64)
         # three times as wide for critics, so that the bound on their noise, 3, is reached by some entries
-        noises.append(_map(lambda entry: 3 * entry, noise) if kind == "critic objective" else noise)
-    return Problem(kind, name, networks, np.array(temperature), batches, noises, dims)
+        noises.append(_map(lambda entry: 3 * entry, noise) if problem.kind == "critic objective" else noise)
+    return dataclasses.replace(problem, batches=batches, noises=noises)
 
 
-def _noise_spec(kind: str, part: Part, dims: Dims) -> Any:
+def noise_spec(kind: str, part: Any, dims: Dims) -> NoiseSpec:
+    """The noise that a part needs in a problem of its kind."""
     if kind in ("schedule", "network"):
         return {}
     # one more leading axis for samplers: an objective may ask for particles
     shape = (PARTICLES, *dims.shape) if kind == "sampler" else dims.shape
-    return part.make(reference, dims).noise_spec(shape)
+    return part.noise_spec(shape)
 
 
 def rows() -> Iterator[tuple[str, str]]:
