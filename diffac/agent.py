@@ -325,7 +325,7 @@ class Agent:
         """Writes the agent, in place of one that the folder holds; there is no moment at which it holds none.
 
         Args:
-            folder: need not exist. Holds one checkpoint (docs/checkpoints.md), without a pickle.
+            folder: need not exist. Holds one checkpoint (docs/use/runs.md), without a pickle.
             replay: with all that training needs to go on: replay memory, environments, random numbers. False: the
                 learner alone, which acts, and from whose weights `learn` begins anew.
 

@@ -14,7 +14,7 @@ is never changed after it was written, so two checkpoints cannot spoil one anoth
 when the last checkpoint that needs it goes.
 
 A checkpoint is written beside its place, flushed to the disk and renamed: whatever has its name is complete. It may
-also come from a stranger: nothing in it is taken for what it should be before it was looked at (docs/security.md).
+also come from a stranger: nothing in it is taken for what it should be before it was looked at (docs/use/security.md).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What is logged of training, from one line of metrics to the next. docs/metrics.md explains every name."""
+"""What is logged of training, from one line of metrics to the next. docs/use/metrics.md explains every name."""
 
 from __future__ import annotations
 

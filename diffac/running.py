@@ -67,7 +67,7 @@ def resume(
     """Goes on with a run from its last whole checkpoint, or from the start where none was written yet.
 
     On the same machine with the same backend and versions, the run becomes what it would have become without the stop,
-    bit for bit, where the environments can be saved (docs/checkpoints.md).
+    bit for bit, where the environments can be saved (docs/use/runs.md).
 
     Args:
         folder: of the run; may have been moved.

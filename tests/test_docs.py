@@ -23,7 +23,7 @@ from diffac_recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-NAMES = ("getting-started", "own-objective", "agreement", "agent", "settings")
+NAMES = ("start/getting-started", "extend/objective", "results/agreement", "use/agent", "use/settings")
 PAGES = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in NAMES)]
 PACKAGES = {
     "torch": ("torch",),
@@ -90,7 +90,7 @@ def test_blocks_are_found() -> None:
     assert [len(blocks(page)) for page in PAGES] >= [3, 2, 4, 3, 4, 1]
     names = set(map(str, variants()))
     for name in ("torch", "equinox"):
-        assert {f"README-1-{name}", f"own-objective-train_qsm.py-{name}"} <= names
+        assert {f"README-1-{name}", f"objective-train_qsm.py-{name}"} <= names
 
 
 @pytest.mark.parametrize("block", variants(), ids=str)
@@ -119,7 +119,7 @@ def test_code_runs(block: Block, tmp_path: Path) -> None:
 
 
 def test_objectives_stay_short() -> None:
-    modules = [block for block in blocks(DOCS / "own-objective.md") if block.is_module]
+    modules = [block for block in blocks(DOCS / "extend/objective.md") if block.is_module]
     assert [block.title for block in modules] == ["qsm_torch.py", "qsm_equinox.py"]
     for block in modules:
         assert len(block.code.splitlines()) < 40, block.title
@@ -128,7 +128,7 @@ def test_objectives_stay_short() -> None:
 def documented() -> set[str]:
     """Everything that a directive of mkdocstrings asks for."""
     directive = re.compile(r"^::: (\S+)$", re.MULTILINE)
-    return {name for page in (DOCS / "api").glob("*.md") for name in directive.findall(page.read_text())}
+    return {name for page in DOCS.rglob("*.md") for name in directive.findall(page.read_text())}
 
 
 @pytest.mark.parametrize("package", ["diffac_torch", "diffac_equinox"])
@@ -172,7 +172,7 @@ def test_api_pages_name_nothing_else() -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipe_pages_are_complete(recipe: str) -> None:
-    page = (DOCS / "recipes" / f"{recipe}.md").read_text()
+    page = (DOCS / "results/recipes" / f"{recipe}.md").read_text()
     module = importlib.import_module(RECIPES[recipe])
     common = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
     own = [f for f in dataclasses.fields(module.Config) if f.name not in common or f.default != common[f.name]]
@@ -210,17 +210,17 @@ def test_every_logged_number_is_explained(recipe: str) -> None:
         state, new = learner.step(state, batch, noise)
         metrics |= {name: value for name, value in new.items() if np.isfinite(float(value))}
     assert all(np.isfinite(float(value)) for value in metrics.values())
-    page = (DOCS / "recipes" / f"{recipe}.md").read_text()
+    page = (DOCS / "results/recipes" / f"{recipe}.md").read_text()
     explained = set(re.findall(r"^\| `train/(\w+)` \|", page, re.MULTILINE))
     assert explained <= set(metrics)
-    everywhere = set(re.findall(r"`train/(\w+)`", (DOCS / "metrics.md").read_text()))
+    everywhere = set(re.findall(r"`train/(\w+)`", (DOCS / "use/metrics.md").read_text()))
     assert {name for name in metrics if not name.endswith("_nonfinite")} <= everywhere
 
 
 def test_our_numbers_say_where_they_come_from() -> None:
     """A number without versions, seeds, steps, updates and a command is none; what `quick` does, many seeds say."""
     for recipe in RECIPES:
-        _, heading, ours = (DOCS / "recipes" / f"{recipe}.md").read_text().partition("## Our runs")
+        _, heading, ours = (DOCS / "results/recipes" / f"{recipe}.md").read_text().partition("## Our runs")
         assert heading, recipe
         assert "(../learns.md)" in ours, recipe
         assert "--env-id InvertedPendulum-v5 --preset quick` |" not in ours, recipe

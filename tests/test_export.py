@@ -403,7 +403,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def programs() -> dict[str, str]:
     """Format -> the program in the documentation that runs it."""
-    page = (ROOT / "docs/export.md").read_text()
+    page = (ROOT / "docs/use/export.md").read_text()
     found = re.findall(r"^ +```python title=\"run_(\w+).py\"\n(.*?)^ +```$", page, re.DOTALL | re.MULTILINE)
     return {name: textwrap.dedent(code) for name, code in found}
 

@@ -33,7 +33,7 @@ from diffac.runs import rewind
 from diffac.training import train
 from diffac_recipes import RECIPES, sac
 
-PAGE = (Path(__file__).parent.parent / "docs/metrics.md").read_text()
+PAGE = (Path(__file__).parent.parent / "docs/use/metrics.md").read_text()
 TINY = {
     "total_timesteps": 60,
     "num_envs": 4,

@@ -1,4 +1,4 @@
-"""What the Q-gradient objective teaches by itself, as docs/recipes/dacer2.md derives it."""
+"""What the Q-gradient objective teaches by itself, as docs/results/recipes/dacer2.md derives it."""
 
 from __future__ import annotations
 

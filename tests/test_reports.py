@@ -117,7 +117,7 @@ def test_interval_covers_as_often_as_it_says() -> None:
 
 
 def test_interval_of_three_seeds_covers_less() -> None:
-    """What the page warns of (docs/reports.md: 73 %)."""
+    """What the page warns of (docs/use/reports.md: 73 %)."""
     rng = RNG(1)
     hits = [
         low <= 0 <= high

@@ -22,7 +22,7 @@ LEVEL = 0.95
 MIN_SEEDS = 2
 """Seeds of a method in an environment below which there is no interval at all."""
 FEW_SEEDS = 5
-"""Seeds below which an interval is much narrower than it claims; docs/reports.md gives the coverage."""
+"""Seeds below which an interval is much narrower than it claims; docs/use/reports.md gives the coverage."""
 
 
 class Interval(NamedTuple):

@@ -12,8 +12,8 @@ def configure(backend: Any, *, matmul_precision: str = "float32") -> None:
     """Sets this process up to compute with a backend: memory, threads, precision, a cache of compiled programs.
 
     The program `diffac` and `Agent` call it. Whoever uses the parts directly calls it or leaves it; without it the same
-    numbers come slower (docs/settings.md says by how much). Call it before anything is computed: what comes too late is
-    named in a note. What the environment's variables say stays. Calling it again changes nothing.
+    numbers come slower (docs/use/settings.md says by how much). Call it before anything is computed: what comes too
+    late is named in a note. What the environment's variables say stays. Calling it again changes nothing.
 
     Args:
         backend: the module, as `diffac.get_backend` returns it; None: only what concerns all of them.

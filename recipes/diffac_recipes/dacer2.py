@@ -13,7 +13,7 @@ from diffac.training import ActorCriticConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(ActorCriticConfig):
-    """Arguments of DACER2. The paper has no public code: what it leaves open is a field (docs/recipes/dacer2.md)."""
+    """Arguments of DACER2. What the paper (no public code) leaves open is a field (docs/results/recipes/dacer2.md)."""
 
     learning_rate: float = 1e-4
     num_diffusion_steps: int = 5

@@ -13,7 +13,7 @@ from diffac.training import ActorCriticConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(ActorCriticConfig):
-    """Arguments of DPMD (version 1 of the paper called it SDAC); corrected, see docs/recipes/dpmd.md."""
+    """Arguments of DPMD (version 1 of the paper called it SDAC); corrected, see docs/results/recipes/dpmd.md."""
 
     num_diffusion_steps: int = 20
     """T, the number of denoising steps."""

@@ -13,7 +13,7 @@ from diffac.training import ActorCriticConfig
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config(ActorCriticConfig):
-    """Arguments of SDAC; corrected where the official code clips without telling its loss (docs/recipes/sdac.md)."""
+    """Arguments of SDAC; corrected where the official code clips, its loss does not (docs/results/recipes/sdac.md)."""
 
     num_diffusion_steps: int = 20
     """T, the number of denoising steps."""

@@ -4,7 +4,7 @@
     python -m tests.benchmarks --quick                  # updates and latency of three cases, minutes
     python -m tests.benchmarks --case sdac --measure updates --env Humanoid --backend torch
     python -m tests.benchmarks --check                  # --quick, and fails where a ratio has become worse
-    python -m tests.benchmarks --publish                # everything, and writes docs/benchmarks.md and recorded.json
+    python -m tests.benchmarks --publish    # everything, and writes docs/results/benchmarks.md and recorded.json
     python -m tests.benchmarks.updates --help           # times of updates alone, for tuning
 
 `nox -s bench -- OPTIONS` does the same and brings Stable-Baselines3 and SBX. The machine should do nothing else:
@@ -57,7 +57,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--output", type=Path, default=ROOT / "runs" / "benchmarks", help="folder of the files")
     made.add_argument("--check", action="store_true", help=f"fail where a ratio lost more than {TOLERANCE:g} of itself")
     made.add_argument("--record", action="store_true", help="keep the ratios of this run for --check")
-    made.add_argument("--publish", action="store_true", help="write docs/benchmarks.md too, and --record")
+    made.add_argument("--publish", action="store_true", help="write docs/results/benchmarks.md too, and --record")
     return made
 
 
@@ -139,7 +139,7 @@ def main() -> int:
         docs = ROOT / "docs"
         results.write(docs / "data")
         shutil.copy(options.output / "benchmarks.svg", docs / "pictures" / "benchmarks.svg")
-        (docs / "benchmarks.md").write_text(page(Results.read(docs / "data")))
+        (docs / "results" / "benchmarks.md").write_text(page(Results.read(docs / "data")))
     if options.record or options.publish:
         record(machine(), ratios(results))
     try:

@@ -1,4 +1,4 @@
-"""docs/benchmarks.md, made of nothing but a run's numbers."""
+"""docs/results/benchmarks.md, made of nothing but a run's numbers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ How fast diffac is: against the same mathematics written the way the public code
 SBX, and against what the machine can do at all. Only ratios carry over to other machines. All contenders of a case are
 processes of their own that take turns, so that a slow minute hits each of them.
 
-All numbers are in [benchmarks.csv](data/benchmarks.csv).
+All numbers are in [benchmarks.csv](../data/benchmarks.csv).
 
-![Gain over naive implementations and peers, and fraction of the machine's peak](pictures/benchmarks.svg)
+![Gain over naive implementations and peers, and fraction of the machine's peak](../pictures/benchmarks.svg)
 
 *Naive* computes the gradient of the actor in every update and throws every second one away, evaluates the denoiser once
 for each particle, and concatenates observation, noisy action and embedded time for every evaluation. It has a network
@@ -41,7 +41,7 @@ TRIED = """## Where targets are missed: what was tried
   gradients of transposed factors, XLA's options for scheduling, copies and minima.
 * *Acting in torch* computes step by step, an action of DACER2 in 140 operations, so its time follows the speed of one
   core: on an older processor without AVX-512 it took 1.2 to 1.5 ms, more than twice the target (own runs).
-  `Agent.compile` makes one program of it, 0.30 to 0.36 ms there ([more numbers](agent.md#control-in-real-time)). It is
+  `Agent.compile` makes one program of it, 0.30 to 0.36 ms there ([more](../use/agent.md#control-in-real-time)). It is
   newer than these measurements; `nox -s bench` measures it too. `torch.compile` in its place brought half as much,
   after 6 to 20 seconds of compiling for each number of observations (there 7 to 39).
 * *Weight gradients in torch*, a quarter of DACER2's products: oneDNN's own backward, MKL, and pieces of 256 or 512 rows

@@ -167,7 +167,7 @@ def switch_table(results: Results) -> Table:
         "take turns in one run. *Brings*: time without it over time with it. Values near 1 are noise, or mean that the "
         "compiler finds it without us. Columns with a star are of this machine, for orientation. Not in the table, "
         "since it takes a quota of processor time: no more threads than a container grants ([what it brings]"
-        "(getting-started.md#threads))."
+        "(../start/getting-started.md#threads))."
     )
     header = ["Optimisation", "Case", "sizes", "backend", "brings", "ms without *", "ms with *"]
     return Table("What each optimisation brings", note, header, rows)
@@ -223,7 +223,7 @@ def training_table(results: Results) -> Table:
         "Five environments, one update for each environment step, five updates in a call, compiled before. *Learner*: "
         "acting and updating without the drawing of batches, share of the wall time. *Host*: drawing of batches and "
         "the loop itself, over the learner's time. The next four are shares of the wall time as they are logged "
-        "(`time/...`, see [logged numbers](metrics.md)). *Gain*: environment steps a second over those with "
+        "(`time/...`, see [logged numbers](../use/metrics.md)). *Gain*: environment steps a second over those with "
         "synchronous environments. The column with a star is of this machine, for orientation."
     )
     header = [

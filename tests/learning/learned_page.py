@@ -1,4 +1,4 @@
-"""docs/learns.md, made of nothing but the rows of docs/data/learns.csv."""
+"""docs/results/learns.md, made of nothing but the rows of docs/data/learns.csv."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ episodes without exploration noise) is at least {SOLVED:g} of 1,000. The last ev
 policy can be lost again.
 `nox -s learns` trains what is missing, and fails where a recipe solves less than 9 in 10.
 
-All numbers are in [learns.csv](data/learns.csv).
+All numbers are in [learns.csv](../data/learns.csv).
 """
 
 

@@ -3,9 +3,9 @@
     python -m tests.learning.learns                                    # every recipe, hours
     python -m tests.learning.learns dpmd sdac --seeds 40 41 --backends torch --jobs 1
 
-`nox -s learns -- OPTIONS` does the same. As soon as a run ends it is added to docs/data/learns.csv, and docs/learns.md
-made anew; a session that was broken off goes on where it was. Fails where a recipe solves less than 9 in 10 of its
-runs. Presets are tuned on seeds below 20.
+`nox -s learns -- OPTIONS` does the same. As soon as a run ends it is added to docs/data/learns.csv, and
+docs/results/learns.md made anew; a session that was broken off goes on where it was. Fails where a recipe solves less
+than 9 in 10 of its runs. Presets are tuned on seeds below 20.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .learned_page import page
 
 ROOT = Path(__file__).parents[2]
 DATA = ROOT / "docs" / "data" / "learns.csv"
-PAGE = ROOT / "docs" / "learns.md"
+PAGE = ROOT / "docs" / "results" / "learns.md"
 SEEDS = (40, 41, 42, 43, 44)
 PRESET = "quick"
 FRAMEWORKS = {"torch": "torch", "equinox": "jax"}
