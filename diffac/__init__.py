@@ -49,6 +49,7 @@ if _TYPE_CHECKING:
     from diffac.protocols import CriticObjective as CriticObjective
     from diffac.protocols import Denoiser as Denoiser
     from diffac.protocols import DistributionalCritic as DistributionalCritic
+    from diffac.protocols import Engine as Engine
     from diffac.protocols import Learner as Learner
     from diffac.protocols import Loss as Loss
     from diffac.protocols import NoiseSchedule as NoiseSchedule
@@ -94,6 +95,7 @@ _NAMES = {
         "CriticObjective",
         "Denoiser",
         "DistributionalCritic",
+        "Engine",
         "Learner",
         "Loss",
         "NoiseSchedule",

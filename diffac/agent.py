@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from diffac.building import configure_for, start_learner
+from diffac.building import configure_for, start_engine
 from diffac.callbacks import Callback, check_callback
 from diffac.checkpoints import Checkpoint, Store, codec_of
 from diffac.configs import RECIPE, make_config, plain, vars_of
@@ -80,8 +80,8 @@ class Agent:
         self._action_dim = self.action_space.shape[0]
         self._scale = action_scaler(self.action_space)
         obs_dim = gym.spaces.flatdim(self.observation_space)
-        self.learner, self._state = start_learner(module, config, obs_dim, self._action_dim)
-        self._codec = codec_of(self.learner, config.backend)
+        self.engine, self._state = start_engine(module, config, obs_dim, self._action_dim)
+        self._codec = codec_of(self.engine, config.backend)
         if checkpoint is not None:
             try:
                 self._state = checkpoint.learner_state(self._codec, self._state)
@@ -288,11 +288,11 @@ class Agent:
             RunError: an update that broke off has consumed the policy.
         """
         rows, single = flat_observations(self.observation_space, observation)
-        spec = self.learner.act_noise_spec((len(rows), self._action_dim), deterministic=deterministic)
+        spec = self.engine.act_noise_spec((len(rows), self._action_dim), deterministic=deterministic)
         with self._updating:
             noise = draw(self._rng, spec)
             try:
-                action = self._scale(self.learner.act(self.state, rows, noise))
+                action = self._scale(self.engine.act(self.state, rows, noise))
             except Exception:
                 self._arrays()  # says it better where nothing is left to act by
                 raise
@@ -319,7 +319,7 @@ class Agent:
                 raise UsageError(f"num_observations must be whole numbers from 1 on, got {size!r}")
         obs_dim = gym.spaces.flatdim(self.observation_space)
         with self._alone("compile", in_callback=True), self._updating, compiling("the policy"):
-            self.learner.compile_act(self.state, obs_dim, self._action_dim, sizes)
+            self.engine.compile_act(self.state, obs_dim, self._action_dim, sizes)
 
     def save(self, folder: Path | str, *, replay: bool = True) -> None:
         """Writes the agent, in place of one that the folder holds; there is no moment at which it holds none.
@@ -483,7 +483,7 @@ class Agent:
         if self._training is None:
             restore = self._restore if self._goes_on else None
             self._training = Training(
-                self.learner, self._state, self.config, restore=restore, say=warn, updating=self._updating
+                self.engine, self._state, self.config, restore=restore, say=warn, updating=self._updating
             )
             self._kept = None
         return self._training

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from diffac.errors import UsageError, check_count, check_number
 from diffac.parts import PARTS
-from diffac.parts.arguments import NO_NUMBERS, Argument, choice, count, number, optional, part
+from diffac.parts.arguments import NO_NUMBERS, Argument, choice, count, number, optional
 from diffac.parts.arguments import REQUIRED as REQUIRED
 from diffac.protocols import Prediction
 from diffac.schedules import LinearSchedule
@@ -35,8 +35,6 @@ def _check_rate(name: str, value: Any) -> None:
     return None
 
 
-_SAMPLER = part("DDPMSampler(schedule)")
-_OBJECTIVE = part("ValueThroughSampler(sampler)")
 _WIDTHS = Argument(_check_sizes, (256, 256, 256), wrong=((8, 0), (8, -1), (2.5,), (None,), 256, "256", None))
 _NETWORK = {
     "obs_dim": count(),
@@ -83,26 +81,6 @@ CONSTRUCTORS: dict[str, Mapping[str, Argument]] = {
         "b2": number("[0, 1)", 0.999),
         "eps": number("(0, inf)", 1e-8),
     },
-    "Learner": {
-        name: argument.by_keyword()
-        for name, argument in {
-            "sampler": _SAMPLER,
-            "actor_objective": _OBJECTIVE,
-            "critic_objective": part("MeanSquaredTD()"),
-            "temperature": part("FixedTemperature()"),
-            "actor_optimiser": part("Adam()"),
-            "critic_optimiser": part("Adam()"),
-            "tau": number("(0, 1]", 0.005),
-            "actor_delay": count(2),
-            "reward_scale": number("(0, inf)", 1.0),
-            "acting_actor": choice("online", "ema", default="online"),
-            "target_sampler": optional(_SAMPLER),
-            "target_actor": choice("online", "ema", default="online"),
-            "first_actor_update": count(0, least=0),
-            "critic_steps": count(1),
-            "critic_steps_before_actor": count(0, least=0),
-        }.items()
-    },
 }
 """Name in `diffac.backend.Backend` -> its arguments, in their order."""
 
@@ -143,19 +121,8 @@ def _ordered_bounds(given: Mapping[str, Any]) -> str | None:
     return None if low < high else f"log_std_min must be below log_std_max, got {low!r} and {high!r}"
 
 
-def _steps_before_actor(given: Mapping[str, Any]) -> str | None:
-    before, steps = given["critic_steps_before_actor"], given["critic_steps"]
-    if before > steps:
-        return f"critic_steps_before_actor must be at most {steps}, the critic_steps, got {before!r}"
-    first, delay = given["first_actor_update"], given["actor_delay"]
-    if first >= delay:
-        return f"first_actor_update must be less than {delay}, the actor_delay, got {first!r}"
-    return None
-
-
 _RELATIONS: dict[str, Callable[[Mapping[str, Any]], str | None]] = {
     "MLPDenoiser": _even_time,
     "GaussianActor": _ordered_bounds,
-    "Learner": _steps_before_actor,
 }
 """What must hold between arguments; each returns a sentence where it does not."""

@@ -8,8 +8,8 @@ from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeAlias
 
 from diffac.errors import UsageError, unknown
-from diffac.parts import critics, objectives, samplers, temperatures
-from diffac.protocols import Array, NoiseSchedule
+from diffac.parts import critics, learner, objectives, samplers, temperatures
+from diffac.protocols import Array, Engine, NoiseSchedule
 
 GROUP = "diffac.backends"
 Time: TypeAlias = "Array | int"
@@ -61,10 +61,16 @@ class Backend(Protocol):
     mixture_entropy: Any
     # learning
     Adam: Any
-    Learner: Any
+    Learner: type[learner.Learner]
+    Engine: Callable[[learner.Learner], Engine]
     # parameters and states to and from NumPy
     to_arrays: Any
     from_arrays: Any
+
+
+def engine_of(learner: Any, backend: str) -> Engine:
+    """What runs a learner: the learner itself where it can, else its backend's engine."""
+    return learner if hasattr(learner, "update") else get_backend(backend).Engine(learner)
 
 
 def backend_names() -> list[str]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from diffac.errors import UsageError
+from diffac.noise import Noise, NoiseSpec
 from diffac.protocols import Batch
 
 
@@ -52,6 +53,13 @@ def check_batch(batch: Batch, axes: Sequence[str], actor: Any = None) -> None:
             raise UsageError(f"{name} must be an array of shape {shape}, got {type(array).__name__}")
         if tuple(array.shape) != shape:
             raise UsageError(f"{name} has shape {tuple(array.shape)}, expected {shape} beside obs of shape {obs_shape}")
+
+
+def check_noise(noise: Noise, spec: NoiseSpec) -> None:
+    """Refuses noise without an entry of its specification; one for which nothing is drawn may be absent."""
+    missing = [name for name, laws in spec.items() if laws and name not in noise]
+    if missing:
+        raise UsageError(f"noise lacks {', '.join(missing)}; noise_spec says what a step needs")
 
 
 def entry(batches: Batch, index: int) -> Batch:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from types import ModuleType
 from typing import Any
 
-from diffac.backend import get_backend
+from diffac.backend import engine_of, get_backend
 from diffac.checkpoints import codec_of
 from diffac.errors import UsageError
+from diffac.protocols import Engine
 from diffac.system import configure
 from diffac.training import TrainConfig
 
@@ -21,8 +22,8 @@ def configure_for(config: TrainConfig) -> None:
     configure(backend, matmul_precision=config.matmul_precision)
 
 
-def start_learner(module: ModuleType, config: TrainConfig, obs_dim: int, action_dim: int) -> tuple[Any, Any]:
-    """What a recipe builds: its learner, and the learner's first state, on the device that the configuration names.
+def start_engine(module: ModuleType, config: TrainConfig, obs_dim: int, action_dim: int) -> tuple[Engine, Any]:
+    """What runs a recipe's learner, and the learner's first state, on the device that the configuration names.
 
     Raises:
         UsageError: the device is missing, or a backend of a third party leaves no choice of it.
@@ -36,4 +37,5 @@ def start_learner(module: ModuleType, config: TrainConfig, obs_dim: int, action_
             f"backend {config.backend!r} offers no choice of device or precision; leave device at 'auto' and "
             f"matmul_precision at 'float32', got {config.device!r} and {config.matmul_precision!r}"
         )
-    return learner, learner.init(*networks)
+    engine = engine_of(learner, config.backend)
+    return engine, engine.init(*networks)

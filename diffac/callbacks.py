@@ -22,7 +22,7 @@ class CallbackError(RunError):
 class Callback(Protocol):
     """Looks on while training goes on. Derive from it, and write only the methods that you need.
 
-    Each of them gets the `Training`, between two steps: `env_step`, `updates`, `episodes`, `evaluations`, `learner` and
+    Each of them gets the `Training`, between two steps: `env_step`, `updates`, `episodes`, `evaluations`, `engine` and
     `state` may be read. A callback that only reads changes no number of a run. The learner's state must not be kept
     beyond the call, because the next update may write over it; copy it with the backend's `to_arrays`.
 

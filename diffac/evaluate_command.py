@@ -63,7 +63,7 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Evaluation:
         **config.env_arguments,
         max_steps=max_steps,
     ) as evaluator:
-        evaluation = evaluator(agent.learner, agent.state)
+        evaluation = evaluator(agent.engine, agent.state)
         env_seeds, env_of_episode = evaluator.env_seeds, evaluator.env_of_episode
     about = {
         "recipe": agent.recipe,
@@ -181,8 +181,8 @@ def _record(agent: Agent, path: Path, seed: int, deterministic: bool, max_steps:
 
     def act(obs: np.ndarray) -> np.ndarray:
         shape = (len(obs), agent.action_space.shape[0])
-        return agent.learner.act(
-            agent.state, obs, draw(rng, agent.learner.act_noise_spec(shape, deterministic=deterministic))
+        return agent.engine.act(
+            agent.state, obs, draw(rng, agent.engine.act_noise_spec(shape, deterministic=deterministic))
         )
 
     try:

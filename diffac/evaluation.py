@@ -14,7 +14,7 @@ from diffac.configs import natural
 from diffac.environments import Stepper, close, make_envs
 from diffac.errors import UsageError
 from diffac.noise import draw
-from diffac.protocols import Learner
+from diffac.protocols import Engine
 from diffac.system.signals import Stop
 
 MAX_ENVS = 10
@@ -89,7 +89,7 @@ class Evaluator:
         num_episodes: episodes of an evaluation.
         seed: of the environments and of the policy's noise; never shared with training.
         num_envs: environments stepped together; None: at most 10.
-        deterministic: exploration noise is off (`Learner.act_noise_spec(..., deterministic=True)`).
+        deterministic: exploration noise is off (`Engine.act_noise_spec(..., deterministic=True)`).
         env_kwargs: as in `make_envs`.
         wrappers: as in `make_envs`.
         max_steps: steps after which an episode is cut; None: as `Bounded`.
@@ -135,11 +135,11 @@ class Evaluator:
         # below 2**31 like those of training: some simulators take no more
         return [int(seed) % 2**31 for seed in envs.generate_state(self._stepper.num_envs)], noise
 
-    def __call__(self, learner: Learner, state: Any, stop: Stop | None = None) -> Evaluation:
+    def __call__(self, engine: Engine, state: Any, stop: Stop | None = None) -> Evaluation:
         """Plays the episodes; returns them ordered by environment, then time.
 
         Args:
-            learner: whose policy acts.
+            engine: whose policy acts.
             state: the learner's.
             stop: looked at in every step; None: nobody asks for a stop.
 
@@ -149,13 +149,13 @@ class Evaluator:
         stepper = self._stepper
         env_seeds, noise_seed = self._seeds()
         rng = np.random.default_rng(noise_seed)
-        spec = learner.act_noise_spec((stepper.num_envs, stepper.action_dim), deterministic=self.deterministic)
+        spec = engine.act_noise_spec((stepper.num_envs, stepper.action_dim), deterministic=self.deterministic)
         played: list[list[tuple[float, int]]] = [[] for _ in range(stepper.num_envs)]
         obs, cut = stepper.reset(env_seeds), 0
         while any(len(episodes) < quota for episodes, quota in zip(played, self._quota, strict=True)):
             if stop is not None:
                 stop.raise_if_requested()
-            result = stepper.step(learner.act(state, obs, draw(rng, spec)))
+            result = stepper.step(engine.act(state, obs, draw(rng, spec)))
             for episode in result.episodes:
                 if len(played[episode.env]) < self._quota[episode.env]:
                     played[episode.env].append((episode.ret, episode.length))
@@ -178,7 +178,7 @@ class Evaluator:
 
 
 def evaluate(
-    learner: Learner,
+    engine: Engine,
     state: Any,
     env_id: str,
     *,
@@ -192,4 +192,4 @@ def evaluate(
     """One evaluation in environments made for it; arguments as for `Evaluator`, which is cheaper for several."""
     options: Any = {"num_envs": num_envs, "max_steps": max_steps, "env_kwargs": env_kwargs, "wrappers": wrappers}
     with Evaluator(env_id, num_episodes=num_episodes, seed=seed, **options) as evaluator:
-        return evaluator(learner, state)
+        return evaluator(engine, state)

@@ -96,14 +96,14 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Path:
         f"{own.recipe} on {config.env_id}, backend {config.backend}",
         f"{'best policy' if best else 'policy'} of step {checkpoint.env_step:,}, {checkpoint.folder}",
     )
-    sign = signature(own.learner, gym.spaces.flatdim(own.observation_space), space.low, space.high)
+    sign = signature(own.engine, gym.spaces.flatdim(own.observation_space), space.low, space.high)
     about = _about(own, sign, checkpoint, chosen.format)
     description = json.dumps(about, indent=2)
     backend: Any = get_backend(target.backend)
     exporter = importlib.import_module(f"{backend.__name__}.export")
     try:
         with compiling("the policy"):
-            content = exporter.export_policy(other.learner, other.state, sign, chosen.format, description)
+            content = exporter.export_policy(other.engine.learner, other.state, sign, chosen.format, description)
     except Exception as error:  # whatever a part of somebody else does that cannot be traced
         reason = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
         raise RunError(f"the policy cannot be exported to format {chosen.format!r}: {reason}") from error
@@ -177,10 +177,10 @@ def _agents(checkpoint: Checkpoint, backend: str, recipe: ModuleType | None) -> 
     own = checkpoint.manifest["config"]["backend"]
     names = sorted({own, backend}, key=lambda name: name != "torch")  # which must be imported before jax
     agents = {name: Agent.from_checkpoint(checkpoint, backend=name, device="cpu", recipe=recipe) for name in names}
-    learner = agents[backend].learner
-    if not isinstance(learner, get_backend(backend).Learner):
+    engine: Any = agents[backend].engine
+    if not isinstance(getattr(engine, "learner", None), get_backend(backend).Learner):
         raise UsageError(
-            f"{agents[own].recipe} builds a {type(learner).__name__}; only the Learner of a backend can be exported"
+            f"{agents[own].recipe} builds a {type(engine).__name__}; only the Learner of a backend can be exported"
         )
     return agents[own], agents[backend]
 
@@ -267,7 +267,7 @@ def _check(
         drawn = sign.draw(rng, batch)
         for noise in (_equal_candidates(sign, drawn), drawn) if has_candidates else (drawn,):
             nested = sign.nest(noise, lambda shape: np.zeros(shape, np.float32), batch)
-            expected = agent.learner.act(agent.state, obs, nested).clip(-1, 1)
+            expected = agent.engine.act(agent.state, obs, nested).clip(-1, 1)
             found = call(obs, *noise)
             differences = (abs(found - scale(expected)) / size).max(-1)
             if has_candidates and noise is drawn:

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffac.errors import UsageError
 from diffac.noise import Law, Noise, NoiseSpec, Zeros, draw
-from diffac.protocols import Learner
+from diffac.protocols import Engine
 
 BATCH = "batch"
 """Stands in a shape for the number of observations."""
@@ -18,7 +18,7 @@ BATCH = "batch"
 
 @dataclasses.dataclass(frozen=True)
 class NoiseEntry:
-    """One array of the noise of `Learner.act`."""
+    """One array of the noise of `Engine.act`."""
 
     name: str
     """Its path in the nested noise, for example "noise.inner.candidates.start"."""
@@ -76,7 +76,7 @@ class Signature:
         return list(draw(rng, laws).values())
 
     def nest(self, arrays: Sequence[Any], zeros: Callable[[tuple[Any, ...]], Any], batch: Any) -> Noise:
-        """The noise as `Learner.act` wants it.
+        """The noise as `Engine.act` wants it.
 
         Args:
             arrays: those of `inputs`.
@@ -98,11 +98,11 @@ class Signature:
         return fill(self.noise)
 
 
-def signature(learner: Learner, obs_dim: int, low: np.ndarray, high: np.ndarray) -> Signature:
+def signature(engine: Engine, obs_dim: int, low: np.ndarray, high: np.ndarray) -> Signature:
     """The signature of a learner's acting policy without exploration.
 
     Args:
-        learner: says which noise it needs.
+        engine: says which noise it needs.
         obs_dim: length of an observation.
         low: [action_dim], the environment's bounds of an action.
         high: the upper ones.
@@ -111,7 +111,7 @@ def signature(learner: Learner, obs_dim: int, low: np.ndarray, high: np.ndarray)
         UsageError: the shape of a noise depends on the number of observations in another way than by one axis of that
             length.
     """
-    specs = [learner.act_noise_spec((batch, len(low)), deterministic=True) for batch in (2, 3)]
+    specs = [engine.act_noise_spec((batch, len(low)), deterministic=True) for batch in (2, 3)]
     return Signature(obs_dim, _entries("noise", *specs), low, high)
 
 

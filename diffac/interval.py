@@ -38,7 +38,7 @@ class IntervalLog:
     """Collects what is logged at the end of an interval. The learner's metrics stay on the device until then.
 
     Args:
-        fetch: the learner's.
+        fetch: the engine's.
     """
 
     def __init__(self, fetch: Callable[[Sequence[Metrics]], Mapping[str, np.ndarray]]) -> None:

@@ -335,11 +335,33 @@ class Temperature(Protocol):
         ...
 
 
+@runtime_checkable
+class Optimiser(Protocol):
+    """The rule that turns gradients into steps of one network. State is data: this object never changes."""
+
+    def init(self, module: Any) -> Any:
+        """The state before the first step of a network."""
+        ...
+
+    def step(self, opt_state: Any, module: Any, grads: Any) -> tuple[Any, Any, Metrics]:
+        """One step.
+
+        Args:
+            opt_state: as returned by the step before, or `init(module)` for the first one; is consumed.
+            module: the network; is consumed.
+            grads: of its parameters, as the backend's `loss_and_gradient` returns them.
+
+        Returns:
+            The network and the state after the step, and {"grad_norm"}, the norm of the gradient as it was given.
+        """
+        ...
+
+
 class Learner(Protocol):
-    """Everything that happens in one update, assembled from parts. Holds no parameters: those are in the state.
+    """An algorithm: everything that happens in one update. Holds no parameters: those are in the state.
 
     A learner either returns a new state (Equinox) or changes it in place and returns the same object (torch). The state
-    that was passed in must not be used afterwards.
+    that was passed in must not be used afterwards. An `Engine` runs it.
     """
 
     def init(self, actor: Any, critic: Critic) -> Any:
@@ -354,7 +376,34 @@ class Learner(Protocol):
         ...
 
     def step(self, state: Any, batch: Batch, noise: Noise) -> tuple[Any, Metrics]:
-        """One update with explicit noise; arrays of `batch` and `noise` may be NumPy's."""
+        """One update with explicit noise; metrics of parts that were not due are NaN or absent."""
+        ...
+
+    def policy(self, state: Any) -> Policy:
+        """What acts."""
+        ...
+
+
+class Engine(Protocol):
+    """Runs a learner: checks what comes in, brings it to the device, compiles, draws noise, fuses updates.
+
+    No algorithm knows it.
+    """
+
+    @property
+    def learner(self) -> Learner:
+        """The algorithm."""
+        ...
+
+    def init(self, actor: Any, critic: Critic) -> Any:
+        """The learner's state before the first update; takes ownership of both networks."""
+        ...
+
+    def step(self, state: Any, batch: Batch, noise: Noise) -> tuple[Any, Metrics]:
+        """One update with explicit noise; arrays of `batch` and `noise` may be NumPy's.
+
+        The metrics have the same names in every update, NaN for a part that was not due.
+        """
         ...
 
     def draw_noise(self, key: int, index: int, shape: Shape) -> Noise:
@@ -362,7 +411,7 @@ class Learner(Protocol):
         ...
 
     def update(self, state: Any, batches: Batch, key: int) -> tuple[Any, Metrics]:
-        """K fused updates, one for each entry of the leading axis of `batches`; noise is drawn on the device.
+        """K updates, one for each entry of the leading axis of `batches`; noise is drawn on the device.
 
         Metrics are means over those of the K updates that computed them (NaN if none did) and stay on the device.
         Among them are "critic_nonfinite" and "actor_nonfinite", the fraction of these updates in which loss or gradient
@@ -379,10 +428,13 @@ class Learner(Protocol):
         ...
 
     def fetch(self, metrics: Sequence[Metrics]) -> Mapping[str, np.ndarray]:
-        """Brings what several calls of `update`, `step` or `measure` returned to the host, all at once.
+        """Brings what several calls of `update`, of `step` or of `measure` returned to the host, all at once.
+
+        Args:
+            metrics: all with the same names.
 
         Returns:
-            name -> [calls] of float64, NaN for a call without that name.
+            name -> [calls] of float64.
         """
         ...
 

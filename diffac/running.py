@@ -12,7 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from diffac.building import configure_for, start_learner
+from diffac.building import configure_for, start_engine
 from diffac.callbacks import Callback, CallbackError
 from diffac.checkpoints import Checkpoint, Checkpointer, Store, codec_of
 from diffac.configs import RECIPE, config_yaml, make_config, plain, read_config, vars_of
@@ -55,10 +55,10 @@ def run(module: ModuleType, config: TrainConfig, name: str) -> TrainResult:
         Interrupted: Ctrl-C, SIGTERM or SIGHUP, after a checkpoint was written if the step under way came to its end.
     """
     root = absolute(config.run_root)
-    learner, state, _ = build(module, config)
+    engine, state, _ = build(module, config)
     folder = create_run(config, name, recipe_file=script_of(module), root=root)
     with lock_run(folder):
-        return _train_in(folder, name, learner, state, config, None)
+        return _train_in(folder, name, engine, state, config, None)
 
 
 def resume(
@@ -96,7 +96,7 @@ def resume(
             kept.clean()
 
         sizes: tuple[int, int] | None = None
-        learner = state = None
+        engine = state = None
 
         def check(found: Checkpoint) -> None:
             """Refuses what the run cannot go on from; of learner and replay memory as soon as their sizes are known."""
@@ -105,7 +105,7 @@ def resume(
             check_host(found.host(), f"{found.folder}, run.json", **host_form(config), obs_dim=obs_dim)
             if sizes is not None:
                 found.check_replay(config.buffer_size, *sizes)
-                found.learner_state(codec_of(learner, config.backend), state)
+                found.learner_state(codec_of(engine, config.backend), state)
 
         checkpoint, refused = store.newest(about["run_id"], check)
         complete = (
@@ -114,7 +114,7 @@ def resume(
             and not checkpoint.host()["evaluation_due"]
         )
         if not complete and (checkpoint is not None or not refused):
-            learner, state, sizes = build(module, config)
+            engine, state, sizes = build(module, config)
             checkpoint, refused = store.newest(about["run_id"], check)
         for reason in dict.fromkeys(reason for _, reason in refused):
             note(reason)
@@ -138,11 +138,11 @@ def resume(
                 write_atomically(folder / "config.yaml", config_yaml(config, name))
         except OSError as error:
             raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
-        return _train_in(folder, name, learner, state, config, checkpoint)
+        return _train_in(folder, name, engine, state, config, checkpoint)
 
 
 def build(module: ModuleType, config: TrainConfig) -> tuple[Any, Any, tuple[int, int]]:
-    """The learner and its first state, for the environments' dimensions; and these, (obs_dim, action_dim)."""
+    """The engine and the learner's first state, for the environments' dimensions; and these, (obs_dim, action_dim)."""
     importlib.import_module("tensorboardX")  # imports torch, which must come before jax
     if config.track is not None:
         load_tracker(config.track)
@@ -152,11 +152,11 @@ def build(module: ModuleType, config: TrainConfig) -> tuple[Any, Any, tuple[int,
     finally:
         close(probe)
     configure_for(config)
-    return *start_learner(module, config, *sizes), sizes
+    return *start_engine(module, config, *sizes), sizes
 
 
 def _train_in(
-    folder: Path, name: str, learner: Any, state: Any, config: TrainConfig, checkpoint: Checkpoint | None
+    folder: Path, name: str, engine: Any, state: Any, config: TrainConfig, checkpoint: Checkpoint | None
 ) -> TrainResult:
     """Trains in the folder of a run, which must be locked, and says how it goes."""
     first = 0 if checkpoint is None else checkpoint.env_step
@@ -164,7 +164,7 @@ def _train_in(
     say(f"{name} on {config.env_id}, backend {config.backend}, seed {config.seed}", *start, folder)
     begin = time.perf_counter()
     with StopRequest() as stop:
-        result = _train_until_stopped(folder, name, learner, state, config, checkpoint, stop)
+        result = _train_until_stopped(folder, name, engine, state, config, checkpoint, stop)
     say(*_report(result, time.perf_counter() - begin), folder)
     return result
 
@@ -172,7 +172,7 @@ def _train_in(
 def _train_until_stopped(
     folder: Path,
     name: str,
-    learner: Any,
+    engine: Any,
     state: Any,
     config: TrainConfig,
     checkpoint: Checkpoint | None,
@@ -187,7 +187,7 @@ def _train_until_stopped(
     console = ConsoleWriter(config.total_timesteps, bar=config.progress)
     writer = Writers(console)
     checkpointer = Checkpointer(
-        folder, codec_of(learner, config.backend),
+        folder, codec_of(engine, config.backend),
         interval=config.checkpoint_interval, info=info, checkpoint=checkpoint, stop=stop, say=note,
     )  # fmt: skip
     stop.last_words = lambda: _interrupted(folder, checkpointer)
@@ -195,7 +195,7 @@ def _train_until_stopped(
         first = 0 if checkpoint is None else checkpoint.env_step
         writer = Writers(*_writers(folder, config, first, info), console)
         return train(
-            learner, state, config,
+            engine, state, config,
             writer=writer, checkpointer=checkpointer, callback=_SaveEvaluations(checkpointer),
         )  # fmt: skip
     except KeyboardInterrupt as error:

@@ -25,7 +25,7 @@ from diffac.evaluation import Evaluator
 from diffac.interval import IntervalLog
 from diffac.logging import Writer, Writers
 from diffac.noise import draw
-from diffac.protocols import Activation, Learner
+from diffac.protocols import Activation, Engine
 from diffac.replay import NumberedReplay, Replay, ReplayBuffer
 from diffac.schedules import LinearSchedule
 from diffac.snapshots import check_host
@@ -250,7 +250,7 @@ def integer(rng: np.random.Generator) -> int:
 
 
 def train(
-    learner: Learner,
+    engine: Engine,
     state: Any,
     config: TrainConfig,
     *,
@@ -267,7 +267,7 @@ def train(
     `config.fused_updates` are left out.
 
     Args:
-        learner: the algorithm.
+        engine: runs the learner, `backend.Engine(learner)`.
         state: the learner's; must not be used afterwards.
         config: arguments.
         writer: receives metrics, and is not closed; None: nobody does.
@@ -288,7 +288,7 @@ def train(
     saved: dict[str, Any] = {}
     if checkpointer is not None:
         saved = {"restore": checkpointer.restore, "say": checkpointer.say}
-    with Training(learner, state, config, replay=replay, **saved) as training:
+    with Training(engine, state, config, replay=replay, **saved) as training:
         training.advance(config.total_timesteps, writer=writer, callback=callback, checkpointer=checkpointer)
         return TrainResult(training.state, training.evaluations)
 
@@ -299,7 +299,7 @@ class Training:
     A context manager that closes the environments.
 
     Args:
-        learner: the algorithm.
+        engine: runs the learner, `backend.Engine(learner)`.
         state: the learner's; must not be used afterwards.
         config: arguments.
         replay: makes the replay memory from (capacity, obs_dim, action_dim) and, by keyword, gamma, n_step and
@@ -307,7 +307,7 @@ class Training:
         restore: fills the replay memory, which must be a `NumberedReplay`, and returns the learner's state and
             `Snapshot.host` to go on from, or None in place of the latter at the beginning; None: begins.
         say: told what a person should know.
-        updating: held during each call of `learner.update`, which may consume the state it is given: who holds it may
+        updating: held during each call of `Engine.update`, which may consume the state it is given: who holds it may
             use `state` in another thread. None: a lock of its own.
 
     Raises:
@@ -317,7 +317,7 @@ class Training:
 
     def __init__(
         self,
-        learner: Learner,
+        engine: Engine,
         state: Any,
         config: TrainConfig,
         *,
@@ -326,7 +326,7 @@ class Training:
         say: Callable[[str], None] = warnings.warn,
         updating: contextlib.AbstractContextManager[Any] | None = None,
     ) -> None:
-        self.learner = learner
+        self.engine = engine
         self.state = state
         """The learner's, after `updates` updates."""
         self.config = config
@@ -346,9 +346,9 @@ class Training:
         self.evaluation_due = False
         """Whether the last step is one after which the policy is evaluated, and has not been yet."""
         self._streams = Streams.from_seed(config.seed)
-        self._log = IntervalLog(learner.fetch)
+        self._log = IntervalLog(engine.fetch)
         self._compiled: set[str] = set()
-        """Methods of the learner that were called: their programs are compiled."""
+        """Methods of the engine that were called: their programs are compiled."""
         with contextlib.ExitStack() as stack:
             envs = make_envs(
                 config.env_id,
@@ -519,8 +519,8 @@ class Training:
                 action = self._streams.random_actions.uniform(-1, 1, shape).astype(np.float32)
         else:
             with self._calling("act"):
-                noise = draw(self._streams.acting, self.learner.act_noise_spec(shape))
-                action = self.learner.act(self.state, stepper.obs, noise)
+                noise = draw(self._streams.acting, self.engine.act_noise_spec(shape))
+                action = self.engine.act(self.state, stepper.obs, noise)
                 log.average("rollout/clipped_fraction", np.abs(action) >= 1)
                 if not np.isfinite(action).all():
                     raise self._diverged(f"an action was NaN or infinite at environment step {self.env_step:,}")
@@ -551,14 +551,14 @@ class Training:
         while config.updates_earned(self.env_step) - self.updates >= count:
             with self._updating, self._calling("update"):
                 batches = self.buffer.sample(self._streams.replay, count, config.batch_size)
-                self.state, metrics = self.learner.update(self.state, batches, key=integer(self._streams.updates))
+                self.state, metrics = self.engine.update(self.state, batches, key=integer(self._streams.updates))
             self.updates += count
             self._log.keep(metrics, self.env_step, self.updates)
             self._log.average("train/replay_age", self.buffer.sampled_age)
 
     def _write_metrics(self, writer: Writer) -> None:
         """Logs the interval that ends now, if all its numbers are numbers."""
-        self._log.keep(self.learner.measure(self.state), self.env_step, self.updates)
+        self._log.keep(self.engine.measure(self.state), self.env_step, self.updates)
         if (what := self._log.nonfinite()) is not None:
             raise self._diverged(what)
         self._log.average("train/replay_size", len(self.buffer))
@@ -568,7 +568,7 @@ class Training:
 
     def _diverged(self, what: str) -> DivergenceError:
         """The error for a number that is not finite; the first one that is known is what it tells of."""
-        codec = codec_of(self.learner, self.config.backend)
+        codec = codec_of(self.engine, self.config.backend)
         return diverged(self._log.nonfinite() or what, codec.to_arrays(self.state))
 
     def _save(self, checkpointer: Checkpointer) -> None:
@@ -582,7 +582,7 @@ class Training:
     ) -> bool:
         """Evaluates, in time that does not count; whether training goes on."""
         begin = time.perf_counter()
-        evaluation = self._evaluator(self.learner, self.state, stop)
+        evaluation = self._evaluator(self.engine, self.state, stop)
         mean = float(evaluation.returns.mean())
         self.evaluations.append(EvaluationRecord(self.env_step, self.updates, evaluation.returns, evaluation.lengths))
         self.evaluation_due = False

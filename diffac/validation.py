@@ -241,7 +241,7 @@ def compare_learners(backends: Mapping[str, Any], steps: int) -> Iterator[Curve]
     worlds = dict(backends) if len(backends) > 1 else {**backends, REFERENCE: reference}
     for name in parts.LEARNERS:
         problem = _problem("learner", name, 0, "float64")
-        running = {world: problems.start_learner(B, problem) for world, B in worlds.items()}
+        running = {world: problems.start_engine(B, problem) for world, B in worlds.items()}
         pairs = list(itertools.combinations(worlds, 2))
         worst, parted = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs)
         rng = np.random.default_rng(SEED)
@@ -249,9 +249,9 @@ def compare_learners(backends: Mapping[str, Any], steps: int) -> Iterator[Curve]
             batch = parts.make_batch(rng, filled=False)
             noise = parts.make_noise(rng, next(iter(running.values()))[0])
             seen = {}
-            for world, (learner, state) in running.items():
-                state, metrics = learner.step(state, batch, noise)
-                running[world] = (learner, state)
+            for world, (engine, state) in running.items():
+                state, metrics = engine.step(state, batch, noise)
+                running[world] = (engine, state)
                 if world != REFERENCE:
                     metrics = problems.tools(worlds[world]).to_numpy(metrics)
                 # all parameters now and then: copying them costs more than an update

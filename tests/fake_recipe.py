@@ -53,7 +53,7 @@ ENV_CONSTANTS: dict[str, dict[str, Any]] = {
 }
 
 
-class Interrupted(fakes.FakeLearner):
+class Interrupted(fakes.FakeEngine):
     """Somebody presses Ctrl-C at its first update."""
 
     def update(self, state: Any, batches: Any, key: int) -> Any:
@@ -61,7 +61,7 @@ class Interrupted(fakes.FakeLearner):
         return super().update(state, batches, key)
 
 
-class Native(fakes.FakeLearner):
+class Native(fakes.FakeEngine):
     """Its third update never returns from a call in C, which signals do not end, as that of a compiler."""
 
     def update(self, state: Any, batches: Any, key: int) -> Any:
@@ -73,7 +73,7 @@ class Native(fakes.FakeLearner):
         return super().update(state, batches, key)
 
 
-class Broken(fakes.FakeLearner):
+class Broken(fakes.FakeEngine):
     """Its program has a mistake that shows at its first update; or else its process is killed there.
 
     Args:
@@ -107,7 +107,7 @@ def slow_disk(seconds: float) -> None:
 def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Any, Any, Any]:
     if config.fail == "backend":
         get_backend(config.backend)
-    learner = Interrupted() if config.fail == "interrupt" else fakes.FakeLearner()
+    learner = Interrupted() if config.fail == "interrupt" else fakes.FakeEngine()
     if config.fail == "native":
         learner = Native()
     if config.fail.startswith("fsync:"):

@@ -318,8 +318,8 @@ class FakeState:
     weight: float = 0.1
 
 
-class FakeLearner:
-    """A learner in NumPy whose actions depend on the observation, the noise and everything it has learned from."""
+class FakeEngine:
+    """An engine in NumPy whose actions depend on the observation, the noise and everything it has learned from."""
 
     def __init__(self, losses: dict[int, dict[str, float]] | None = None) -> None:
         self.losses = losses or {}

@@ -71,7 +71,7 @@ def test_pieces_make_the_same_agent(recipe: str, backend: Any, tmp_path: Path) -
     """One call, three calls, and calls with saving and loading between them, against `train`: bit for bit."""
     whole = small(recipe, backend)
     learner, actor, critic = whole._module.build(whole.config, 3, 1)
-    expected = backend.to_arrays(train(learner, learner.init(actor, critic), whole.config).state)
+    expected = backend.to_arrays(train(backend.Engine(learner), learner.init(actor, critic), whole.config).state)
     assert expected["updates"] == 30
     assert whole.learn() is whole
     assert_equal(backend.to_arrays(whole.state), expected)
@@ -279,7 +279,7 @@ def test_what_is_no_callback_is_refused_before_anything_starts(callback: Any, me
             start()
         assert message in str(raised.value)
     with pytest.raises(UsageError, match="callback must be"):
-        train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=callback)
+        train(fakes.FakeEngine(), fakes.FakeState(), fakes.config(), callback=callback)
     assert agent.num_timesteps == 0
     assert agent._training is None
 
@@ -287,7 +287,7 @@ def test_what_is_no_callback_is_refused_before_anything_starts(callback: Any, me
 def test_an_update_that_breaks_off() -> None:
     """The agent goes on where its state is still there, and says that it cannot where it is not."""
 
-    class Breaks(fakes.FakeLearner):
+    class Breaks(fakes.FakeEngine):
         broken, gone = True, False
 
         def update(self, state: Any, batches: Any, key: int) -> Any:
@@ -301,7 +301,7 @@ def test_an_update_that_breaks_off() -> None:
             return super().to_arrays(state)
 
     agent = fake()
-    agent.learner = agent._codec = learner = Breaks()
+    agent.engine = agent._codec = learner = Breaks()
     with pytest.raises(MemoryError):
         agent.learn()
     learner.broken = False
@@ -326,7 +326,7 @@ def test_an_environment_that_does_not_close(error: str, tmp_path: Path) -> None:
     assert fakes.Closing.closed == [error] * (1 + 3 + 2)  # its spaces, training, evaluation: every one of them
     agent.save(tmp_path, replay=False)
     with pytest.warns(UserWarning, match=warning):
-        result = train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(env_id=f"fakes:Closing{error}-v0"))
+        result = train(fakes.FakeEngine(), fakes.FakeState(), fakes.config(env_id=f"fakes:Closing{error}-v0"))
     assert result.state.updates > 0
 
 
@@ -417,7 +417,7 @@ def test_compiled(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with unchecked_shapes():
         compiled.compile([1, 3])
     if backend.name == "torch":
-        monkeypatch.setattr(compiled.learner, "_policy", None)
+        monkeypatch.setattr(compiled.engine, "_action", None)
     expected = [plain.predict(rows, deterministic=off)[0] for rows in (obs[0], obs) for off in (True, False)]
     with no_compilation(backend):
         actions = [compiled.predict(rows, deterministic=off)[0] for rows in (obs[0], obs) for off in (True, False)]
@@ -546,7 +546,7 @@ def test_evaluate_policy_of_stable_baselines3(env_id: str, backend: Any) -> None
     agent.learn(60)
     for seed in (3, 4):
         with Evaluator(env_id, num_episodes=1, seed=seed) as evaluator:
-            ours = evaluator(agent.learner, agent.state)
+            ours = evaluator(agent.engine, agent.state)
             env_seed = evaluator.env_seeds[0]
         env = vec_env.DummyVecEnv([lambda: gym.make(env_id)])
         env.seed(env_seed)
@@ -675,7 +675,7 @@ def test_the_best_policy_plays_as_it_did(tmp_path: Path, backend: Any) -> None:
     data = np.load(run / "evaluations.npz", allow_pickle=False)
     agent = Agent.load(run)
     seed = diffac.training.integer(diffac.training.Streams.from_seed(0).evaluation)
-    again = diffac.evaluate(agent.learner, agent.state, "fakes:Named-v0", num_episodes=4, seed=seed)
+    again = diffac.evaluate(agent.engine, agent.state, "fakes:Named-v0", num_episodes=4, seed=seed)
     np.testing.assert_array_equal(again.returns, data["results"][data["results"].mean(1).argmax()])
 
 

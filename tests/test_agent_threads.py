@@ -33,7 +33,7 @@ OBS = np.zeros((2, 3))
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(fakes.FakeLearner, "compile_act", lambda self, *_: None, raising=False)
+    monkeypatch.setattr(fakes.FakeEngine, "compile_act", lambda self, *_: None, raising=False)
 
 
 class Calls(fakes.Counter):
@@ -54,7 +54,7 @@ def fake(env_id: str = "fakes:Random-v0", **fields: Any) -> Agent:
     return Agent.from_recipe(fake_recipe, env_id, num_envs=4, **fields)
 
 
-class Consuming(fakes.FakeLearner):
+class Consuming(fakes.FakeEngine):
     """Its updates consume the state they are given, and take their time."""
 
     def update(self, state: Any, batches: Any, key: int) -> Any:
@@ -91,7 +91,7 @@ def acting_threads(agent: Agent, work: Callable[[], Any], count: int = 2) -> int
 def test_predict_never_sees_a_state_that_an_update_consumes() -> None:
     agent = fake()
     learner: Any = Consuming()
-    agent.learner = agent._codec = learner
+    agent.engine = agent._codec = learner
     assert acting_threads(agent, agent.learn) > 0
     assert agent.state.keys == fake().learn().state.keys
 
@@ -119,7 +119,7 @@ def test_the_update_never_overlaps_with_predict_that_began_before_learn() -> Non
             return super().act(state, obs, noise)
 
     learner: Any = Slow()
-    agent.learner = agent._codec = learner
+    agent.engine = agent._codec = learner
     learning = threading.Thread(target=agent.learn)
     with ThreadPoolExecutor(1) as pool:
         acting = pool.submit(agent.predict, OBS)
@@ -236,13 +236,13 @@ def test_after_close() -> None:
 def test_an_update_that_breaks_off_leaves_a_sentence(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it has consumed the state, which only some backends do; otherwise the agent acts."""
     agent = Agent.from_recipe("sac", "fakes:Random-v0", backend=backend.name, **SMALL)
-    update = type(agent.learner).update
+    update = type(agent.engine).update
 
     def breaks(*args: Any, **kwargs: Any) -> Any:
         update(*args, **kwargs)
         raise MemoryError("after the update")
 
-    monkeypatch.setattr(type(agent.learner), "update", breaks)
+    monkeypatch.setattr(type(agent.engine), "update", breaks)
     with pytest.raises(MemoryError):
         agent.learn()
     for call in (lambda: agent.predict(OBS), lambda: agent.save("agent", replay=False)):
@@ -277,7 +277,7 @@ def test_what_callbacks_and_writers_may_do() -> None:
             agent.save("agent")
             agent.compile()
             agent.predict(OBS)
-            evaluate(agent.learner, agent.state, "fakes:Random-v0", num_episodes=1, seed=0)
+            evaluate(agent.engine, agent.state, "fakes:Random-v0", num_episodes=1, seed=0)
             at.append(agent.num_timesteps)
 
     class Writes(fakes.ListWriter):
@@ -320,21 +320,21 @@ def test_a_state_that_was_consumed_says_so(capfd: pytest.CaptureFixture[str]) ->
     assert agent._training is not None
     batches = agent._training.buffer.sample(np.random.default_rng(0), 1, 4)
     batch = entry(batches, 0)
-    act_noise = draw(np.random.default_rng(0), agent.learner.act_noise_spec((1, 1)))
-    step_noise = agent.learner.draw_noise(0, 0, (4, 1))
-    described = signature(agent.learner, 3, np.array([-1.0]), np.array([1.0]))
+    act_noise = draw(np.random.default_rng(0), agent.engine.act_noise_spec((1, 1)))
+    step_noise = agent.engine.draw_noise(0, 0, (4, 1))
+    described = signature(agent.engine, 3, np.array([-1.0]), np.array([1.0]))
     for use in (
-        lambda: agent.learner.act(state, np.zeros((1, 3), np.float32), act_noise),
-        lambda: agent.learner.update(state, batches, 0),
-        lambda: agent.learner.step(state, batch, step_noise),
-        lambda: agent.learner.measure(state),
-        lambda: agent.learner.compile_act(state, 3, 1, (1,)),
-        lambda: evaluate(agent.learner, state, "fakes:Random-v0", num_episodes=1, seed=0),
+        lambda: agent.engine.act(state, np.zeros((1, 3), np.float32), act_noise),
+        lambda: agent.engine.update(state, batches, 0),
+        lambda: agent.engine.step(state, batch, step_noise),
+        lambda: agent.engine.measure(state),
+        lambda: agent.engine.compile_act(state, 3, 1, (1,)),
+        lambda: evaluate(agent.engine, state, "fakes:Random-v0", num_episodes=1, seed=0),
         lambda: backend.to_arrays(state),
-        lambda: export.export_policy(agent.learner, state, described, "jax", ""),
+        lambda: export.export_policy(agent.engine, state, described, "jax", ""),
     ):
         with pytest.raises(UsageError, match="this state of the learner is gone: an update has consumed it; take the"):
             use()
     jit = pytest.importorskip("equinox").filter_jit  # within, nothing is known about memory
-    jit(lambda now: agent.learner.step(now, batch, step_noise))(agent.state)
+    jit(lambda now: agent.engine.step(now, batch, step_noise))(agent.state)
     assert "buffer" not in capfd.readouterr().err.lower()

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from diffac.noise import draw
 from diffac.testing import strategies
 from diffac.testing.conformance import ROWS, assert_close
-from diffac.testing.parts import ACTIVATIONS, ACTORS, CRITICS, DIMS, LEARNERS, make_batch, make_learner, make_noise
+from diffac.testing.parts import ACTIVATIONS, ACTORS, CRITICS, DIMS, LEARNERS, make_batch, make_engine, make_noise
 from diffac.testing.problems import (
     Answer,
     computed,
@@ -150,9 +150,9 @@ def test_mixture_entropy(both: SimpleNamespace, law: str, seed: int) -> None:
 # Learners
 
 
-def learner_data(rng: np.random.Generator, learner: Any) -> tuple[Any, Any]:
+def learner_data(rng: np.random.Generator, engine: Any) -> tuple[Any, Any]:
     """A batch as the learner gets it, and the noise of one step."""
-    return make_batch(rng, filled=False), make_noise(rng, learner)
+    return make_batch(rng, filled=False), make_noise(rng, engine)
 
 
 def assert_states_agree(both: SimpleNamespace, states: list[Any]) -> None:
@@ -163,10 +163,10 @@ def assert_states_agree(both: SimpleNamespace, states: list[Any]) -> None:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_a_hundred_learner_steps(both: SimpleNamespace, name: str) -> None:
     rng = np.random.default_rng(7)
-    (learner, state), (other, other_state) = (make_learner(B, name) for B in (both.torch, both.equinox))
+    (engine, state), (other, other_state) = (make_engine(B, name) for B in (both.torch, both.equinox))
     for _ in range(LEARNER_STEPS):
-        batch, noise = learner_data(rng, learner)
-        state, metrics = learner.step(state, batch, noise)
+        batch, noise = learner_data(rng, engine)
+        state, metrics = engine.step(state, batch, noise)
         other_state, other_metrics = other.step(other_state, batch, noise)
         both_metrics = both.torch.testing.to_numpy(metrics), both.equinox.testing.to_numpy(other_metrics)
         assert_close(*(Answer(computed(m), {}) for m in both_metrics))
@@ -177,14 +177,14 @@ def test_a_hundred_learner_steps(both: SimpleNamespace, name: str) -> None:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_acting(both: SimpleNamespace, name: str) -> None:
     rng = np.random.default_rng(8)
-    learner, state = make_learner(both.torch, name)
-    other, other_state = make_learner(both.equinox, name)
+    engine, state = make_engine(both.torch, name)
+    other, other_state = make_engine(both.equinox, name)
     obs = rng.standard_normal((4, DIMS.obs)).astype(np.float32)
     for deterministic in (False, True):
-        spec = learner.act_noise_spec((4, DIMS.action), deterministic=deterministic)
+        spec = engine.act_noise_spec((4, DIMS.action), deterministic=deterministic)
         assert spec == other.act_noise_spec((4, DIMS.action), deterministic=deterministic)
         noise = draw(rng, spec)
-        first, second = learner.act(state, obs, noise), other.act(other_state, obs, noise)
+        first, second = engine.act(state, obs, noise), other.act(other_state, obs, noise)
         assert first.dtype == second.dtype == np.float32
         np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
 
@@ -192,19 +192,19 @@ def test_acting(both: SimpleNamespace, name: str) -> None:
 @pytest.mark.parametrize("name", ["dacer2", "sdac"])
 def test_one_backend_continues_what_the_other_began(both: SimpleNamespace, name: str) -> None:
     rng = np.random.default_rng(9)
-    learner, state = make_learner(both.torch, name)
-    other, other_state = make_learner(both.equinox, name, key=77)
+    engine, state = make_engine(both.torch, name)
+    other, other_state = make_engine(both.equinox, name, key=77)
     for _ in range(11):
-        state, _ = learner.step(state, *learner_data(rng, learner))
+        state, _ = engine.step(state, *learner_data(rng, engine))
     other_state = both.equinox.from_arrays(other_state, both.torch.to_arrays(state))
     for _ in range(5):
-        batch, noise = learner_data(rng, learner)
-        state, _ = learner.step(state, batch, noise)
+        batch, noise = learner_data(rng, engine)
+        state, _ = engine.step(state, batch, noise)
         other_state, _ = other.step(other_state, batch, noise)
     assert_states_agree(both, [state, other_state])
-    third, third_state = make_learner(both.torch, name, key=78)
+    third, third_state = make_engine(both.torch, name, key=78)
     third_state = both.torch.from_arrays(third_state, both.equinox.to_arrays(other_state))
-    batch, noise = learner_data(rng, learner)
-    state, _ = learner.step(state, batch, noise)
+    batch, noise = learner_data(rng, engine)
+    state, _ = engine.step(state, batch, noise)
     third_state, _ = third.step(third_state, batch, noise)
     assert_close(*(Answer(both.torch.to_arrays(s), {}) for s in (state, third_state)))

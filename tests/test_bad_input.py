@@ -15,7 +15,7 @@ from diffac.batches import entry
 from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.protocols import Batch, Policy, Rollout
-from diffac.testing.parts import ACTORS, CRITICS, DIMS, chain, make_batch, make_learner, make_noise, schedule
+from diffac.testing.parts import ACTORS, CRITICS, DIMS, chain, make_batch, make_engine, make_noise, schedule
 
 TEMPERATURE = np.float64(0.3)
 RNG_SEED = 0
@@ -163,16 +163,16 @@ def test_sum_needs_terms(backend: ModuleType) -> None:
 
 def step(backend: ModuleType, **change: Any) -> Any:
     """A step of SDAC with some entries of the batch replaced."""
-    learner, state = make_learner(backend, "sdac")
+    engine, state = make_engine(backend, "sdac")
     rng = np.random.default_rng(RNG_SEED)
     batch = make_batch(rng, filled=False)._replace(**change)
-    return learner.step(state, batch, make_noise(rng, learner))
+    return engine.step(state, batch, make_noise(rng, engine))
 
 
 def update(backend: ModuleType, change: Any) -> Any:
-    learner, state = make_learner(backend, "sdac")
+    engine, state = make_engine(backend, "sdac")
     batches = make_batch(np.random.default_rng(RNG_SEED), leading=(2,), filled=False)
-    return learner.update(state, change(batches), 0)
+    return engine.update(state, change(batches), 0)
 
 
 B, OBS, A = DIMS.batch, DIMS.obs, DIMS.action
@@ -233,25 +233,25 @@ WRONG_OBS = {
 
 @pytest.mark.parametrize("case", WRONG_OBS)
 def test_act_refuses(backend: ModuleType, case: str) -> None:
-    learner, state = make_learner(backend, "sdac")
-    noise = draw(np.random.default_rng(RNG_SEED), learner.act_noise_spec((3, A)), np.float32)
+    engine, state = make_engine(backend, "sdac")
+    noise = draw(np.random.default_rng(RNG_SEED), engine.act_noise_spec((3, A)), np.float32)
     obs = WRONG_OBS[case]
     mention = obs.dtype if obs.dtype.kind == "i" else str(obs.shape).strip("()").rstrip(",")
-    refuses(lambda: learner.act(state, obs, noise), "obs", mention)
+    refuses(lambda: engine.act(state, obs, noise), "obs", mention)
 
 
 def test_refused_input_leaves_the_state_usable(backend: ModuleType) -> None:
     """The check comes before anything is donated or changed in place."""
-    learner, state = make_learner(backend, "sdac")
+    engine, state = make_engine(backend, "sdac")
     before = {name: np.array(value) for name, value in backend.to_arrays(state).items()}
     rng = np.random.default_rng(RNG_SEED)
     good = make_batch(rng, filled=False)
     with pytest.raises(UsageError):
-        learner.step(state, good._replace(reward=good.reward[:, None]), make_noise(rng, learner))
+        engine.step(state, good._replace(reward=good.reward[:, None]), make_noise(rng, engine))
     after = backend.to_arrays(state)
     for name, value in before.items():
         np.testing.assert_array_equal(after[name], value)
-    learner.step(state, good, make_noise(rng, learner))
+    engine.step(state, good, make_noise(rng, engine))
 
 
 # conversion of names and arrays is refused in test_learner, sizes and activations in test_networks

@@ -56,12 +56,13 @@ def test_naive_is_the_same_mathematics(backend: ModuleType, recipe: str) -> None
     temperature = float(np.exp(learner.temperature.init_state()["log_temperature"]))
     learner = dataclasses.replace(learner, temperature=backend.FixedTemperature(temperature))  # naive has no rule
     other = naive.Naive(learner, actor, critic)
-    state = learner.init(actor, critic)
+    engine = backend.Engine(learner)
+    state = engine.init(actor, critic)
     before = backend.to_arrays(state)
     rng = np.random.default_rng(0)
     for _ in range(3):
-        batch, noise = batch_of(rng), draw(rng, learner.noise_spec((4, 2)), float)
-        state, metrics = learner.step(state, batch, noise)
+        batch, noise = batch_of(rng), draw(rng, engine.learner.noise_spec((4, 2)), float)
+        state, metrics = engine.step(state, batch, noise)
         assert float(other.step(batch, noise)) == pytest.approx(float(metrics["critic_loss"]), rel=1e-9)
     ours, theirs = backend.to_arrays(state), other.arrays()
     networks = ("actor.", "critic.", "target_critic.", "ema_actor.")
@@ -76,10 +77,11 @@ def after_two_updates(recipe: str, backend: ModuleType) -> dict[str, np.ndarray]
     if backend.name == "equinox":
         importlib.import_module("jax").clear_caches()  # programs made of other parts
     learner, actor, critic = small(recipe, backend.name)
-    state, rng = learner.init(actor, critic), np.random.default_rng(0)
+    engine = backend.Engine(learner)
+    state, rng = engine.init(actor, critic), np.random.default_rng(0)
     for key in range(2):
         batches = Batch(*(array[None] for array in batch_of(rng)[:5]))
-        state, _ = learner.update(state, batches, key)
+        state, _ = engine.update(state, batches, key)
     return backend.to_arrays(state)
 
 

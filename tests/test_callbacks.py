@@ -33,7 +33,7 @@ class Witness(Callback):
         self.seen.append((what, training.env_step, training.updates))
         np.random.default_rng(0).random()
         np.random.random(7)  # noqa: NPY002
-        training.learner.act_noise_spec((1, 1))
+        training.engine.act_noise_spec((1, 1))
         len(training.buffer)
 
     def on_step(self, training: Training) -> Any:
@@ -53,7 +53,7 @@ class Witness(Callback):
 def test_order() -> None:
     """4 environments, 120 steps, evaluations at 60 and 120; updates of the last step are done before its call."""
     witness, writer = Witness(), fakes.ListWriter()
-    result = train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=witness, writer=writer)
+    result = train(fakes.FakeEngine(), fakes.FakeState(), fakes.config(), callback=witness, writer=writer)
     steps = [step for what, step, _ in witness.seen if what == "step"]
     assert steps == list(range(4, 121, 4))
     others = [(what, step) for what, step, _ in witness.seen if what != "step"]
@@ -69,7 +69,7 @@ def test_only_what_is_written_is_called() -> None:
             ended.append(training.env_step)
 
     ended: list[int] = []
-    train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=Ends())
+    train(fakes.FakeEngine(), fakes.FakeState(), fakes.config(), callback=Ends())
     assert ended == [120]
 
 
@@ -83,7 +83,7 @@ def test_only_what_is_written_is_called() -> None:
     ],
 )
 def test_a_callback_stops_the_run(callback: Any, end: int) -> None:
-    result = train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=callback)
+    result = train(fakes.FakeEngine(), fakes.FakeState(), fakes.config(), callback=callback)
     witnesses = callback.callbacks if isinstance(callback, Callbacks) else [callback]
     assert [witness.seen[-1][:2] for witness in witnesses] == [("end", end)] * len(witnesses)
     assert len(result.evaluations) == (end >= 60)
@@ -92,9 +92,9 @@ def test_a_callback_stops_the_run(callback: Any, end: int) -> None:
 @pytest.mark.parametrize("callback", [Witness(stop_step=70), Witness(stop_evaluation=1)])
 def test_a_run_that_was_stopped_goes_on(callback: Callback, tmp_path: Path) -> None:
     """From the checkpoint that it wrote, with the same result."""
-    whole = train(fakes.FakeLearner(), fakes.FakeState(), fakes.config())
+    whole = train(fakes.FakeEngine(), fakes.FakeState(), fakes.config())
     for stop in (callback, None):
-        learner, state = fakes.FakeLearner(), fakes.FakeState()
+        learner, state = fakes.FakeEngine(), fakes.FakeState()
         found, _ = Store(tmp_path / "checkpoints").newest()
         checkpointer = Checkpointer(tmp_path, learner, interval=1000, info={"run_id": "x"}, checkpoint=found)
         result = train(learner, state, fakes.config(), callback=stop, checkpointer=checkpointer)
@@ -127,7 +127,7 @@ def test_an_error_is_an_end_for_everybody() -> None:
     one, other = Raises("pruned"), Raises("lost")
     everybody = Callbacks(before, Callbacks(one), other, after)
     with pytest.raises(CallbackError, match=r"callback Raises\.on_step raised KeyError: 'pruned' \(test_") as raised:
-        train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=everybody)
+        train(fakes.FakeEngine(), fakes.FakeState(), fakes.config(), callback=everybody)
     for witness in (before, one, other, after):
         assert witness.seen == [("step", 4, 0), ("end", 4, 0)]
     assert isinstance(raised.value.__cause__, KeyError)
@@ -139,7 +139,7 @@ def test_an_error_is_an_end_for_everybody() -> None:
 def test_an_error_of_the_environment_is_no_end() -> None:
     witness = Witness()
     with pytest.raises(RunError, match="gears"):
-        train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(env_id="fakes:Failingraise-v0"), callback=witness)
+        train(fakes.FakeEngine(), fakes.FakeState(), fakes.config(env_id="fakes:Failingraise-v0"), callback=witness)
     assert {what for what, _, _ in witness.seen} == {"step", "evaluation"}
 
 
@@ -150,17 +150,17 @@ def test_an_error_after_that_of_a_callback_hides_nothing() -> None:
 
     with pytest.raises(OSError, match="full") as raised:
         train(
-            fakes.FakeLearner(), fakes.FakeState(), fakes.config(log_interval=4), callback=Raises("pruned"),
+            fakes.FakeEngine(), fakes.FakeState(), fakes.config(log_interval=4), callback=Raises("pruned"),
             writer=Unwritten(),
         )  # fmt: skip
     assert raised.value.__notes__[0].startswith("before that, callback Raises.on_step raised KeyError: 'pruned'")
 
 
 def test_a_run_on_disk_is_saved_when_a_callback_raises(tmp_path: Path) -> None:
-    checkpointer = Checkpointer(tmp_path, fakes.FakeLearner(), interval=1000, info={"run_id": "x"})
+    checkpointer = Checkpointer(tmp_path, fakes.FakeEngine(), interval=1000, info={"run_id": "x"})
     with pytest.raises(CallbackError, match="pruned"):
         train(
-            fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=Raises("pruned"),
+            fakes.FakeEngine(), fakes.FakeState(), fakes.config(), callback=Raises("pruned"),
             checkpointer=checkpointer,
         )  # fmt: skip
     found, _ = Store(tmp_path / "checkpoints").newest()
@@ -173,7 +173,7 @@ def test_a_run_on_disk_is_saved_when_a_callback_raises(tmp_path: Path) -> None:
 def test_odd_answers(method: str, answer: Any) -> None:
     callback = type("Odd", (Witness,), {method: lambda self, training: answer})()
     with pytest.raises(CallbackError, match=rf"callback Odd\.{method} returned .*; it must return False to stop"):
-        train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=callback)
+        train(fakes.FakeEngine(), fakes.FakeState(), fakes.config(), callback=callback)
 
 
 @pytest.mark.filterwarnings("ignore:coroutine")
@@ -183,7 +183,7 @@ def test_a_coroutine_is_no_answer() -> None:
             return False
 
     with pytest.raises(CallbackError, match=r"callback Asks\.on_step returned <coroutine"):
-        train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=Asks())
+        train(fakes.FakeEngine(), fakes.FakeState(), fakes.config(), callback=Asks())
 
 
 @pytest.mark.parametrize("recipe", ["sac", "sdac"])

@@ -16,7 +16,7 @@ import pytest
 from conftest import load_backend
 
 from diffac.agent import Agent
-from diffac.building import start_learner
+from diffac.building import start_engine
 from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.protocols import Batch
@@ -35,21 +35,21 @@ SMALL: dict[str, Any] = {
 
 def updated(backend: ModuleType, device: str) -> tuple[Any, Any, dict[str, np.ndarray]]:
     """Learner and state after two steps with given noise, and its arrays."""
-    learner, state = start_learner(sdac, sdac.Config(backend=backend.name, device=device, **SMALL), 3, 1)
+    engine, state = start_engine(sdac, sdac.Config(backend=backend.name, device=device, **SMALL), 3, 1)
     rng = np.random.default_rng(0)
     batch = Batch(*(rng.uniform(-1, 1, (4, *shape)) for shape in ((3,), (1,), (), (3,), ())))
     for _ in range(2):
-        state, _ = learner.step(state, batch, draw(rng, learner.noise_spec((4, 1)), float))
-    return learner, state, backend.to_arrays(state)
+        state, _ = engine.step(state, batch, draw(rng, engine.learner.noise_spec((4, 1)), float))
+    return engine, state, backend.to_arrays(state)
 
 
 def test_everything_runs_on_the_cpu_if_asked(backend: ModuleType) -> None:
-    learner, state, arrays = updated(backend, "cpu")
+    engine, state, arrays = updated(backend, "cpu")
     _, _, by_default = updated(backend, "auto")
     if backend.testing.devices() == ["cpu"]:
         for name, array in arrays.items():
             np.testing.assert_array_equal(array, by_default[name], err_msg=name)
-    action = learner.act(state, np.zeros((2, 3)), draw(np.random.default_rng(0), learner.act_noise_spec((2, 1)), float))
+    action = engine.act(state, np.zeros((2, 3)), draw(np.random.default_rng(0), engine.act_noise_spec((2, 1)), float))
     again = backend.from_arrays(state, arrays)
     assert action.shape == (2, 1)
     for name, array in backend.to_arrays(again).items():
@@ -63,8 +63,8 @@ def test_replay_on_the_device(backend: ModuleType) -> None:
     runs = []
     for choice in (False, True):
         run = dataclasses.replace(config, replay_on_device=choice)
-        learner, state = start_learner(sdac, run, 3, 1)
-        with Training(learner, state, run) as training:
+        engine, state = start_engine(sdac, run, 3, 1)
+        with Training(engine, state, run) as training:
             assert isinstance(training.buffer._storage, backend.DeviceStorage) == choice  # type: ignore[attr-defined]
             training.advance(run.total_timesteps)
         runs.append(backend.to_arrays(training.state))
@@ -74,12 +74,12 @@ def test_replay_on_the_device(backend: ModuleType) -> None:
 
 def test_replay_on_the_device_of_nobody(backend: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
     config = sdac.Config(backend=backend.name, replay_on_device=True, total_timesteps=600, learning_starts=20, **SMALL)
-    learner, state = start_learner(sdac, config, 3, 1)
+    engine, state = start_engine(sdac, config, 3, 1)
     with pytest.raises(UsageError, match="give your own replay memory the device yourself"):
-        train(learner, state, config, replay=lambda *sizes, **given: ReplayBuffer(*sizes, **given))
+        train(engine, state, config, replay=lambda *sizes, **given: ReplayBuffer(*sizes, **given))
     monkeypatch.setattr("diffac.training.get_backend", lambda name: SimpleNamespace())
     with pytest.raises(UsageError, match=r"offers no DeviceStorage; leave out replay_on_device"):
-        train(learner, state, config)
+        train(engine, state, config)
 
 
 def test_a_gpu_agrees_with_the_cpu(backend: ModuleType) -> None:
@@ -154,6 +154,6 @@ def test_a_backend_without_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     module = SimpleNamespace(build=lambda *_: (SimpleNamespace(init=lambda *networks: networks), "actor", "critic"))
     monkeypatch.setattr("diffac.checkpoints.get_backend", lambda name: SimpleNamespace(name=name))
     config = sdac.Config(backend="third", **SMALL)
-    assert start_learner(module, config, 3, 1)[1] == ("actor", "critic")
+    assert start_engine(module, config, 3, 1)[1] == ("actor", "critic")
     with pytest.raises(UsageError, match=r"backend 'third' offers no choice of device.*'cuda'"):
-        start_learner(module, dataclasses.replace(config, device="cuda"), 3, 1)
+        start_engine(module, dataclasses.replace(config, device="cuda"), 3, 1)

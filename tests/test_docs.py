@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import diffac
+from diffac.building import start_engine
 from diffac.parts import PARTS
 from diffac.training import TrainConfig
 from diffac_recipes import RECIPES
@@ -197,17 +198,18 @@ def test_every_logged_number_is_explained(recipe: str) -> None:
     fields = {field.name for field in dataclasses.fields(module.Config)}
     small = {"hidden_sizes": (8,), "num_diffusion_steps": 2, "num_candidates": 2, "num_particles": 2}
     small |= {"temperature_interval": 1, "backend": backend}
-    learner, actor, critic = module.build(module.Config(**{k: v for k, v in small.items() if k in fields}), 3, 2)
+    config = module.Config(**{k: v for k, v in small.items() if k in fields})
+    engine, state = start_engine(module, config, 3, 2)
     rng = np.random.default_rng(0)
     dtype = float  # the dtype of the networks, see conftest
     obs, action, reward, next_obs = (
         rng.uniform(-1, 1, shape).astype(dtype) for shape in [(4, 3), (4, 2), (4,), (4, 3)]
     )
     batch = diffac.Batch(obs, action, reward, next_obs, np.full(4, 0.99))
-    noise = diffac.draw(rng, learner.noise_spec((4, 2)), dtype)
-    state, metrics = learner.init(actor, critic), {}
+    noise = diffac.draw(rng, engine.learner.noise_spec((4, 2)), dtype)
+    metrics: dict[str, Any] = {}
     for _ in range(2):  # td3's actor moves in the second
-        state, new = learner.step(state, batch, noise)
+        state, new = engine.step(state, batch, noise)
         metrics |= {name: value for name, value in new.items() if np.isfinite(float(value))}
     assert all(np.isfinite(float(value)) for value in metrics.values())
     page = (DOCS / "results/recipes" / f"{recipe}.md").read_text()

@@ -56,7 +56,7 @@ def test_the_best_policy_is_played(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(run), "--episodes", "13"]) == 0
     out = capsys.readouterr().out
     agent = Agent.load(run)
-    expected = evaluate(agent.learner, agent.state, "fakes:Named-v0", num_episodes=13, seed=SEED)
+    expected = evaluate(agent.engine, agent.state, "fakes:Named-v0", num_episodes=13, seed=SEED)
     (about,) = written(run)
     assert about["returns"] == expected.returns.tolist()
     assert about["lengths"] == expected.lengths.tolist()
@@ -276,7 +276,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_exploration_is_off_unless_asked_for() -> None:
     for deterministic in (True, False):
-        learner = fakes.FakeLearner()
+        learner = fakes.FakeEngine()
         with diffac.Evaluator("fakes:Random-v0", num_episodes=2, seed=0, deterministic=deterministic) as evaluator:
             evaluator(learner, fakes.FakeState())
         assert any(learner.explored) != deterministic

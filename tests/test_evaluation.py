@@ -11,14 +11,14 @@ from diffac.evaluation import Evaluator, evaluate
 
 
 def test_returns_are_sums_of_the_environments_rewards() -> None:
-    result = evaluate(fakes.FakeLearner(), fakes.FakeState(), "fakes:Terminates-v0", num_episodes=7, seed=0, num_envs=3)
+    result = evaluate(fakes.FakeEngine(), fakes.FakeState(), "fakes:Terminates-v0", num_episodes=7, seed=0, num_envs=3)
     np.testing.assert_array_equal(result.returns, [150.0] * 7)
     np.testing.assert_array_equal(result.lengths, [5] * 7)
 
 
 def test_no_bias_to_short_episodes() -> None:
     """The first episodes that end are short; a fixed share for each environment keeps the mean length of 5.5."""
-    learner, state = fakes.FakeLearner(), fakes.FakeState()
+    learner, state = fakes.FakeEngine(), fakes.FakeState()
     with Evaluator("fakes:Random-v0", num_episodes=10, seed=0) as evaluator:
         means = []
         for seed in range(150):
@@ -28,7 +28,7 @@ def test_no_bias_to_short_episodes() -> None:
 
 
 def test_every_call_is_the_same_and_explores_not() -> None:
-    learner, state = fakes.FakeLearner(), fakes.FakeState()
+    learner, state = fakes.FakeEngine(), fakes.FakeState()
     with Evaluator("fakes:Random-v0", num_episodes=4, seed=3) as evaluator:
         first = evaluator(learner, state)
         acted, learner.acted = learner.acted, []
@@ -44,7 +44,7 @@ def test_every_call_is_the_same_and_explores_not() -> None:
 
 @pytest.mark.parametrize(("num_episodes", "num_envs", "used"), [(3, None, 3), (25, None, 10), (5, 2, 2)])
 def test_environments_share_the_episodes(num_episodes: int, num_envs: int | None, used: int) -> None:
-    learner = fakes.FakeLearner()
+    learner = fakes.FakeEngine()
     result = evaluate(
         learner, fakes.FakeState(), "fakes:Random-v0", num_episodes=num_episodes, seed=0, num_envs=num_envs
     )

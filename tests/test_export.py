@@ -108,8 +108,8 @@ def test_the_file_computes_what_the_run_computes(recipe: str, backend: str, name
     assert path == Path("agent/exports/step0").with_suffix(FORMATS[name].suffix)
     rng = np.random.default_rng(1)
     obs = rng.standard_normal((5, 6), np.float32)
-    noise = draw(rng, agent.learner.act_noise_spec((5, 1), deterministic=True))
-    expected = action_scaler(agent.action_space)(agent.learner.act(agent.state, obs, noise))
+    noise = draw(rng, agent.engine.act_noise_spec((5, 1), deterministic=True))
+    expected = action_scaler(agent.action_space)(agent.engine.act(agent.state, obs, noise))
     inner = noise.get("inner", {})
     arrays = list(inner.get("candidates", inner).values())
     assert len(arrays) == (0 if recipe in ("sac", "td3") else 2)
@@ -132,7 +132,7 @@ def test_actions_stay_in_the_box(name: str, tmp_path: Path) -> None:
     actor = b.GaussianActor(3, dim, key=1, hidden_sizes=(8,))
     state = learner.init(actor, b.TwinCritic(3, dim, key=2, hidden_sizes=(8,)))
     low, high = np.array(EVERYDAY, np.float64).T
-    contract = signature(learner, 3, low, high)
+    contract = signature(b.Engine(learner), 3, low, high)
     path = tmp_path / f"policy{FORMATS[name].suffix}"
     exporter = importlib.import_module(f"{b.__name__}.export")
     path.write_bytes(exporter.export_policy(learner, state, contract, name, "{}"))
@@ -272,12 +272,12 @@ def test_near_ties(backend: str, case: str, ties: bool, right: bool) -> None:
         arrays = agent._codec.to_arrays(state)
         arrays |= {name: 0 * array for name, array in arrays.items() if name.startswith("critic.")}
         agent._state = state = agent._codec.from_arrays(state, arrays)
-    described = signature(agent.learner, 6, agent.action_space.low, agent.action_space.high)
+    described = signature(agent.engine, 6, agent.action_space.low, agent.action_space.high)
 
     def call(obs: np.ndarray, start: np.ndarray, steps: np.ndarray) -> np.ndarray:
         order = [2, 1, 0] if case == "other" else [0, 0, 0]
         noise = described.nest([start[order], steps[:, order]], np.zeros, len(obs))
-        return action_scaler(agent.action_space)(agent.learner.act(state, obs, noise))
+        return action_scaler(agent.action_space)(agent.engine.act(state, obs, noise))
 
     exporter = importlib.import_module(f"diffac_{backend}.export")
     check = _check(call, agent, described, lambda *pair: exporter.critic_values(state, *pair))
@@ -349,7 +349,7 @@ def test_a_learner_of_another_kind(capsys: pytest.CaptureFixture[str]) -> None:
     needs("torch")
     Agent.from_recipe("fake", ENV, backend="torch").save("agent", replay=False)
     assert main(["export", "agent", "--format", "torch"]) == 2
-    assert "fake builds a FakeLearner; only the Learner of a backend can be exported" in capsys.readouterr().err
+    assert "fake builds a FakeEngine; only the Learner of a backend can be exported" in capsys.readouterr().err
 
 
 def test_a_policy_that_cannot_be_traced(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -390,7 +390,7 @@ def test_a_script_exports_its_runs() -> None:
     run_recipe(importlib.import_module(RECIPES["sac"]), ["export", "agent", "--format", "torch"])
     assert Path("agent/exports/step0.pt2").exists()
     Agent.from_recipe(fake_recipe, ENV, backend="torch").save("fake", replay=False)
-    with pytest.raises(UsageError, match="FakeLearner"):
+    with pytest.raises(UsageError, match="FakeEngine"):
         run_recipe(fake_recipe, ["export", "fake", "--format", "torch"])
 
 

@@ -18,22 +18,23 @@ from diffac.errors import UsageError
 from diffac.noise import Zeros, draw
 from diffac.protocols import Batch, Loss, Policy
 from diffac.schedules import LinearSchedule
-from diffac.testing.parts import DIMS, LEARNERS, make_actor, make_batch, make_critic, make_noise, randomise
+from diffac.testing.parts import DIMS, LEARNERS, changed, make_actor, make_batch, make_critic, make_noise, randomise
 
 Arrays = dict[str, np.ndarray]
 
 
 @functools.cache
-def learner_of(backend_name: str, name: str) -> Any:
-    """One learner for all tests of a row, so that its functions are compiled once."""
-    return LEARNERS[name].make(load_backend(backend_name), DIMS)
+def engine_of(backend_name: str, name: str) -> Any:
+    """One engine for all tests of a row, so that its functions are compiled once."""
+    backend = load_backend(backend_name)
+    return backend.Engine(LEARNERS[name].make(backend, DIMS))
 
 
-def fresh(backend: ModuleType, name: str, learner: Any = None, key: int = 1) -> tuple[Any, Any]:
-    """(learner, new state): a state must not be used after a step, so every path gets its own."""
-    learner = learner_of(backend.name, name) if learner is None else learner
+def fresh(backend: ModuleType, name: str, engine: Any = None, key: int = 1) -> tuple[Any, Any]:
+    """(engine, new state): a state must not be used after a step, so every path gets its own."""
+    engine = engine_of(backend.name, name) if engine is None else engine
     part = LEARNERS[name]
-    return learner, learner.init(make_actor(backend, part, key), make_critic(backend, part, key + 1))
+    return engine, engine.init(make_actor(backend, part, key), make_critic(backend, part, key + 1))
 
 
 def arrays_of(backend: ModuleType, state: Any) -> Arrays:
@@ -73,29 +74,29 @@ def slices(batches: Batch, index: int) -> Batch:
 
 def test_a_single_fused_update_is_a_step(backend: ModuleType) -> None:
     """More than one are in the conformance kit. Twice in a row, so that the delay of the actor is crossed."""
-    learner, fused = fresh(backend, "sdac")
+    engine, fused = fresh(backend, "sdac")
     _, single = fresh(backend, "sdac")
     rng = np.random.default_rng(0)
     for key in (12, 2**31 + 5):
         batches = make_batch(rng, leading=(1,), filled=False)
-        fused, metrics = learner.update(fused, batches, key)
-        single, expected = learner.step(single, slices(batches, 0), learner.draw_noise(key, 0, DIMS.shape))
+        fused, metrics = engine.update(fused, batches, key)
+        single, expected = engine.step(single, slices(batches, 0), engine.draw_noise(key, 0, DIMS.shape))
         assert_equal(arrays_of(backend, single), arrays_of(backend, fused))
         assert numbers(backend, metrics) == pytest.approx(numbers(backend, expected), rel=1e-8, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_drawn_noise_has_the_structure_of_the_spec(backend: ModuleType, name: str) -> None:
-    learner = learner_of(backend.name, name)
-    spec = learner.noise_spec(DIMS.shape)
+    engine = engine_of(backend.name, name)
+    spec = engine.learner.noise_spec(DIMS.shape)
     assert set(spec) == {"next_action", "critic", "actor", "temperature"}
     flat = flatten(spec)
-    draws = [flatten(backend.testing.to_numpy(learner.draw_noise(*pair, DIMS.shape))) for pair in ((3, 0), (3, 0))]
+    draws = [flatten(backend.testing.to_numpy(engine.draw_noise(*pair, DIMS.shape))) for pair in ((3, 0), (3, 0))]
     assert set(draws[0]) == set(flat)
     for path, law in flat.items():
         assert draws[0][path].shape == law.shape, path
         np.testing.assert_array_equal(draws[0][path], draws[1][path])
-    others = [flatten(backend.testing.to_numpy(learner.draw_noise(*pair, DIMS.shape))) for pair in ((3, 1), (4, 0))]
+    others = [flatten(backend.testing.to_numpy(engine.draw_noise(*pair, DIMS.shape))) for pair in ((3, 1), (4, 0))]
     for path, value in draws[0].items():
         if value.dtype.kind == "f" and value.size:
             assert all((value != other[path]).all() for other in others), path
@@ -115,9 +116,9 @@ def flatten(tree: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def test_drawn_noise_follows_its_laws(backend: ModuleType) -> None:
-    learner = learner_of(backend.name, "sdac")
-    noise = flatten(backend.testing.to_numpy(learner.draw_noise(7, 2, (4000, DIMS.action))))
-    laws = flatten(learner.noise_spec((4000, DIMS.action)))
+    engine = engine_of(backend.name, "sdac")
+    noise = flatten(backend.testing.to_numpy(engine.draw_noise(7, 2, (4000, DIMS.action))))
+    laws = flatten(engine.learner.noise_spec((4000, DIMS.action)))
     kinds = set()
     for path, value in noise.items():
         kind = type(laws[path]).__name__
@@ -138,14 +139,14 @@ def test_drawn_noise_follows_its_laws(backend: ModuleType) -> None:
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_actor_targets_and_average_move_only_when_the_actor_is_due(backend: ModuleType, name: str) -> None:
-    learner, state = fresh(backend, name)
+    engine, state = fresh(backend, name)
     rng = np.random.default_rng(0)
     for update in range(4):
         before = arrays_of(backend, state)
-        state, metrics = learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
+        state, metrics = engine.step(state, make_batch(rng, filled=False), make_noise(rng, engine))
         after = arrays_of(backend, state)
-        due = update % learner.actor_delay == learner.first_actor_update
-        parts = ["actor", "target_critic", "actor_optimiser"] + ["ema_actor"] * learner.has_ema
+        due = update % engine.learner.actor_delay == engine.learner.first_actor_update
+        parts = ["actor", "target_critic", "actor_optimiser"] + ["ema_actor"] * engine.learner.has_ema
         assert {part: moved(before, after, part) for part in parts} == dict.fromkeys(parts, due)
         assert moved(before, after, "critic")
         assert moved(before, after, "critic_optimiser")
@@ -158,7 +159,7 @@ def test_actor_targets_and_average_move_only_when_the_actor_is_due(backend: Modu
             for copy, source in (("target_critic", "critic"), ("ema_actor", "actor")):
                 if copy in parts:
                     old, new = part_of(before, copy), part_of(after, source)
-                    expected = {entry: old[entry] + learner.tau * (new[entry] - old[entry]) for entry in old}
+                    expected = {entry: old[entry] + engine.learner.tau * (new[entry] - old[entry]) for entry in old}
                     assert_equal(expected, part_of(after, copy))
 
 
@@ -203,11 +204,10 @@ def counting_objective(backend: ModuleType, inner: Any, calls: list[int]) -> Any
 @pytest.mark.parametrize("name", ["dacer2", "sdac"])
 def test_actor_loss_is_not_computed_when_it_is_not_due(backend: ModuleType, name: str) -> None:
     calls: list[int] = []
-    learner = LEARNERS[name].make(backend, DIMS)
-    learner = dataclasses.replace(
-        learner, actor_delay=3, actor_objective=counting_objective(backend, learner.actor_objective, calls)
-    )
-    learner, state = fresh(backend, name, learner)
+    engine = engine_of(backend.name, name)
+    counting = counting_objective(backend, engine.learner.actor_objective, calls)
+    engine = changed(backend, engine, actor_delay=3, actor_objective=counting)
+    engine, state = fresh(backend, name, engine)
     rng = np.random.default_rng(0)
 
     def executed() -> int:
@@ -220,11 +220,11 @@ def test_actor_loss_is_not_computed_when_it_is_not_due(backend: ModuleType, name
     due = []
     for _ in range(5):
         before = executed()
-        state, _ = learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
+        state, _ = engine.step(state, make_batch(rng, filled=False), make_noise(rng, engine))
         due.append(executed() - before)
     assert due == [1, 0, 0, 1, 0]
     before = executed()
-    state, _ = learner.update(state, make_batch(rng, leading=(4,), filled=False), 3)  # updates 5, 6, 7, 8
+    state, _ = engine.update(state, make_batch(rng, leading=(4,), filled=False), 3)  # updates 5, 6, 7, 8
     assert executed() - before == 1
 
 
@@ -243,14 +243,14 @@ def test_no_second_compilation(name: str) -> None:
         if "compile" in event:
             compilations.append(event)
 
-    learner, state = fresh(backend, name)
+    engine, state = fresh(backend, name)
     rng = np.random.default_rng(0)
 
     def iteration(state: Any, key: int) -> Any:
         for num_envs in (1, 3, 16):
-            noise = draw(rng, learner.act_noise_spec((num_envs, DIMS.action)), np.float32)
-            learner.act(state, rng.standard_normal((num_envs, DIMS.obs)).astype(np.float32), noise)
-        state, metrics = learner.update(state, make_batch(rng, leading=(2,), filled=False), key)
+            noise = draw(rng, engine.act_noise_spec((num_envs, DIMS.action)), np.float32)
+            engine.act(state, rng.standard_normal((num_envs, DIMS.obs)).astype(np.float32), noise)
+        state, metrics = engine.update(state, make_batch(rng, leading=(2,), filled=False), key)
         backend.testing.to_numpy(dict(metrics))
         return state
 
@@ -272,17 +272,17 @@ def test_no_second_compilation(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["dacer2", "sac"])
 def test_reward_is_scaled_exactly_once(backend: ModuleType, name: str) -> None:
-    learner, scaled = fresh(backend, name, dataclasses.replace(learner_of(backend.name, name), reward_scale=0.2))
-    plain_learner, plain = fresh(backend, name, dataclasses.replace(learner, reward_scale=1.0))
+    engine, scaled = fresh(backend, name, changed(backend, engine_of(backend.name, name), reward_scale=0.2))
+    plain_engine, plain = fresh(backend, name, changed(backend, engine, reward_scale=1.0))
     rng = np.random.default_rng(0)
     batches = make_batch(rng, leading=(2,), filled=False)
     small = batches._replace(reward=0.2 * batches.reward)
-    noise = make_noise(rng, learner)
+    noise = make_noise(rng, engine)
     kept = batches.reward.copy()
-    scaled, _ = learner.step(scaled, slices(batches, 0), noise)
-    plain, _ = plain_learner.step(plain, slices(small, 0), noise)
-    scaled, _ = learner.update(scaled, batches, 5)
-    plain, _ = plain_learner.update(plain, small, 5)
+    scaled, _ = engine.step(scaled, slices(batches, 0), noise)
+    plain, _ = plain_engine.step(plain, slices(small, 0), noise)
+    scaled, _ = engine.update(scaled, batches, 5)
+    plain, _ = plain_engine.update(plain, small, 5)
     assert_equal(arrays_of(backend, plain), arrays_of(backend, scaled))
     np.testing.assert_array_equal(batches.reward, kept, err_msg="the caller's batch was changed in place")
 
@@ -290,25 +290,25 @@ def test_reward_is_scaled_exactly_once(backend: ModuleType, name: str) -> None:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_only_termination_ends_the_bootstrap(backend: ModuleType, name: str) -> None:
     """The target of a transition has the future as the discount says, and where it is 0 has none."""
-    learner = learner_of(backend.name, name)
+    engine = engine_of(backend.name, name)
     part = LEARNERS[name]
     rng = np.random.default_rng(0)
-    batch, noise = make_batch(rng, filled=False), make_noise(rng, learner)
+    batch, noise = make_batch(rng, filled=False), make_noise(rng, engine)
     targets = []
     for terminated in (True, False):
         actor, critic = make_actor(backend, part), make_critic(backend, part)
         critic = randomise(backend, critic, np.random.default_rng(3), 3.0)
         discount = np.full(DIMS.batch, 0.0 if terminated else 0.97)
-        _, metrics = learner.step(learner.init(actor, critic), batch._replace(discount=discount), noise)
+        _, metrics = engine.step(engine.init(actor, critic), batch._replace(discount=discount), noise)
         targets.append(numbers(backend, metrics)["critic_target_mean"])
-    reward = learner.reward_scale * batch.reward.mean()
+    reward = engine.learner.reward_scale * batch.reward.mean()
     assert targets[0] == pytest.approx(reward, rel=1e-9)
     # the future as the parts say, from the networks of before the step
     to_backend, to_numpy = backend.testing.to_backend, backend.testing.to_numpy
     actor = make_actor(backend, part)
     critic = randomise(backend, make_critic(backend, part), np.random.default_rng(3), 3.0)
-    temperature = learner.temperature.value(to_backend(dict(learner.temperature.init_state())))
-    rollout = learner.of_target.rollout(
+    temperature = engine.learner.temperature.value(to_backend(dict(engine.learner.temperature.init_state())))
+    rollout = engine.learner.of_target.rollout(
         Policy(actor, critic, temperature), to_backend(batch.next_obs), to_backend(noise["next_action"])
     )
     future = to_numpy(critic(to_backend(batch.next_obs), rollout.action)).min(0)
@@ -324,13 +324,13 @@ def test_only_termination_ends_the_bootstrap(backend: ModuleType, name: str) -> 
 def test_critic_steps_repeats_the_step_with_one_gradient(backend: ModuleType) -> None:
     """The flag that reproduces the official DPMD code; the first Adam steps all have the same length."""
     rng = np.random.default_rng(0)
-    base = learner_of(backend.name, "dpmd")
+    base = engine_of(backend.name, "dpmd")
     batch, noise = make_batch(rng, filled=False), make_noise(rng, base)
     steps = {}
     for count in (1, 2):
-        learner, state = fresh(backend, "dpmd", dataclasses.replace(base, critic_steps=count))
+        engine, state = fresh(backend, "dpmd", changed(backend, base, critic_steps=count))
         before = arrays_of(backend, state)
-        state, _ = learner.step(state, batch, noise)
+        state, _ = engine.step(state, batch, noise)
         after = arrays_of(backend, state)
         assert int(after["critic_optimiser.count"]) == count
         assert int(after["actor_optimiser.count"]) == 1
@@ -374,18 +374,19 @@ def sum_of_parameters(backend: ModuleType) -> Any:
 def test_learning_rate_schedule_counts_the_steps_of_its_own_network(backend: ModuleType) -> None:
     """The rate of actor step n (from 0) is the schedule's value at n, however many updates the learner has made."""
     schedule = LinearSchedule(1e-2, 1e-3, 1, 4)
-    learner = dataclasses.replace(
-        learner_of(backend.name, "sdac"),
+    engine = changed(
+        backend,
+        engine_of(backend.name, "sdac"),
         actor_objective=sum_of_parameters(backend),
         actor_optimiser=backend.Adam(schedule),
         actor_delay=2,
     )
-    learner, state = fresh(backend, "sdac", learner)
+    engine, state = fresh(backend, "sdac", engine)
     rng = np.random.default_rng(0)
     rates = []
     for _ in range(12):
         before = arrays_of(backend, state)["actor.layers.0.weight"]
-        state, _ = learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
+        state, _ = engine.step(state, make_batch(rng, filled=False), make_noise(rng, engine))
         step = before - arrays_of(backend, state)["actor.layers.0.weight"]
         assert np.ptp(step) < 1e-9
         rates.append(step.mean())
@@ -396,14 +397,14 @@ def test_learning_rate_schedule_counts_the_steps_of_its_own_network(backend: Mod
 def test_gradient_clipping_is_exact(backend: ModuleType) -> None:
     """The first moment after one step is (1 - b1) times the gradient, whose global norm is cut at the given one."""
     rng = np.random.default_rng(0)
-    base = dataclasses.replace(learner_of(backend.name, "dacer"), actor_optimiser=backend.Adam(1e-3))
+    base = changed(backend, engine_of(backend.name, "dacer"), actor_optimiser=backend.Adam(1e-3))
     batch, noise = make_batch(rng, filled=False), make_noise(rng, base)
     moments, norms = {}, {}
     for limit in (None, 1e6, 1e-3):
-        learner, state = fresh(
-            backend, "dacer", dataclasses.replace(base, actor_optimiser=backend.Adam(1e-3, max_grad_norm=limit))
+        engine, state = fresh(
+            backend, "dacer", changed(backend, base, actor_optimiser=backend.Adam(1e-3, max_grad_norm=limit))
         )
-        state, metrics = learner.step(state, batch, noise)
+        state, metrics = engine.step(state, batch, noise)
         arrays = arrays_of(backend, state)
         moments[limit] = part_of(arrays, "actor_optimiser.m")
         norms[limit] = numbers(backend, metrics)["actor_grad_norm"]
@@ -418,26 +419,26 @@ def test_gradient_clipping_is_exact(backend: ModuleType) -> None:
 
 
 def trained(backend: ModuleType, name: str, steps: int = 3) -> tuple[Any, Any]:
-    learner, state = fresh(backend, name)
+    engine, state = fresh(backend, name)
     rng = np.random.default_rng(0)
     for _ in range(steps):
-        state, _ = learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
-    return learner, state
+        state, _ = engine.step(state, make_batch(rng, filled=False), make_noise(rng, engine))
+    return engine, state
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_conversion_within_and_across_backends(both: SimpleNamespace, name: str) -> None:
     """A state that goes on in the other backend (or in a new object of the same) takes the same next steps."""
     for source, others in ((both.torch, (both.torch, both.equinox)), (both.equinox, (both.torch, both.equinox))):
-        learner, state = trained(source, name)
+        engine, state = trained(source, name)
         saved = arrays_of(source, state)
         rng = np.random.default_rng(1)
         batches = [make_batch(rng, filled=False) for _ in range(3)]
-        noises = [make_noise(rng, learner) for _ in range(3)]
+        noises = [make_noise(rng, engine) for _ in range(3)]
         for batch, noise in zip(batches, noises, strict=True):
-            state, _ = learner.step(state, batch, noise)
+            state, _ = engine.step(state, batch, noise)
         for target in others:
-            other_learner, other = fresh(target, name, key=7)
+            other_engine, other = fresh(target, name, key=7)
             other = target.from_arrays(other, saved)
             loaded = arrays_of(target, other)
             assert set(loaded) == set(saved)
@@ -445,13 +446,13 @@ def test_conversion_within_and_across_backends(both: SimpleNamespace, name: str)
                 np.testing.assert_array_equal(loaded[item], saved[item], err_msg=item)
                 assert loaded[item].shape == saved[item].shape
             for batch, noise in zip(batches, noises, strict=True):
-                other, _ = other_learner.step(other, batch, noise)
+                other, _ = other_engine.step(other, batch, noise)
             assert_equal(arrays_of(source, state), arrays_of(target, other))
 
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_names_of_a_state(backend: ModuleType, name: str) -> None:
-    learner, state = fresh(backend, name)
+    engine, state = fresh(backend, name)
     names = set(backend.to_arrays(state))
     assert {"updates", "temperature.log_temperature", "actor_optimiser.count", "critic_optimiser.count"} <= names
     for network in ("actor", "critic"):
@@ -460,7 +461,7 @@ def test_names_of_a_state(backend: ModuleType, name: str) -> None:
         for moment in ("m", "v"):
             assert {entry.replace(f"{network}.", f"{network}_optimiser.{moment}.", 1) for entry in weights} <= names
     assert "target_critic.layers.0.weight" in names
-    assert any(entry.startswith("ema_actor.") for entry in names) == learner.has_ema
+    assert any(entry.startswith("ema_actor.") for entry in names) == engine.learner.has_ema
     assert ("critic_objective.omega" in names) == name.startswith("dacer")
     assert ("actor_objective.q_mean_ema" in names) == (name == "dpmd")
 
@@ -468,12 +469,12 @@ def test_names_of_a_state(backend: ModuleType, name: str) -> None:
 def test_arrays_of_any_memory_layout_go_on_alike(backend: ModuleType) -> None:
     """Column by column, as others store their weights: torch's fused Adam stepped such parameters wrongly."""
     rng = np.random.default_rng(0)
-    learner, state = fresh(backend, "dacer")
-    batch, noise = make_batch(rng, filled=False), make_noise(rng, learner)
+    engine, state = fresh(backend, "dacer")
+    batch, noise = make_batch(rng, filled=False), make_noise(rng, engine)
     columns = {entry: np.array(array, order="F") for entry, array in arrays_of(backend, state).items()}
     other = backend.from_arrays(fresh(backend, "dacer", key=7)[1], columns)
-    other, _ = learner.step(other, batch, noise)
-    state, _ = learner.step(state, batch, noise)
+    other, _ = engine.step(other, batch, noise)
+    state, _ = engine.step(state, batch, noise)
     assert_equal(arrays_of(backend, state), arrays_of(backend, other))
 
 
@@ -508,7 +509,7 @@ def test_failed_conversion_leaves_the_network_alone(backend: ModuleType) -> None
 
 def test_dtype_follows_the_arrays(backend: ModuleType) -> None:
     """A float32 state steps in float32, moments and targets included, and gives float32 metrics."""
-    learner, state = fresh(backend, "sdac")
+    engine, state = fresh(backend, "sdac")
     arrays = {
         name: value.astype(np.float32) if value.dtype.kind == "f" else value
         for name, value in arrays_of(backend, state).items()
@@ -516,9 +517,9 @@ def test_dtype_follows_the_arrays(backend: ModuleType) -> None:
     state = backend.from_arrays(state, arrays)
     rng = np.random.default_rng(0)
     batch = make_batch(rng, filled=False, dtype=np.float32)
-    state, _ = learner.step(state, batch, make_noise(rng, learner, dtype=np.float32))
+    state, _ = engine.step(state, batch, make_noise(rng, engine, dtype=np.float32))
     batches = make_batch(rng, leading=(2,), filled=False, dtype=np.float32)
-    state, _ = learner.update(state, batches, 3)
+    state, _ = engine.update(state, batches, 3)
     kinds = {name: value.dtype for name, value in arrays_of(backend, state).items() if value.dtype.kind == "f"}
     assert set(kinds.values()) == {np.dtype(np.float32)}, {n: k for n, k in kinds.items() if k != np.float32}
 
@@ -551,24 +552,24 @@ def test_init_makes_independent_copies(backend: ModuleType) -> None:
 
 @pytest.mark.parametrize("name", LEARNERS)
 def test_act_is_the_sampler_of_the_acting_copy(backend: ModuleType, name: str) -> None:
-    learner, state = trained(backend, name)
+    engine, state = trained(backend, name)
     rng = np.random.default_rng(0)
     shape = (3, DIMS.action)
     obs = rng.standard_normal((3, DIMS.obs)).astype(np.float32)
     to_backend, to_numpy = backend.testing.to_backend, backend.testing.to_numpy
     arrays = arrays_of(backend, state)
-    copy = part_of(arrays, "ema_actor" if learner.acting_actor == "ema" else "actor")
+    copy = part_of(arrays, "ema_actor" if engine.learner.acting_actor == "ema" else "actor")
     actor = backend.from_arrays(make_actor(backend, LEARNERS[name]), copy)
     critic = backend.from_arrays(make_critic(backend, LEARNERS[name]), part_of(arrays, "critic"))
     temperature = to_backend(np.exp(arrays["temperature.log_temperature"]))
     for deterministic in (False, True):
-        noise = draw(rng, learner.act_noise_spec(shape, deterministic=deterministic), np.float64)
-        action = learner.act(state, obs, noise)
+        noise = draw(rng, engine.act_noise_spec(shape, deterministic=deterministic), np.float64)
+        action = engine.act(state, obs, noise)
         assert isinstance(action, np.ndarray)
         assert action.dtype == np.float32
         assert action.shape == shape
         assert np.abs(action).max() <= 1
-        expected = learner.sampler(
+        expected = engine.learner.sampler(
             Policy(actor, critic, temperature), to_backend(obs.astype(np.float64)), to_backend(noise)
         )
         np.testing.assert_allclose(action, to_numpy(expected), rtol=1e-5, atol=1e-6)
@@ -577,29 +578,29 @@ def test_act_is_the_sampler_of_the_acting_copy(backend: ModuleType, name: str) -
 
 @pytest.mark.parametrize("name", ["dacer", "sdac", "sac"])
 def test_deterministic_switches_the_exploration_off(backend: ModuleType, name: str) -> None:
-    learner, state = trained(backend, name)
+    engine, state = trained(backend, name)
     rng = np.random.default_rng(0)
     shape = (3, DIMS.action)
     obs = rng.standard_normal((3, DIMS.obs)).astype(np.float32)
-    loud, quiet = (flatten(learner.act_noise_spec(shape, deterministic=flag)) for flag in (False, True))
+    loud, quiet = (flatten(engine.act_noise_spec(shape, deterministic=flag)) for flag in (False, True))
     assert set(loud) == set(quiet)
     off = {path for path, law in quiet.items() if isinstance(law, Zeros)}
     assert off == {path for path in loud if path.endswith("exploration")}
     assert off
-    noise = draw(rng, learner.act_noise_spec(shape, deterministic=True), np.float32)
-    first = learner.act(state, obs, noise)
-    np.testing.assert_array_equal(first, learner.act(state, obs, noise))
-    explored = draw(rng, learner.act_noise_spec(shape), np.float32)
-    assert (learner.act(state, obs, explored) != first).any()
+    noise = draw(rng, engine.act_noise_spec(shape, deterministic=True), np.float32)
+    first = engine.act(state, obs, noise)
+    np.testing.assert_array_equal(first, engine.act(state, obs, noise))
+    explored = draw(rng, engine.act_noise_spec(shape), np.float32)
+    assert (engine.act(state, obs, explored) != first).any()
 
 
 @pytest.mark.parametrize("name", ["dacer", "sdac"])
 def test_act_uses_the_average_if_there_is_one(backend: ModuleType, name: str) -> None:
-    learner, state = trained(backend, name)
+    engine, state = trained(backend, name)
     rng = np.random.default_rng(0)
     obs = rng.standard_normal((3, DIMS.obs)).astype(np.float32)
-    noise = draw(rng, learner.act_noise_spec((3, DIMS.action)), np.float32)
-    plain = learner.act(state, obs, noise)
+    noise = draw(rng, engine.act_noise_spec((3, DIMS.action)), np.float32)
+    plain = engine.act(state, obs, noise)
     arrays = arrays_of(backend, state)
 
     def with_other(part: str) -> np.ndarray:
@@ -607,10 +608,10 @@ def test_act_uses_the_average_if_there_is_one(backend: ModuleType, name: str) ->
             entry: value + 0.5 if entry.startswith(f"{part}.") and entry.endswith("bias") else value
             for entry, value in arrays.items()
         }
-        return learner.act(backend.from_arrays(fresh(backend, name)[1], changed), obs, noise)
+        return engine.act(backend.from_arrays(fresh(backend, name)[1], changed), obs, noise)
 
-    used, unused = "actor", "ema_actor" if learner.has_ema else None
-    if learner.acting_actor == "ema":
+    used, unused = "actor", "ema_actor" if engine.learner.has_ema else None
+    if engine.learner.acting_actor == "ema":
         used, unused = "ema_actor", "actor"
     assert np.abs(with_other(used) - plain).max() > 1e-4
     if unused is not None:
@@ -619,24 +620,24 @@ def test_act_uses_the_average_if_there_is_one(backend: ModuleType, name: str) ->
 
 def test_act_leaves_the_state_usable(backend: ModuleType) -> None:
     """Acting changes nothing and gives nothing away: the state can be updated and used to act again."""
-    learner, state = trained(backend, "dacer2")
+    engine, state = trained(backend, "dacer2")
     before = arrays_of(backend, state)
     rng = np.random.default_rng(0)
     obs = rng.standard_normal((3, DIMS.obs)).astype(np.float32)
-    noise = draw(rng, learner.act_noise_spec((3, DIMS.action)), np.float32)
-    action = learner.act(state, obs, noise)
-    np.testing.assert_array_equal(action, learner.act(state, obs, noise))
+    noise = draw(rng, engine.act_noise_spec((3, DIMS.action)), np.float32)
+    action = engine.act(state, obs, noise)
+    np.testing.assert_array_equal(action, engine.act(state, obs, noise))
     assert_equal(before, arrays_of(backend, state), rtol=0)
     action[:] = 0  # the caller owns it
-    learner.update(state, make_batch(rng, leading=(2,), filled=False), 0)
+    engine.update(state, make_batch(rng, leading=(2,), filled=False), 0)
 
 
 def test_what_is_kept_of_a_state_goes_with_it() -> None:
     """Equinox takes a state apart once only; its arrays must not outlive it."""
-    learner, state = trained(load_backend("equinox"), "dacer2")
+    engine, state = trained(load_backend("equinox"), "dacer2")
     rng = np.random.default_rng(0)
-    noise = draw(rng, learner.act_noise_spec((3, DIMS.action)), np.float32)
-    learner.act(state, np.zeros((3, DIMS.obs), np.float32), noise)
+    noise = draw(rng, engine.act_noise_spec((3, DIMS.action)), np.float32)
+    engine.act(state, np.zeros((3, DIMS.obs), np.float32), noise)
     array = weakref.ref(state.actor.layers[0].weight)
     assert array() is not None
     del state
@@ -646,14 +647,14 @@ def test_what_is_kept_of_a_state_goes_with_it() -> None:
 
 def test_update_learns(backend: ModuleType) -> None:
     """A check of signs: on one repeated batch of finished episodes the critic's loss falls."""
-    learner, state = fresh(
-        backend, "sac", dataclasses.replace(learner_of(backend.name, "sac"), critic_optimiser=backend.Adam(1e-2))
+    engine, state = fresh(
+        backend, "sac", changed(backend, engine_of(backend.name, "sac"), critic_optimiser=backend.Adam(1e-2))
     )
     rng = np.random.default_rng(0)
     batch = make_batch(rng, filled=False)._replace(discount=np.zeros(DIMS.batch))
     batches = Batch(*[None if field is None else np.repeat(field[None], 20, 0) for field in batch])
     losses = []
     for key in range(3):
-        state, metrics = learner.update(state, batches, key)
+        state, metrics = engine.update(state, batches, key)
         losses.append(numbers(backend, metrics)["critic_loss"])
     assert losses[-1] < 0.5 * losses[0]

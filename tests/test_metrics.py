@@ -137,7 +137,7 @@ def test_age_of_sampled_transitions() -> None:
 def test_replay_metrics() -> None:
     writer = fakes.ListWriter()
     config = fakes.config(total_timesteps=2000, buffer_size=400, log_interval=400, eval_interval=2000)
-    train(fakes.FakeLearner(), fakes.FakeState(), config, writer=writer)
+    train(fakes.FakeEngine(), fakes.FakeState(), config, writer=writer)
     assert [size for _, size in writer.column("train/replay_size")] == [400] * 5
     for _, age in writer.column("train/replay_age")[1:]:
         assert age == pytest.approx(199.5, abs=10)
@@ -146,7 +146,7 @@ def test_replay_metrics() -> None:
 def test_clipped_fraction_is_of_the_policys_actions() -> None:
     """Half of them are at a bound; the random ones before learning_starts do not count."""
 
-    class Bang(fakes.FakeLearner):
+    class Bang(fakes.FakeEngine):
         def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
             return np.array([[-1.0], [0.5], [1.5], [0.0]], np.float32)
 
@@ -157,7 +157,7 @@ def test_clipped_fraction_is_of_the_policys_actions() -> None:
 
 def test_fractions_of_time_add_up() -> None:
     writer = fakes.ListWriter()
-    train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), writer=writer)
+    train(fakes.FakeEngine(), fakes.FakeState(), fakes.config(), writer=writer)
     for _, metrics in writer.lines:
         if "time/fps" in metrics:
             parts = [metrics[f"time/{name}_fraction"] for name in ("act", "env", "update", "other")]
@@ -232,7 +232,7 @@ def run_in_float32(backend: Any, **fields: Any) -> tuple[list[tuple[int, float]]
     networks = [backend.from_arrays(net, single) for net, single in zip(networks, arrays, strict=True)]
     writer = fakes.ListWriter()
     with pytest.raises(DivergenceError) as caught:
-        train(learner, learner.init(*networks), config, writer=writer)
+        train(backend.Engine(learner), learner.init(*networks), config, writer=writer)
     return writer.column("train/critic_loss"), str(caught.value)
 
 
@@ -258,7 +258,7 @@ def test_divergence_stops_both_backends(backend: Any, fields: dict[str, Any]) ->
 
 
 def test_an_action_that_is_not_finite_stops_the_run() -> None:
-    class Lost(fakes.FakeLearner):
+    class Lost(fakes.FakeEngine):
         def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
             return super().act(state, obs, noise) * (np.nan if state.updates >= 6 else 1)
 
@@ -266,7 +266,7 @@ def test_an_action_that_is_not_finite_stops_the_run() -> None:
         train(Lost(), fakes.FakeState(), fakes.config())
 
 
-class Exploding(fakes.FakeLearner):
+class Exploding(fakes.FakeEngine):
     """Its weight is infinite after a number of updates; its losses say nothing."""
 
     def __init__(self, updates: int) -> None:

@@ -96,7 +96,7 @@ def test_an_agent_takes_numpy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 @pytest.mark.parametrize("integer", [np.int64, np.uint8, np.array])
 def test_evaluations_take_numpy(integer: Any) -> None:
     one, other = (
-        evaluate(fakes.FakeLearner(), fakes.FakeState(), "fakes:Random-v0", num_episodes=i(3), seed=i(7), num_envs=i(2))
+        evaluate(fakes.FakeEngine(), fakes.FakeState(), "fakes:Random-v0", num_episodes=i(3), seed=i(7), num_envs=i(2))
         for i in (integer, int)
     )
     np.testing.assert_array_equal(one.returns, other.returns)

@@ -47,7 +47,7 @@ def agent(monkeypatch: pytest.MonkeyPatch) -> Any:
 # actions
 
 
-class Bold(fakes.FakeLearner):
+class Bold(fakes.FakeEngine):
     """Acts at the bounds and beyond."""
 
     dim = 1

@@ -15,7 +15,7 @@ from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.testing import parts
 from diffac.testing.conformance import unchecked_shapes
-from diffac.testing.parts import LEARNERS, make_batch, make_learner, make_noise
+from diffac.testing.parts import LEARNERS, changed, make_batch, make_engine, make_noise
 
 WIDE = parts.Dims(obs=5, action=3, batch=128, hidden=(128, 128))
 """Enough for the products of oneDNN."""
@@ -61,15 +61,15 @@ def in_float32(torch_backend: Any) -> Iterator[None]:
 
 
 def trained(
-    B: Any, name: str, steps: int = 4, dims: Any = parts.DIMS, learner: Any = None, dtype: Any = np.float64
+    B: Any, name: str, steps: int = 4, dims: Any = parts.DIMS, engine: Any = None, dtype: Any = np.float64
 ) -> dict[str, Any]:
     """State and metrics after some steps, from numbers that are the same in each call."""
-    own, state = make_learner(B, name, dims)
-    learner, rng = learner or own, np.random.default_rng(0)
+    own, state = make_engine(B, name, dims)
+    engine, rng = engine or own, np.random.default_rng(0)
     results: dict[str, Any] = {}
     for step in range(steps):
         batch = make_batch(rng, dims, filled=False, dtype=dtype)
-        state, metrics = learner.step(state, batch, make_noise(rng, learner, dims, dtype))
+        state, metrics = engine.step(state, batch, make_noise(rng, engine, dims, dtype))
         results |= {f"{step} {key}": np.asarray(value) for key, value in metrics.items()}
     return results | B.to_arrays(state)
 
@@ -88,26 +88,27 @@ def test_a_recording_is_the_update(name: str, torch_backend: Any, recorded_only:
     expected = trained(torch_backend, name)
     assert not recorded_only
     programs._MIN_WORK = 0
-    learner, _ = make_learner(torch_backend, name)
+    engine, _ = make_engine(torch_backend, name)
     for _ in range(2):
-        assert_same(trained(torch_backend, name, learner=learner), expected, 1e-11)
+        assert_same(trained(torch_backend, name, engine=engine), expected, 1e-11)
     assert len(recorded_only) == 2
     wider = parts.DIMS._replace(batch=9)
-    wide = trained(torch_backend, name, learner=learner, dims=wider)
+    wide = trained(torch_backend, name, engine=engine, dims=wider)
     assert len(recorded_only) == 4
     programs._MIN_WORK = 1 << 60
     assert_same(wide, trained(torch_backend, name, dims=wider), 1e-11)
 
 
 def test_another_objective_gets_another_program(torch_backend: Any, recorded_only: list[Any], programs: Any) -> None:
-    learner, _ = make_learner(torch_backend, "sac")
-    trained(torch_backend, "sac", learner=learner)
-    learner.critic_objective = torch_backend.MeanSquaredTD(factor=0.5, soft=True)
-    results = trained(torch_backend, "sac", learner=learner)
+    engine, _ = make_engine(torch_backend, "sac")
+    trained(torch_backend, "sac", engine=engine)
+    other = torch_backend.MeanSquaredTD(factor=0.5, soft=True)
+    engine.learner = dataclasses.replace(engine.learner, critic_objective=other)
+    results = trained(torch_backend, "sac", engine=engine)
     assert len(recorded_only) == 3
     programs._MIN_WORK = 1 << 60
-    other = dataclasses.replace(learner)
-    assert_same(results, trained(torch_backend, "sac", learner=other), 1e-11)
+    other = torch_backend.Engine(engine.learner)
+    assert_same(results, trained(torch_backend, "sac", engine=other), 1e-11)
 
 
 def test_compiled_in_double_precision(torch_backend: Any, programs: Any) -> None:
@@ -164,25 +165,26 @@ def test_a_part_that_looks_at_values(
 ) -> None:
     """Its half of the update runs as it is, once with a warning; the other half is compiled."""
 
-    def learner() -> Any:
-        plain, _ = make_learner(torch_backend, "dacer2")
-        return dataclasses.replace(plain, actor_objective=Odd(plain.actor_objective, factor))
+    def engine() -> Any:
+        plain, _ = make_engine(torch_backend, "dacer2")
+        return changed(torch_backend, plain, actor_objective=Odd(plain.learner.actor_objective, factor))
 
     with pytest.warns(UserWarning, match=f"the update cannot be compiled \\({reason}") as caught:
-        results = trained(torch_backend, "dacer2", learner=learner())
+        results = trained(torch_backend, "dacer2", engine=engine())
     assert len(caught) == 1
     assert len(recorded_only) == 1
     programs._MIN_WORK = 1 << 60
-    assert_same(results, trained(torch_backend, "dacer2", learner=learner()), 1e-11)
+    assert_same(results, trained(torch_backend, "dacer2", engine=engine()), 1e-11)
 
 
 def test_errors_are_those_of_the_part(torch_backend: Any, recorded_only: list[Any]) -> None:
-    learner, _ = make_learner(torch_backend, "sac")
-    learner = dataclasses.replace(learner, sampler=torch_backend.AdditiveNoise(torch_backend.TanhGaussianSampler()))
+    engine, _ = make_engine(torch_backend, "sac")
+    silent = torch_backend.AdditiveNoise(torch_backend.TanhGaussianSampler())
+    engine = changed(torch_backend, engine, sampler=silent)
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         with pytest.raises(UsageError, match=r"needs batch\.next_rollout\.log_prob"):
-            trained(torch_backend, "sac", learner=learner)
+            trained(torch_backend, "sac", engine=engine)
     assert not recorded_only
 
 
@@ -224,33 +226,33 @@ def test_a_compiled_policy_is_for_what_it_was_compiled_for(torch_backend: Any, m
     """
     import torch
 
-    learner, state = make_learner(torch_backend, "sac")
+    engine, state = make_engine(torch_backend, "sac")
     rng = np.random.default_rng(0)
     with unchecked_shapes():
-        learner.compile_act(state, parts.DIMS.obs, parts.DIMS.action, ())
-    plain = learner._policy
+        engine.compile_act(state, parts.DIMS.obs, parts.DIMS.action, ())
+    plain = engine._action
     stepwise: list[int] = []
 
     def policy(*arguments: Any, **named: Any) -> Any:
         stepwise.append(1)
         return plain(*arguments, **named)
 
-    monkeypatch.setattr(learner, "_policy", policy)
+    monkeypatch.setattr(engine, "_action", policy)
 
     def act(state: Any, rows: int, noise: Any = None) -> Any:
         """The action, and what it should be."""
         obs = rng.standard_normal((rows, parts.DIMS.obs)).astype(np.float32)
         if noise is None:
-            noise = draw(rng, learner.act_noise_spec((rows, parts.DIMS.action)))
-        action, program, learner._act_program = learner.act(state, obs, noise), learner._act_program, None
+            noise = draw(rng, engine.act_noise_spec((rows, parts.DIMS.action)))
+        action, program, engine._act_program = engine.act(state, obs, noise), engine._act_program, None
         number = len(stepwise)
-        same = learner.act(state, obs, noise)
-        learner._act_program = program
+        same = engine.act(state, obs, noise)
+        engine._act_program = program
         del stepwise[number:]
         return action, same
 
-    other = make_learner(torch_backend, "sac", key=3)[1]
-    learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
+    other = make_engine(torch_backend, "sac", key=3)[1]
+    engine.step(state, make_batch(rng, filled=False), make_noise(rng, engine))
     columns = np.asfortranarray(rng.standard_normal((4, parts.DIMS.action)))
     for given, rows, own in ((state, 1, None), (other, 4, None), (state, 16, None), (state, 4, columns)):
         action, same = act(given, rows, None if own is None else {"exploration": own})
@@ -260,7 +262,7 @@ def test_a_compiled_policy_is_for_what_it_was_compiled_for(torch_backend: Any, m
     assert np.array_equal(*act(state, 3, {"exploration": noise}))  # one row for all
     assert len(stepwise) == 1
     with pytest.raises(KeyError, match="exploration"):
-        learner.act(state, rng.standard_normal((1, parts.DIMS.obs)), {"start": noise})
+        engine.act(state, rng.standard_normal((1, parts.DIMS.obs)), {"start": noise})
     assert len(stepwise) == 2
     for network in (other.actor, other.critic):
         network.to(torch.float32)
@@ -285,9 +287,9 @@ def test_a_policy_that_cannot_be_compiled(torch_backend: Any) -> None:
             action = self.inner(*arguments, **named)
             return action if float(action.sum()) > 0 else -action
 
-    learner, state = make_learner(torch_backend, "sac")
-    learner = dataclasses.replace(learner, sampler=Looking(learner.sampler))
+    engine, state = make_engine(torch_backend, "sac")
+    engine = changed(torch_backend, engine, sampler=Looking(engine.learner.sampler))
     with unchecked_shapes(), pytest.raises(UsageError, match=r"acting cannot be compiled \(\w+: .*C\+\+ compiler, and"):
-        learner.compile_act(state, parts.DIMS.obs, parts.DIMS.action, (1,))
-    noise = draw(np.random.default_rng(0), learner.act_noise_spec((2, parts.DIMS.action)))
-    assert learner.act(state, np.zeros((2, parts.DIMS.obs)), noise).shape == (2, parts.DIMS.action)
+        engine.compile_act(state, parts.DIMS.obs, parts.DIMS.action, (1,))
+    noise = draw(np.random.default_rng(0), engine.act_noise_spec((2, parts.DIMS.action)))
+    assert engine.act(state, np.zeros((2, parts.DIMS.obs)), noise).shape == (2, parts.DIMS.action)

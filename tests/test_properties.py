@@ -26,10 +26,11 @@ from diffac.testing.parts import (
     SAMPLERS,
     Part,
     chain,
+    changed,
     make_actor,
     make_batch,
     make_critic,
-    make_learner,
+    make_engine,
     make_noise,
     randomise,
     schedule,
@@ -566,14 +567,14 @@ def test_critic_does_not_learn_from_the_actor_loss_nor_the_actor_from_the_target
     batch = make_batch(rng, filled=False)
     results = []
     for change in ("none", "no actor step", "other target"):
-        learner, state = make_learner(backend, name)
-        noise = make_noise(np.random.default_rng(1), learner)
+        engine, state = make_engine(backend, name)
+        noise = make_noise(np.random.default_rng(1), engine)
         if change == "other target":
             batch = batch._replace(discount=0.5 * batch.discount)
         if change == "no actor step":
-            learner = dataclasses.replace(learner, actor_delay=1000)
-            learner, state = skip_first(backend, learner, state)
-        state, _ = learner.step(state, batch, noise)
+            engine = changed(backend, engine, actor_delay=1000)
+            engine, state = skip_first(backend, engine, state)
+        state, _ = engine.step(state, batch, noise)
         arrays = backend.to_arrays(state)
         results.append(
             {part: {n: a for n, a in arrays.items() if n.startswith(f"{part}.")} for part in ("actor", "critic")}
@@ -585,11 +586,11 @@ def test_critic_does_not_learn_from_the_actor_loss_nor_the_actor_from_the_target
     assert any(np.abs(plain["critic"][n] - other["critic"][n]).max() > 1e-9 for n in plain["critic"])
 
 
-def skip_first(backend: ModuleType, learner: Any, state: Any) -> tuple[Any, Any]:
+def skip_first(backend: ModuleType, engine: Any, state: Any) -> tuple[Any, Any]:
     """The same state one update later, so that with a long delay the actor is not due."""
     arrays = dict(backend.to_arrays(state))
     arrays["updates"] = np.asarray(1, arrays["updates"].dtype)
-    return learner, backend.from_arrays(state, arrays)
+    return engine, backend.from_arrays(state, arrays)
 
 
 def test_actors_table_is_used() -> None:

@@ -151,8 +151,8 @@ def without_times(line: Any) -> Any:
     return step, kept, metrics.get("time/total_timesteps")
 
 
-def fake() -> tuple[fakes.FakeLearner, fakes.FakeState]:
-    return fakes.FakeLearner(), fakes.FakeState()
+def fake() -> tuple[fakes.FakeEngine, fakes.FakeState]:
+    return fakes.FakeEngine(), fakes.FakeState()
 
 
 # the loop
@@ -227,7 +227,7 @@ def test_checkpoints_are_written_when_they_should(tmp_path: Path) -> None:
 
 def test_the_best_policy_is_kept(tmp_path: Path) -> None:
     """By mean return; of two equal ones the first; and it survives a resume that goes back behind it."""
-    learner = fakes.FakeLearner()
+    learner = fakes.FakeEngine()
     checkpointer = Checkpointer(tmp_path, learner, interval=50, info={"run_id": "x"})
     for step, mean in [(10, 1.0), (20, 3.0), (30, 3.0), (40, 2.0)]:
         checkpointer.after_evaluation(step, step // 2, mean, fakes.FakeState(weight=step))
@@ -277,7 +277,7 @@ def real(module: str, name: str, **fields: Any) -> tuple[Any, TrainConfig, Any]:
     def make() -> tuple[Any, Any]:
         dims = {"InvertedPendulum-v5": (4, 1), "HalfCheetah-v5": (17, 6)}[config.env_id]
         learner, actor, critic = recipe.build(config, *dims)
-        return learner, learner.init(actor, critic)
+        return backend.Engine(learner), learner.init(actor, critic)
 
     return make, config, backend
 
@@ -326,7 +326,7 @@ def test_a_run_goes_on_in_the_other_backend(
     buffer = ReplayBuffer(config.buffer_size, 4, 1)
     after: list[dict[str, np.ndarray]] = []
     for make_one, one in ((make, backend), (make_other, other)):
-        learner, state = make_one()
+        engine, state = make_one()
         state, host = Checkpointer(
             tmp_path, one, interval=1, info={"run_id": "x"}, checkpoint=found
         ).restore(state, buffer)  # fmt: skip
@@ -334,8 +334,8 @@ def test_a_run_goes_on_in_the_other_backend(
         assert host["updates"] == one.to_arrays(state)["updates"] > 10
         batches = buffer.sample(np.random.default_rng(0), 1, 8)
         batch = Batch(*(np.asarray(field[0], float) for field in batches[:5]))
-        noise = draw(np.random.default_rng(1), learner.noise_spec((8, 1)), float)
-        state, _ = learner.step(state, batch, noise)
+        noise = draw(np.random.default_rng(1), engine.learner.noise_spec((8, 1)), float)
+        state, _ = engine.step(state, batch, noise)
         after.append(one.to_arrays(state))
     assert after[0].keys() == after[1].keys()
     for name, array in after[0].items():

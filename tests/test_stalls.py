@@ -37,7 +37,7 @@ def third_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def play_episodes(env_id: str, **options: Any) -> Evaluation:
-    return evaluate(fakes.FakeLearner(), fakes.FakeState(), env_id, seed=0, **options)
+    return evaluate(fakes.FakeEngine(), fakes.FakeState(), env_id, seed=0, **options)
 
 
 def test_episodes_without_an_end_are_cut() -> None:
@@ -135,7 +135,7 @@ def test_a_video_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 # evaluations and checkpoints
 
 
-class Stopping(fakes.FakeLearner):
+class Stopping(fakes.FakeEngine):
     """Asks for a stop in a step of an evaluation of three environments; the `Stop` of its own run.
 
     Args:
@@ -188,7 +188,7 @@ def test_an_evaluation_that_a_stop_cut_short_is_played_again(
 def test_what_is_due_is_saved_before_the_evaluation(tmp_path: Path) -> None:
     """Killed in an evaluation, the run has lost nothing."""
 
-    class Stuck(fakes.FakeLearner):
+    class Stuck(fakes.FakeEngine):
         def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
             if len(obs) == 3:
                 raise MemoryError
@@ -239,12 +239,12 @@ def test_an_agent_plays_the_evaluation_again(when: int, tmp_path: Path) -> None:
     for folder in (None, tmp_path):
         agent = Agent.from_recipe("fake", eval_interval=40)
 
-        class Stop(fakes.FakeLearner):
+        class Stop(fakes.FakeEngine):
             def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
                 if len(obs) == 2 and agent.num_timesteps == when and not self.acted:  # noqa: B023
                     self.acted.append(obs)
                     signal.raise_signal(signal.SIGTERM)
-                return fakes.FakeLearner.act(learner, state, obs, noise)  # noqa: B023
+                return fakes.FakeEngine.act(learner, state, obs, noise)  # noqa: B023
 
         learner, agent._training = agent.learner, None
         training = agent._begin()

@@ -95,7 +95,7 @@ def test_statistics_go_on(asynchronous: bool) -> None:
 def test_a_run_with_statistics_is_saved_and_says_who_has_others() -> None:
     said: list[str] = []
     config = fakes.config(wrappers=NORMALISERS)
-    with Training(fakes.FakeLearner(), fakes.FakeState(), config, say=said.append) as training:
+    with Training(fakes.FakeEngine(), fakes.FakeState(), config, say=said.append) as training:
         training.advance(60)
         assert training.snapshot().host["environments"]["restart"] is None
     (text,) = said
@@ -115,7 +115,7 @@ def test_a_loaded_agent_says_it_too(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 def test_a_run_without_statistics_says_nothing() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        train(fakes.FakeLearner(), fakes.FakeState(), fakes.config())
+        train(fakes.FakeEngine(), fakes.FakeState(), fakes.config())
 
 
 def test_other_objects_are_no_statistics() -> None:

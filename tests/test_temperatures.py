@@ -309,17 +309,17 @@ def test_mixture_temperature_counts_the_policy_and_its_noise(backend: ModuleType
 @pytest.mark.parametrize("name", ["dacer2", "sdac", "sac"])
 def test_learner_respects_the_interval(backend: ModuleType, name: str) -> None:
     part = LEARNERS[name]
-    learner = part.make(backend, DIMS)
-    interval = learner.temperature.interval
+    engine = backend.Engine(part.make(backend, DIMS))
+    interval = engine.learner.temperature.interval
     assert interval in (1, 5)
-    state = learner.init(make_actor(backend, part), make_critic(backend, part))
+    state = engine.init(make_actor(backend, part), make_critic(backend, part))
     rng = np.random.default_rng(0)
     changes, last = [], None
     for _ in range(11):
         now = float(backend.to_arrays(state)["temperature.log_temperature"])
         changes.append(last is not None and now != last)
         last = now
-        state, _ = learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
+        state, _ = engine.step(state, make_batch(rng, filled=False), make_noise(rng, engine))
     # Entry u is the change made by update u - 1, counted from 0: due when u is a multiple of the interval.
     assert changes == [u > 0 and (u - 1) % interval == 0 for u in range(11)]
 

@@ -23,7 +23,7 @@ class Ran:
 
     result: TrainResult
     buffer: ReplayBuffer
-    learner: fakes.FakeLearner
+    learner: fakes.FakeEngine
     writer: fakes.ListWriter
 
     @property
@@ -38,7 +38,7 @@ def run(losses: dict[int, dict[str, float]] | None = None, **fields: Any) -> Ran
         buffers.append(ReplayBuffer(*sizes, **given))
         return buffers[0]
 
-    learner, writer = fakes.FakeLearner(losses), fakes.ListWriter()
+    learner, writer = fakes.FakeEngine(losses), fakes.ListWriter()
     result = train(learner, fakes.FakeState(), fakes.config(**fields), writer=writer, replay=make)
     return Ran(result, buffers[0], learner, writer)
 
@@ -106,10 +106,10 @@ def test_environments_start_differently() -> None:
 def test_random_phase(learning_starts: int) -> None:
     ran = run(learning_starts=learning_starts, total_timesteps=400)
     random_steps = -(-learning_starts // 4) * 4
-    explored = sum(len(action) for action, on in zip(ran.learner.acted, ran.learner.explored, strict=True) if on)
+    explored = sum(len(action) for action, on in zip(ran.engine.acted, ran.engine.explored, strict=True) if on)
     assert explored == 400 - random_steps
     actions = ran.contents.action[:random_steps, 0]
-    acted = np.concatenate([a for a, on in zip(ran.learner.acted, ran.learner.explored, strict=True) if on])
+    acted = np.concatenate([a for a, on in zip(ran.engine.acted, ran.engine.explored, strict=True) if on])
     np.testing.assert_array_equal(ran.contents.action[random_steps:], acted)
     assert not set(actions) & set(acted[:, 0])
 
@@ -182,7 +182,7 @@ def test_every_evaluation_is_announced_at_once() -> None:
         def on_evaluation(self, training: Training) -> None:
             seen.append(len(training.evaluations))
 
-    train(fakes.FakeLearner(), fakes.FakeState(), fakes.config(), callback=Count())
+    train(fakes.FakeEngine(), fakes.FakeState(), fakes.config(), callback=Count())
     assert seen == [1, 2]
 
 
@@ -252,7 +252,7 @@ def test_default_configuration() -> None:
     assert (config.first_update, config.fused_updates, config.total_updates) == (30_000, 1, 194_000)
 
 
-class Wild(fakes.FakeLearner):
+class Wild(fakes.FakeEngine):
     """Actions far beyond the box."""
 
     def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:

@@ -30,7 +30,7 @@ from diffac.testing.parts import (
     make_actor,
     make_batch,
     make_critic,
-    make_learner,
+    make_engine,
     make_noise,
     randomise,
     schedule,
@@ -135,18 +135,18 @@ def test_gaussian_td_of_a_permuted_batch(backend: ModuleType) -> None:
 
 def hot(backend: ModuleType, name: str) -> tuple[Any, Any, dict[str, np.ndarray]]:
     """A learner whose temperature is so high that unclipped exploration noise would leave the box by far."""
-    learner, state = make_learner(backend, name)
+    engine, state = make_engine(backend, name)
     arrays = arrays_of(backend, state)
     arrays["temperature.log_temperature"] = np.array(np.log(200.0))
-    return learner, backend.from_arrays(state, arrays), arrays
+    return engine, backend.from_arrays(state, arrays), arrays
 
 
 @pytest.mark.parametrize("name", ["dacer2", "dacer", "sdac", "dpmd"])
 def test_actions_of_the_hottest_policy_stay_in_the_box(backend: ModuleType, name: str) -> None:
     rng = np.random.default_rng(0)
-    learner, state, _ = hot(backend, name)
-    noise = draw(rng, learner.act_noise_spec((16, DIMS.action)), np.float32)
-    action = learner.act(state, rng.standard_normal((16, DIMS.obs)).astype(np.float32), noise)
+    engine, state, _ = hot(backend, name)
+    noise = draw(rng, engine.act_noise_spec((16, DIMS.action)), np.float32)
+    action = engine.act(state, rng.standard_normal((16, DIMS.obs)).astype(np.float32), noise)
     assert np.abs(action).max() == 1
     assert (np.abs(action) == 1).mean() > 0.8, "the noise was not that large: the test would be empty"
 
@@ -154,10 +154,10 @@ def test_actions_of_the_hottest_policy_stay_in_the_box(backend: ModuleType, name
 @pytest.mark.parametrize("name", ["dacer2", "sdac"])
 def test_targets_are_computed_at_clipped_actions(backend: ModuleType, name: str) -> None:
     rng = np.random.default_rng(0)
-    learner, state, arrays = hot(backend, name)
-    assert learner.sampler.clip
+    engine, state, arrays = hot(backend, name)
+    assert engine.learner.sampler.clip
     batch = make_batch(rng, filled=False)._replace(discount=np.full(DIMS.batch, 0.99))
-    noise = make_noise(rng, learner)
+    noise = make_noise(rng, engine)
     to_backend, to_numpy = backend.testing.to_backend, backend.testing.to_numpy
     actor, critic = make_actor(backend, LEARNERS[name]), make_critic(backend, LEARNERS[name])
 
@@ -168,14 +168,14 @@ def test_targets_are_computed_at_clipped_actions(backend: ModuleType, name: str)
             to_backend(noise["next_action"]),
         )
         future = to_numpy(critic(to_backend(batch.next_obs), action)).min(0)
-        return float((learner.reward_scale * batch.reward + 0.99 * future).mean())
+        return float((engine.learner.reward_scale * batch.reward + 0.99 * future).mean())
 
     actor, critic = (
         backend.from_arrays(net, {n.removeprefix(part): a for n, a in arrays.items() if n.startswith(part)})
         for net, part in ((actor, "actor."), (critic, "critic."))
     )
-    clipped, unclipped = target(learner.sampler), target(dataclasses.replace(learner.sampler, clip=False))
-    _, metrics = learner.step(state, batch, noise)
+    clipped, unclipped = target(engine.learner.sampler), target(dataclasses.replace(engine.learner.sampler, clip=False))
+    _, metrics = engine.step(state, batch, noise)
     assert number(backend, metrics["critic_target_mean"]) == pytest.approx(clipped, rel=1e-9)
     assert abs(clipped - unclipped) > 1e-2
 
@@ -187,14 +187,14 @@ def test_targets_are_computed_at_clipped_actions(backend: ModuleType, name: str)
 def test_reward_of_a_finished_episode_is_scaled_once(backend: ModuleType, name: str) -> None:
     """In `step` and in `update`: the target of a terminated transition is reward_scale times its reward."""
     rng = np.random.default_rng(0)
-    learner, state = make_learner(backend, name)
-    assert learner.reward_scale == 0.2
+    engine, state = make_engine(backend, name)
+    assert engine.learner.reward_scale == 0.2
     batches = make_batch(rng, leading=(2,), filled=False)
     batches = batches._replace(discount=np.zeros((2, DIMS.batch)))
     first = entry(batches, 0)
-    state, metrics = learner.step(state, first, make_noise(rng, learner))
+    state, metrics = engine.step(state, first, make_noise(rng, engine))
     assert number(backend, metrics["critic_target_mean"]) == pytest.approx(0.2 * first.reward.mean(), rel=1e-9)
-    state, metrics = learner.update(state, batches, 3)
+    state, metrics = engine.update(state, batches, 3)
     assert number(backend, metrics["critic_target_mean"]) == pytest.approx(0.2 * batches.reward.mean(), rel=1e-9)
 
 
@@ -215,14 +215,14 @@ def test_acting_changes_no_random_stream(backend: ModuleType) -> None:
     """The result of training is the same however often somebody acts in between; global generators stay untouched."""
     results = []
     for acts in (0, 3):
-        learner, state = make_learner(backend, "dacer2")
+        engine, state = make_engine(backend, "dacer2")
         rng, other = np.random.default_rng(0), np.random.default_rng(1)
         streams = global_streams()
         for key in range(2):
             for _ in range(acts):
-                noise = draw(other, learner.act_noise_spec((3, DIMS.action)), np.float32)
-                learner.act(state, other.standard_normal((3, DIMS.obs)).astype(np.float32), noise)
-            state, _ = learner.update(state, make_batch(rng, leading=(3,), filled=False), key)
+                noise = draw(other, engine.act_noise_spec((3, DIMS.action)), np.float32)
+                engine.act(state, other.standard_normal((3, DIMS.obs)).astype(np.float32), noise)
+            state, _ = engine.update(state, make_batch(rng, leading=(3,), filled=False), key)
         np.testing.assert_equal(global_streams(), streams)
         results.append(arrays_of(backend, state))
     for name in results[0]:
@@ -234,10 +234,10 @@ def test_acting_changes_no_random_stream(backend: ModuleType) -> None:
 
 def test_one_optimiser_step_per_gradient(backend: ModuleType) -> None:
     for name in ("dacer2", "sdac", "sac"):
-        learner, state = make_learner(backend, name)
-        assert learner.critic_steps == 1
+        engine, state = make_engine(backend, name)
+        assert engine.learner.critic_steps == 1
         rng = np.random.default_rng(0)
-        state, _ = learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
+        state, _ = engine.step(state, make_batch(rng, filled=False), make_noise(rng, engine))
         arrays = arrays_of(backend, state)
         assert int(arrays["critic_optimiser.count"]) == int(arrays["actor_optimiser.count"]) == 1
 
@@ -339,10 +339,11 @@ def test_one_critic_and_one_state(backend: ModuleType) -> None:
         critic_optimiser=backend.Adam(),
         actor_delay=1,
     )
+    engine = backend.Engine(learner)
     critic = backend.GaussianCritic(DIMS.obs, DIMS.action, key=1, size=1, hidden_sizes=DIMS.hidden)
-    state = learner.init(ACTORS["denoiser"](backend, DIMS, 1), critic)
-    state, metrics = learner.step(state, make_batch(rng, dims, filled=False), make_noise(rng, learner, dims))
-    state, _ = learner.update(state, make_batch(rng, dims, leading=(1,), filled=False), 0)
+    state = engine.init(ACTORS["denoiser"](backend, DIMS, 1), critic)
+    state, metrics = engine.step(state, make_batch(rng, dims, filled=False), make_noise(rng, engine, dims))
+    state, _ = engine.update(state, make_batch(rng, dims, leading=(1,), filled=False), 0)
     assert all(np.isfinite(number(backend, value)) for value in metrics.values())
     assert all(np.isfinite(value).all() for value in arrays_of(backend, state).values())
 
@@ -404,10 +405,11 @@ def outcome_of_temperature(backend: ModuleType, temperature: Any, actor: str = "
 def outcome_of_learner(backend: ModuleType, learner: Any) -> Any:
     rng = np.random.default_rng(0)
     actor, critic = networks(backend)
-    state = learner.init(actor, critic)
+    engine = backend.Engine(learner)
+    state = engine.init(actor, critic)
     for _ in range(2):
         batch = make_batch(rng, filled=False)
-        state, _ = learner.step(state, batch, make_noise(np.random.default_rng(1), learner))
+        state, _ = engine.step(state, batch, make_noise(np.random.default_rng(1), engine))
     arrays = arrays_of(backend, state)
     return sorted(arrays), [value.sum() for _, value in sorted(arrays.items())]
 

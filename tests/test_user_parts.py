@@ -67,7 +67,7 @@ class UserTemperature(Wrapped):
         return {**new, **self.after(state, graph)}, {**metrics, "undetached": graph, **self.metrics}
 
 
-def a_learner(B: ModuleType, **change: Any) -> tuple[Any, Any]:
+def an_engine(B: ModuleType, **change: Any) -> tuple[Any, Any]:
     """SAC with parts of a user, and its first state."""
     sampler = B.TanhGaussianSampler()
     arguments = {
@@ -79,9 +79,9 @@ def a_learner(B: ModuleType, **change: Any) -> tuple[Any, Any]:
         "critic_optimiser": B.Adam(1e-3),
         "actor_delay": 2,
     }
-    learner = B.Learner(**{**arguments, **change})
+    engine = B.Engine(B.Learner(**{**arguments, **change}))
     actor = B.GaussianActor(DIMS.obs, DIMS.action, key=1, hidden_sizes=DIMS.hidden)
-    return learner, learner.init(actor, B.TwinCritic(DIMS.obs, DIMS.action, key=2, hidden_sizes=DIMS.hidden))
+    return engine, engine.init(actor, B.TwinCritic(DIMS.obs, DIMS.action, key=2, hidden_sizes=DIMS.hidden))
 
 
 @pytest.fixture(params=["equinox", "torch", "torch compiled"])
@@ -103,17 +103,17 @@ def user_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 def test_any_number_is_a_metric_or_a_state(user_backend: ModuleType, fused: bool) -> None:
     """Undetached ones too: they reach the log, the next update, and a checkpoint."""
     B, rng = user_backend, np.random.default_rng(0)
-    learner, state = a_learner(B)
+    engine, state = an_engine(B)
     rows = []
     for key in range(2):
         if fused:
-            state, metrics = learner.update(state, make_batch(rng, leading=(2,), filled=False), key)
+            state, metrics = engine.update(state, make_batch(rng, leading=(2,), filled=False), key)
         else:
             for _ in range(2):
-                state, metrics = learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
+                state, metrics = engine.step(state, make_batch(rng, filled=False), make_noise(rng, engine))
                 rows.append(metrics)
         rows.append(metrics)
-    fetched = learner.fetch([*rows, learner.measure(state)])
+    fetched = engine.fetch([*rows, engine.measure(state)])
     for part in ("actor", "critic", "temperature"):
         for name, number in NUMBERS.items():
             column = fetched[f"{part}_{name}"]
@@ -128,7 +128,7 @@ def test_any_number_is_a_metric_or_a_state(user_backend: ModuleType, fused: bool
         assert arrays[f"{part}.ema"] != 0
         assert arrays[f"{part}.python"] == 0.5
     B.from_arrays(state, arrays)
-    learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
+    engine.step(state, make_batch(rng, filled=False), make_noise(rng, engine))
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -155,9 +155,9 @@ def test_what_is_no_number_is_named(backend: ModuleType, which: str) -> None:
     given, sentence = WRONG[which]
     sampler, rng = backend.TanhGaussianSampler(), np.random.default_rng(0)
     objective = UserObjective(backend.EntropyRegularisedValue(sampler), **given)
-    learner, state = a_learner(backend, actor_objective=objective)
+    engine, state = an_engine(backend, actor_objective=objective)
     with pytest.raises(UsageError) as caught:
-        learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
+        engine.step(state, make_batch(rng, filled=False), make_noise(rng, engine))
     assert sentence in str(caught.value)
 
 
@@ -189,10 +189,10 @@ RESULTS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("which", RESULTS)
 def test_what_is_no_loss_is_named(backend: ModuleType, which: str) -> None:
     result, sentence = RESULTS[which]
-    learner, state = a_learner(backend, actor_objective=Returns(result))
+    engine, state = an_engine(backend, actor_objective=Returns(result))
     rng = np.random.default_rng(0)
     with pytest.raises(UsageError) as caught:
-        learner.step(state, make_batch(rng, filled=False), make_noise(rng, learner))
+        engine.step(state, make_batch(rng, filled=False), make_noise(rng, engine))
     assert sentence in str(caught.value)
 
 
@@ -204,5 +204,5 @@ def test_an_initial_state_that_is_no_state_is_named(backend: ModuleType) -> None
     ):
         objective.init_state = lambda given=state: given  # type: ignore[method-assign]
         with pytest.raises(UsageError) as caught:
-            a_learner(backend, actor_objective=objective)
+            an_engine(backend, actor_objective=objective)
         assert sentence in str(caught.value)

@@ -108,7 +108,7 @@ def test_arguments_reach_every_environment(capsys: pytest.CaptureFixture[str]) -
 
 def test_arguments_of_gymnasium_itself() -> None:
     result = evaluate(
-        fakes.FakeLearner(), fakes.FakeState(), "fakes:Terminates-v0", num_episodes=3, seed=0,
+        fakes.FakeEngine(), fakes.FakeState(), "fakes:Terminates-v0", num_episodes=3, seed=0,
         env_kwargs={"max_episode_steps": 2},
     )  # fmt: skip
     assert set(result.lengths) == {2}

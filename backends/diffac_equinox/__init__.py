@@ -13,6 +13,7 @@ from diffac_equinox.diffusion import predicted_action as predicted_action
 from diffac_equinox.diffusion import predicted_eps as predicted_eps
 from diffac_equinox.diffusion import remove_noise as remove_noise
 from diffac_equinox.diffusion import score as score
+from diffac_equinox.engine import Engine as Engine
 from diffac_equinox.learner import Learner as Learner
 from diffac_equinox.learner import LearnerState as LearnerState
 from diffac_equinox.networks import DeterministicActor as DeterministicActor
@@ -56,6 +57,7 @@ __all__ = [
     "DeterministicActor",
     "DeterministicSampler",
     "DeviceStorage",
+    "Engine",
     "EnsembleCritic",
     "EntropyRegularisedValue",
     "FixedTemperature",

@@ -14,7 +14,6 @@ import numpy as np
 
 from diffac.exporting import BATCH, Signature
 from diffac.noise import Integers
-from diffac.protocols import Policy
 from diffac_equinox.convert import check_alive
 from diffac_equinox.learner import Learner, LearnerState
 
@@ -23,7 +22,7 @@ _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def export_policy(learner: Learner, state: LearnerState, signature: Signature, target: str, description: str) -> bytes:
-    """The content of a file that holds the policy of `Learner.act`, without exploration, in float32.
+    """The content of a file that holds a learner's policy, without exploration, in float32.
 
     Args:
         learner: whose sampler acts.
@@ -33,14 +32,13 @@ def export_policy(learner: Learner, state: LearnerState, signature: Signature, t
         description: not used, as this format has no place for it.
     """
     check_alive(state)
-    actor, critic = _float32(learner._acting(state)[:2])
-    temperature = _float32(learner.temperature.value(state.temperature))
+    acting = _float32(learner.policy(state))
     half_range, centre = signature.scale
     low, high = signature.bounds
 
     def policy(obs: jax.Array, *noise: jax.Array) -> jax.Array:
         nested = signature.nest(noise, lambda shape: jnp.zeros(shape, obs.dtype), obs.shape[0])
-        action = learner.sampler(Policy(actor, critic, temperature), obs, nested)
+        action = learner.sampler(acting, obs, nested)
         return jnp.clip(jnp.clip(action, -1, 1) * half_range + centre, low, high).astype(obs.dtype)
 
     (batch,) = jax.export.symbolic_shape(BATCH)

@@ -1,4 +1,4 @@
-"""Gradients and gradient steps."""
+"""Steps along a gradient."""
 
 from __future__ import annotations
 
@@ -11,34 +11,8 @@ import optax
 from jaxtyping import Array, PyTree
 
 from diffac.arguments import check_arguments
-from diffac.protocols import Loss, Metrics
-from diffac.returned import checked_loss
+from diffac.protocols import Metrics
 from diffac.schedules import LinearSchedule
-
-
-def loss_and_gradient(objective: Any, module: Any, *args: Any) -> tuple[Loss, Any]:
-    """objective(module, *args) and the gradient of its value with respect to the parameters of `module`.
-
-    Args:
-        objective: of the actor or the critic, of any origin.
-        module: what is differentiated.
-        *args: the objective's further arguments; the last one is its state.
-
-    Raises:
-        UsageError: the objective returned what it must not (`diffac.returned`).
-    """
-
-    def value(module: Any) -> tuple[Array, Loss]:
-        loss = checked_loss(objective, objective(module, *args), args[-1], without_gradient)
-        return jnp.asarray(loss.value), loss
-
-    (number, loss), gradient = eqx.filter_value_and_grad(value, has_aux=True)(module)
-    return loss._replace(value=number), gradient
-
-
-def without_gradient(value: Any, like: Any) -> Array:
-    """A number or array as an array without gradient, of the type of `like`."""
-    return jax.lax.stop_gradient(jnp.asarray(value, jnp.result_type(like)))
 
 
 class AdamState(eqx.Module):

@@ -1,6 +1,6 @@
 """What a compiled program is made for, and how its arguments reach it.
 
-What is called all the time is compiled by `jax.jit`, for one learner and states of one structure: `eqx.filter_jit`
+What is called all the time is compiled by `jax.jit`, for one engine and states of one structure: `eqx.filter_jit`
 takes both apart in Python in every call, which takes longer than the policy itself for one observation.
 """
 
@@ -8,8 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,35 +16,6 @@ import jax
 from diffac.protocols import Array
 
 Tree = TypeVar("Tree")
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
-
-
-class _PlainMethod(Generic[Arguments, Result]):
-    """A method of an `equinox.Module` that takes no time to look up.
-
-    Equinox makes a module of a method whenever it is looked up, in 30 microseconds: a fifth of the time of an action.
-    """
-
-    def __init__(self, function: Callable[Concatenate[Any, Arguments], Result]) -> None:
-        self.__doc__, self.__wrapped__ = function.__doc__, function
-
-    def __get__(self, instance: Any, owner: type) -> Callable[Arguments, Result]:
-        function: Callable[..., Result] = self.__wrapped__
-        return function if instance is None else partial(function, instance)
-
-
-class _Identity:
-    """Hashes and compares an object by what it is, not by what it holds."""
-
-    def __init__(self, held: Any) -> None:
-        self.held = held
-
-    def __hash__(self) -> int:
-        return id(self.held)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Identity) and self.held is other.held
 
 
 def _take_apart(tree: Any) -> tuple[tuple[Array, ...], Any, tuple[Any, ...]]:

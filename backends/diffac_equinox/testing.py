@@ -15,7 +15,8 @@ import numpy as np
 from diffac.noise import Noise
 from diffac.protocols import ActorObjective, Array, Batch, Critic, Loss, State
 from diffac_equinox.convert import to_arrays
-from diffac_equinox.optimisers import Adam, AdamState, loss_and_gradient
+from diffac_equinox.gradients import loss_and_gradient
+from diffac_equinox.optimisers import Adam, AdamState
 
 
 def to_backend(tree: Any) -> Any:

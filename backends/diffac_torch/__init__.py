@@ -13,6 +13,7 @@ from diffac_torch.diffusion import predicted_action as predicted_action
 from diffac_torch.diffusion import predicted_eps as predicted_eps
 from diffac_torch.diffusion import remove_noise as remove_noise
 from diffac_torch.diffusion import score as score
+from diffac_torch.engine import Engine as Engine
 from diffac_torch.learner import Learner as Learner
 from diffac_torch.learner import LearnerState as LearnerState
 from diffac_torch.networks import DeterministicActor as DeterministicActor
@@ -56,6 +57,7 @@ __all__ = [
     "DeterministicActor",
     "DeterministicSampler",
     "DeviceStorage",
+    "Engine",
     "EnsembleCritic",
     "EntropyRegularisedValue",
     "FixedTemperature",

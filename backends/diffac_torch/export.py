@@ -25,11 +25,12 @@ class _Policy(nn.Module):
 
     def __init__(self, learner: Learner, state: LearnerState, signature: Signature) -> None:
         super().__init__()
+        *networks, temperature = learner.policy(state)
         self.actor, self.critic = (
-            copy.deepcopy(network).to("cpu", torch.float32).requires_grad_(False) for network in learner._acting(state)
+            copy.deepcopy(network).to("cpu", torch.float32).requires_grad_(False) for network in networks
         )
         self.sampler, self.signature = learner.sampler, signature
-        self.temperature = float(learner.temperature.value(state.temperature))
+        self.temperature = float(temperature)
         for name, array in zip(
             ("half_range", "centre", "low", "high"), (*signature.scale, *signature.bounds), strict=True
         ):
@@ -42,7 +43,7 @@ class _Policy(nn.Module):
 
 
 def export_policy(learner: Learner, state: LearnerState, signature: Signature, target: str, description: str) -> bytes:
-    """The content of a file that holds the policy of `Learner.act`, without exploration, in float32.
+    """The content of a file that holds a learner's policy, without exploration, in float32.
 
     Args:
         learner: whose sampler acts.

@@ -1,48 +1,19 @@
-"""Gradients of one module, and the steps taken with them."""
+"""Steps along a gradient."""
 
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from diffac.arguments import check_arguments
 from diffac.errors import UsageError
-from diffac.protocols import Loss, Metrics
-from diffac.returned import checked_loss
+from diffac.protocols import Metrics
 from diffac.schedules import LinearSchedule
 
 Module = TypeVar("Module", bound=nn.Module)
-
-
-def loss_and_gradient(objective: Any, module: Any, *args: Any) -> tuple[Loss, tuple[Tensor, ...]]:
-    """objective(module, *args), all of it without gradient, and its gradient in the order of `module.parameters()`.
-
-    Nobody's `.grad` is touched.
-
-    Args:
-        objective: of the actor or the critic, of any origin.
-        module: what is differentiated.
-        *args: the objective's further arguments; the last one is its state.
-
-    Raises:
-        UsageError: the objective returned what it must not (`diffac.returned`), or nothing to differentiate.
-    """
-    loss = checked_loss(objective, objective(module, *args), args[-1], without_gradient)
-    if not isinstance(loss.value, Tensor) or not loss.value.requires_grad:
-        raise UsageError(
-            f"the loss of {type(objective).__name__} does not depend on the network that it trains: it must be a "
-            "tensor computed from the first argument, not detached"
-        )
-    gradient = torch.autograd.grad(loss.value, list(module.parameters()), materialize_grads=True)
-    return loss._replace(value=loss.value.detach()), gradient
-
-
-def without_gradient(value: Any, like: Any) -> Tensor:
-    """A number or array as a tensor without gradient, of the type and on the device of the tensor `like`."""
-    return torch.as_tensor(value, dtype=like.dtype, device=like.device).detach()
 
 
 def _check_compiler_folder() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import logging
 import math
@@ -12,7 +13,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -22,7 +23,11 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 from diffac.errors import UsageError
+from diffac.protocols import Batch
 from diffac.system.memory import large_blocks_returned
+
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
 _MIN_WORK = 1 << 21
 """Multiply-adds of the largest matrix product from which a program is worth the seconds that compiling it takes."""
@@ -101,56 +106,90 @@ class _Compiled:
     """Arguments that are no tensors: while they are held here, nothing else gets their identity."""
 
 
-class Program:
-    """A function, compiled by `torch.compile` for each combination of sizes that it is called with.
+class Programs:
+    """Functions, compiled by `torch.compile` for each combination of sizes that they are called with.
 
-    Small products are left alone. Where the function cannot be recorded (see `record`) or compiled, which needs a C++
+    Small products are left alone. Where a function cannot be recorded (see `record`) or compiled, which needs a C++
     compiler, or with TORCH_COMPILE_DISABLE=1 in the environment, it runs as it is. On a GPU its program is replayed as
     a CUDA graph.
-
-    Args:
-        function: takes trees of tensors, modules, and other objects that never change. It returns a pair of trees of
-            tensors without gradients: what is kept, and what is needed until the next call of a program only.
     """
 
-    def __init__(self, function: Callable[..., tuple[Any, Any]]) -> None:
-        self.function = function
+    def __init__(self) -> None:
         self._compiled: dict[Any, _Compiled | None] = {}
 
-    def __call__(self, rows: int, *arguments: Any) -> tuple[Any, Any]:
-        """function(*arguments); rows: of a typical matrix among them."""
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """A context in which every `program` is one of these."""
+        token = _in_use.set(self)
+        try:
+            yield
+        finally:
+            _in_use.reset(token)
+
+    def call(self, function: Callable[..., tuple[Any, Any]], arguments: tuple[Any, ...]) -> tuple[Any, Any]:
+        """function(*arguments)."""
         tensors, others, structure = _take_apart(arguments)
-        key = (structure, *map(id, others), *((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors))
+        layout = ((tensor.shape, tensor.dtype, tensor.device) for tensor in tensors)
+        key = (function, structure, *map(id, others), *layout)
         if key not in self._compiled:
-            self._compiled[key] = self._compile(rows, arguments, tensors, others)
+            self._compiled[key] = _compile(function, arguments, tensors, others)
         compiled = self._compiled[key]
         if compiled is None:
-            return self.function(*arguments)
+            return function(*arguments)
         try:
             kept, transient = compiled.recording.results(tensors)
         except Exception as error:  # torch promises no type: no compiler, a full disk, an unknown platform
             self._compiled[key] = None
             _warn(error)
-            return self.function(*arguments)
+            return function(*arguments)
         # the next run of a CUDA graph writes to the memory of its results
         return tree_map(_copy, kept) if tensors[0].is_cuda else kept, transient
 
-    def _compile(
-        self, rows: int, arguments: tuple[Any, ...], tensors: list[Tensor], others: list[Any]
-    ) -> _Compiled | None:
-        largest = max(math.prod(tensor.shape[-2:]) for tensor in tensors if isinstance(tensor, nn.Parameter))
-        if rows * largest < _MIN_WORK or torch._dynamo.config.disable:
-            return None
-        self.function(*arguments)  # whose errors are not ours; what its parts keep, such as tables, is there afterwards
+
+_in_use: ContextVar[Programs | None] = ContextVar("in_use", default=None)
+
+
+def program(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """Makes a function one that an engine may compile; called outside of an engine it runs as it is.
+
+    Args:
+        function: takes trees of tensors, modules, and other objects that never change, among them a `Batch`. It returns
+            a pair of trees of tensors without gradients: what is kept, and what is needed until the next call only.
+    """
+
+    plain: Callable[..., Any] = function
+
+    @functools.wraps(plain)
+    def call(*arguments: Any) -> Any:
+        programs = _in_use.get()
+        if programs is None:
+            return plain(*arguments)
+        token = _in_use.set(None)  # of programs within programs the outermost is one
         try:
-            with large_blocks_returned():
-                recording = record(self.function, arguments)
-        except Exception as error:  # parts of any origin are recorded
-            _warn(error)
-            return None
-        mode = "reduce-overhead" if tensors[0].is_cuda else None
-        run = torch.compile(recording.run, fullgraph=True, dynamic=False, mode=mode)
-        return _Compiled(recording._replace(run=run), tuple(others))
+            return programs.call(plain, arguments)
+        finally:
+            _in_use.reset(token)
+
+    return cast(Any, call)
+
+
+def _compile(
+    function: Callable[..., Any], arguments: tuple[Any, ...], tensors: list[Tensor], others: list[Any]
+) -> _Compiled | None:
+    rows = next(argument.reward.numel() for argument in arguments if isinstance(argument, Batch))
+    largest = max(math.prod(tensor.shape[-2:]) for tensor in tensors if isinstance(tensor, nn.Parameter))
+    if rows * largest < _MIN_WORK or torch._dynamo.config.disable:
+        return None
+    function(*arguments)  # whose errors are not ours; what its parts keep, such as tables, is there afterwards
+    try:
+        with large_blocks_returned():
+            recording = record(function, arguments)
+    except Exception as error:  # parts of any origin are recorded
+        _warn(error)
+        return None
+    mode = "reduce-overhead" if tensors[0].is_cuda else None
+    run = torch.compile(recording.run, fullgraph=True, dynamic=False, mode=mode)
+    return _Compiled(recording._replace(run=run), tuple(others))
 
 
 class AnyBatchProgram:

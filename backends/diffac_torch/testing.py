@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from diffac.noise import Noise
 from diffac.protocols import ActorObjective, Batch, Critic, Loss
 from diffac_torch.convert import _map_arrays, _to_device
-from diffac_torch.optimisers import Adam, loss_and_gradient
+from diffac_torch.gradients import loss_and_gradient
+from diffac_torch.optimisers import Adam
 
 
 def to_backend(tree: Any) -> Any:

@@ -3,7 +3,7 @@
 A backend's class inherits its declaration and adds the computation.
 """
 
-from diffac.parts import critics, objectives, samplers, temperatures
+from diffac.parts import critics, learner, objectives, samplers, temperatures
 from diffac.parts.declaration import Part
 
 PARTS: dict[str, type[Part]] = {
@@ -28,6 +28,7 @@ PARTS: dict[str, type[Part]] = {
         temperatures.NoiseEntropyTemperature,
         temperatures.MixtureEntropyTemperature,
         temperatures.TargetEntropyTemperature,
+        learner.Learner,
     )
 }
 """Name in every backend -> its declaration."""

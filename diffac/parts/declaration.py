@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+import inspect
+from collections.abc import Callable, Mapping
 from types import UnionType
 from typing import (
     Annotated,
@@ -16,10 +18,11 @@ from typing import (
     get_args,
     get_origin,
     get_type_hints,
+    overload,
 )
 
 from diffac.parts.arguments import REQUIRED, Argument, choice, count, flag, number, optional, part
-from diffac.protocols import ActorObjective, NoiseSchedule, Sampler
+from diffac.protocols import ActorObjective, CriticObjective, NoiseSchedule, Optimiser, Sampler, Temperature
 from diffac.schedules import TabularSchedule, check_schedule, tabulated
 
 Real = Annotated[float, number()]
@@ -35,6 +38,8 @@ Whole = Annotated[int, count(least=0)]
 Schedule = Annotated[NoiseSchedule, Argument(check_schedule, wrong=(None, 5, "vp", TabularSchedule), convert=tabulated)]
 """Any `NoiseSchedule` may be given; the part has its values."""
 
+POSITIONAL, KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
+
 Ensemble = Literal["min", "mean", "first"]
 """How the values of an ensemble [ensemble *batch] become one."""
 
@@ -44,6 +49,9 @@ STATIC = {"static": True}
 EXAMPLES: dict[Any, str] = {
     Sampler: "DDPMSampler(schedule)",
     ActorObjective: "ValueThroughSampler(sampler)",
+    CriticObjective: "MeanSquaredTD()",
+    Temperature: "FixedTemperature()",
+    Optimiser: "Adam()",
 }
 """Protocol -> what to write where something that can be none was given."""
 
@@ -84,9 +92,15 @@ class Part:
 Declaration = TypeVar("Declaration", bound=type[Part])
 
 
+@overload
+def declared(cls: Declaration) -> Declaration: ...
+@overload
+def declared(*, kw_only: bool) -> Callable[[Declaration], Declaration]: ...
 @dataclass_transform(eq_default=False)
-def declared(cls: Declaration) -> Declaration:
+def declared(cls: Any = None, *, kw_only: bool = False) -> Any:
     """Makes a class the declaration of a part.
+
+    kw_only: its arguments must be named in a call.
 
     Each field needs a type that says which values make sense: one of the numbers above, `bool`, a `Literal` of texts,
     a key of `EXAMPLES`, or one of these or None.
@@ -94,14 +108,17 @@ def declared(cls: Declaration) -> Declaration:
     Raises:
         TypeError: a field has another type.
     """
+    if cls is None:
+        return functools.partial(declared, kw_only=kw_only)
     # Not of Part, because Equinox warns where __init__ is written by hand.
     cls.__post_init__ = _check  # pyright: ignore[reportAttributeAccessIssue]
-    dataclasses.dataclass(eq=False)(cls)
+    dataclasses.dataclass(eq=False, kw_only=kw_only)(cls)
     hints = get_type_hints(cls, include_extras=True)
     cls.arguments = {
         field.name: dataclasses.replace(
             _argument(cls, field.name, hints[field.name]),
             default=REQUIRED if field.default is dataclasses.MISSING else field.default,
+            kind=KEYWORD if kw_only else POSITIONAL,
         )
         for field in dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
         if field.init

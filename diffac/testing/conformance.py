@@ -184,7 +184,13 @@ CONTRACTS = {
 @pytest.mark.parametrize(("kind", "name"), [row for row in ROWS if row.values[0] in CONTRACTS])
 def test_signatures(backend: Any, kind: str, name: str) -> None:
     """Methods take the arguments of their protocol, in its order; more arguments need defaults."""
-    part, contract = problems.KINDS[kind].table[name].make(backend, DIMS), CONTRACTS[kind]
+    part = problems.KINDS[kind].table[name].make(backend, DIMS)
+    assert_signatures(part, CONTRACTS[kind])
+    if kind == "learner":
+        assert_signatures(backend.Engine(part), protocols.Engine)
+
+
+def assert_signatures(part: Any, contract: Any) -> None:
     methods = {n: m for n, m in vars(contract).items() if inspect.isfunction(m) and (n == "__call__" or n[0] != "_")}
     assert methods
     for method, wanted in methods.items():
@@ -256,8 +262,8 @@ def test_updates_are_deterministic(backend: Any, name: str) -> None:
     """The same state, batches and key give the same bits, another key gives others."""
     results = []
     for key in (3, 3, 4):
-        learner, state = problems.start_learner(backend, a_problem("learner", name))
-        state, _ = learner.update(state, parts.make_batch(np.random.default_rng(0), leading=(3,), filled=False), key)
+        engine, state = problems.start_engine(backend, a_problem("learner", name))
+        state, _ = engine.update(state, parts.make_batch(np.random.default_rng(0), leading=(3,), filled=False), key)
         results.append(backend.to_arrays(state))
     for array in results[0]:
         np.testing.assert_array_equal(results[0][array], results[1][array], err_msg=array)
@@ -267,16 +273,16 @@ def test_updates_are_deterministic(backend: Any, name: str) -> None:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_update_is_repeated_step(backend: Any, name: str) -> None:
     """K fused updates equal K steps with the noise of `draw_noise`, twice in a row, so that delays are crossed."""
-    learner, fused = problems.start_learner(backend, a_problem("learner", name))
-    _, single = problems.start_learner(backend, a_problem("learner", name))
+    engine, fused = problems.start_engine(backend, a_problem("learner", name))
+    _, single = problems.start_engine(backend, a_problem("learner", name))
     rng = np.random.default_rng(1)
     for key in (12, 2**31 + 5):
         batches = parts.make_batch(rng, leading=(3,), filled=False)
-        fused, metrics = learner.update(fused, batches, key)
+        fused, metrics = engine.update(fused, batches, key)
         seen: dict[str, list[float]] = {}
         for i in range(3):
             batch = entry(batches, i)
-            single, one = learner.step(single, batch, learner.draw_noise(key, i, DIMS.shape))
+            single, one = engine.step(single, batch, engine.draw_noise(key, i, DIMS.shape))
             for metric, value in problems.computed(tools(backend).to_numpy(one)).items():
                 seen.setdefault(metric, []).append(float(value))
         assert_close(Answer(backend.to_arrays(fused), {}), Answer(backend.to_arrays(single), {}))
@@ -292,15 +298,15 @@ def test_update_is_repeated_step(backend: Any, name: str) -> None:
 def test_measures_and_their_way_to_the_host(backend: Any, name: str) -> None:
     """`measure` agrees with the reference; `fetch` changes no number and leaves none out."""
     t, problem = tools(backend), a_problem("learner", name)
-    learner, state = problems.start_learner(backend, problem)
-    other_learner, other = problems.start_learner(reference, problem)
-    measured = learner.measure(state)
+    engine, state = problems.start_engine(backend, problem)
+    other_engine, other = problems.start_engine(reference, problem)
+    measured = engine.measure(state)
     numbers = problems.computed(t.to_numpy(measured))
-    assert_close(Answer(numbers, {}), Answer(problems.computed(other_learner.measure(other)), {}))
+    assert_close(Answer(numbers, {}), Answer(problems.computed(other_engine.measure(other)), {}))
     assert numbers["state_nonfinite"] == 0
-    _, metrics = learner.step(state, problem.batches[0], problem.noises[0])
+    _, metrics = engine.step(state, problem.batches[0], problem.noises[0])
     rows = [problems.computed(t.to_numpy(metrics)), numbers]
-    fetched = learner.fetch([metrics, measured])
+    fetched = engine.fetch([metrics, measured])
     assert {n for row in rows for n in row} <= set(fetched)
     for metric, column in fetched.items():
         assert column.dtype == np.float64
@@ -308,14 +314,34 @@ def test_measures_and_their_way_to_the_host(backend: Any, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LEARNERS)
+def test_metrics_have_the_same_names_in_every_update(backend: Any, name: str) -> None:
+    """Also where the first update of an engine is one in which not every part is due; NaN exactly where one is not."""
+    problem = a_problem("learner", name)
+    engine, state = problems.start_engine(backend, problem)
+    due, delay = engine.learner.first_actor_update, engine.learner.actor_delay
+    arrays = {**backend.to_arrays(state), "updates": np.asarray(due + 1, np.int32)}
+    late, resumed = problems.start_engine(backend, problem)
+    resumed = backend.from_arrays(resumed, arrays)
+    rows = []
+    for batch, noise in zip(problem.batches[:4], problem.noises[:4], strict=True):
+        state, metrics = engine.step(state, batch, noise)
+        rows.append(engine.fetch([metrics]))
+    _, metrics = late.step(resumed, problem.batches[0], problem.noises[0])
+    late_row = late.fetch([metrics])
+    assert {frozenset(row) for row in [*rows, late_row]} == {frozenset(rows[0])}
+    assert [bool(np.isfinite(row["actor_loss"][0])) for row in rows] == [u % delay == due for u in range(4)]
+    assert np.isfinite(late_row["actor_loss"][0]) == (delay == 1)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
 def test_numbers_that_are_not_finite_are_counted(backend: Any, name: str) -> None:
     """An infinite reward in the second of three fused updates: its step makes NaN of the critic that the actor asks."""
-    learner, state = problems.start_learner(backend, a_problem("learner", name))
+    engine, state = problems.start_engine(backend, a_problem("learner", name))
     batches = parts.make_batch(np.random.default_rng(0), leading=(3,), filled=False)
     batches.reward[1, 0] = np.inf
     with np.errstate(all="ignore"):
-        state, metrics = learner.update(state, batches, 3)
-    fetched = learner.fetch([metrics, learner.measure(state)])
+        state, metrics = engine.update(state, batches, 3)
+    fetched = engine.fetch([metrics, engine.measure(state)])
     made = LEARNERS[name].make(reference, DIMS)
     due = [u for u in range(3) if u % made.actor_delay == made.first_actor_update]
     actor_nonfinite = np.mean([u > 1 or (u == 1 and made.critic_steps_before_actor > 0) for u in due])
@@ -379,25 +405,25 @@ def test_parameters_have_the_common_names_and_round_trip(backend: Any, name: str
 def test_states_round_trip_into_the_reference(backend: Any, name: str) -> None:
     """A state continues in the reference and comes back: names, layouts and meaning of everything in it."""
     problem = a_problem("learner", name)
-    learner, state = problems.start_learner(backend, problem)
-    other_learner, other = problems.start_learner(reference, problem)
+    engine, state = problems.start_engine(backend, problem)
+    other_engine, other = problems.start_engine(reference, problem)
     rng = np.random.default_rng(4)
 
     def data() -> tuple[Any, Any]:
-        return parts.make_batch(rng, filled=False), parts.make_noise(rng, learner)
+        return parts.make_batch(rng, filled=False), parts.make_noise(rng, engine)
 
     for _ in range(3):
-        state, _ = learner.step(state, *data())
+        state, _ = engine.step(state, *data())
     other = reference.from_arrays(other, backend.to_arrays(state))
     for _ in range(3):
         batch, noise = data()
-        state, _ = learner.step(state, batch, noise)
-        other, _ = other_learner.step(other, batch, noise)
-    _, fresh = problems.start_learner(backend, problem)
+        state, _ = engine.step(state, batch, noise)
+        other, _ = other_engine.step(other, batch, noise)
+    _, fresh = problems.start_engine(backend, problem)
     back = backend.from_arrays(fresh, reference.to_arrays(other))
     assert_close(Answer(backend.to_arrays(back), {}), Answer(backend.to_arrays(state), {}))
     batch, noise = data()
-    (state, _), (back, _) = learner.step(state, batch, noise), learner.step(back, batch, noise)
+    (state, _), (back, _) = engine.step(state, batch, noise), engine.step(back, batch, noise)
     assert_close(Answer(backend.to_arrays(back), {}), Answer(backend.to_arrays(state), {}))
 
 
@@ -443,19 +469,19 @@ def test_samplers_return_a_point_mass(backend: Any, name: str) -> None:
 @pytest.mark.parametrize("name", LEARNERS)
 def test_acting(backend: Any, name: str) -> None:
     """Float32 NumPy actions inside the box; the same noise gives the same action; the state stays usable."""
-    learner, state = problems.start_learner(backend, a_problem("learner", name))
+    engine, state = problems.start_engine(backend, a_problem("learner", name))
     rng = np.random.default_rng(5)
     obs = rng.standard_normal((4, DIMS.obs)).astype(np.float32)
     for deterministic in (False, True):
-        spec = learner.act_noise_spec((4, DIMS.action), deterministic=deterministic)
+        spec = engine.act_noise_spec((4, DIMS.action), deterministic=deterministic)
         noise = draw(rng, spec)
-        action = learner.act(state, obs, noise)
+        action = engine.act(state, obs, noise)
         assert isinstance(action, np.ndarray)
         assert action.dtype == np.float32
         assert action.shape == (4, DIMS.action)
         assert np.abs(action).max() <= 1
-        np.testing.assert_array_equal(learner.act(state, obs, noise), action)
-    learner.step(state, parts.make_batch(rng, filled=False), parts.make_noise(rng, learner))
+        np.testing.assert_array_equal(engine.act(state, obs, noise), action)
+    engine.step(state, parts.make_batch(rng, filled=False), parts.make_noise(rng, engine))
 
 
 @contextlib.contextmanager
@@ -472,18 +498,18 @@ def unchecked_shapes() -> Iterator[None]:
 def test_compiled_acting(backend: Any) -> None:
     """`compile_act` changes no action: not for other numbers of observations, and not after the next update."""
     rng, sizes = np.random.default_rng(6), (1, 3, 16)
-    learner, state = problems.start_learner(backend, a_problem("learner", "sdac"))
-    plain, same = problems.start_learner(backend, a_problem("learner", "sdac"))
+    engine, state = problems.start_engine(backend, a_problem("learner", "sdac"))
+    plain, same = problems.start_engine(backend, a_problem("learner", "sdac"))
     with unchecked_shapes():
-        learner.compile_act(state, DIMS.obs, DIMS.action, sizes[:2])
+        engine.compile_act(state, DIMS.obs, DIMS.action, sizes[:2])
     for _ in range(2):
         for size in sizes:
             obs = rng.standard_normal((size, DIMS.obs)).astype(np.float32)
             for deterministic in (False, True):
-                noise = draw(rng, learner.act_noise_spec((size, DIMS.action), deterministic=deterministic))
-                np.testing.assert_allclose(learner.act(state, obs, noise), plain.act(same, obs, noise), atol=1e-6)
-        batch, noise = parts.make_batch(rng, filled=False), parts.make_noise(rng, learner)
-        (state, _), (same, _) = learner.step(state, batch, noise), plain.step(same, batch, noise)
+                noise = draw(rng, engine.act_noise_spec((size, DIMS.action), deterministic=deterministic))
+                np.testing.assert_allclose(engine.act(state, obs, noise), plain.act(same, obs, noise), atol=1e-6)
+        batch, noise = parts.make_batch(rng, filled=False), parts.make_noise(rng, engine)
+        (state, _), (same, _) = engine.step(state, batch, noise), plain.step(same, batch, noise)
 
 
 # recipes
@@ -514,15 +540,16 @@ def test_recipes_run(backend: Any, name: str, monkeypatch: pytest.MonkeyPatch) -
     for preset in recipe.PRESETS:
         built(preset)
     learner, *networks = built("default")
-    state, rng = learner.init(*networks), np.random.default_rng(0)
+    engine = backend.Engine(learner)
+    state, rng = engine.init(*networks), np.random.default_rng(0)
     for key in range(2):
         batches = parts.make_batch(rng, leading=(2,), filled=False)
-        state, metrics = learner.update(state, batches, key)
-    fetched = learner.fetch([metrics, learner.measure(state)])
+        state, metrics = engine.update(state, batches, key)
+    fetched = engine.fetch([metrics, engine.measure(state)])
     assert fetched["state_nonfinite"][1] == 0, fetched
     assert np.isfinite(fetched["critic_loss"][0]), fetched
     obs = rng.standard_normal((4, DIMS.obs)).astype(np.float32)
-    action = learner.act(state, obs, draw(rng, learner.act_noise_spec((4, DIMS.action))))
+    action = engine.act(state, obs, draw(rng, engine.act_noise_spec((4, DIMS.action))))
     assert action.shape == (4, DIMS.action), f"actions of shape {action.shape}"
     assert np.isfinite(action).all(), f"actions {action}"
 
@@ -578,10 +605,10 @@ def _learner(B: Any, **change: Any) -> Any:
 
 
 def _step(B: Any, **change: Any) -> Any:
-    learner, state = parts.make_learner(B, "sdac")
+    engine, state = parts.make_engine(B, "sdac")
     rng = np.random.default_rng(0)
     batch = parts.make_batch(rng, filled=False)._replace(**change)
-    return learner.step(state, batch, parts.make_noise(rng, learner))
+    return engine.step(state, batch, parts.make_noise(rng, engine))
 
 
 def _sample(B: Any, sampler: Any) -> Any:

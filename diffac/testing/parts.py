@@ -440,11 +440,16 @@ LEARNERS: dict[str, Part] = {
 }
 
 
-def make_learner(B: Any, name: str, dims: Dims = DIMS, key: int = 1) -> tuple[Any, Any]:
-    """(learner, fresh state) of a row of `LEARNERS`; the same key gives the same state in every backend."""
+def changed(B: Any, engine: Any, **change: Any) -> Any:
+    """An engine whose learner differs in some arguments."""
+    return B.Engine(dataclasses.replace(engine.learner, **change))
+
+
+def make_engine(B: Any, name: str, dims: Dims = DIMS, key: int = 1) -> tuple[Any, Any]:
+    """(engine, fresh state) of a row of `LEARNERS`; the same key gives the same state in every backend."""
     part = LEARNERS[name]
-    learner = part.make(B, dims)
-    return learner, learner.init(make_actor(B, part, key, dims), make_critic(B, part, key + 1, dims))
+    engine = B.Engine(part.make(B, dims))
+    return engine, engine.init(make_actor(B, part, key, dims), make_critic(B, part, key + 1, dims))
 
 
 # batches and noise
@@ -465,7 +470,7 @@ def make_batch(
     Args:
         rng: source of all values.
         dims: sizes.
-        leading: axes before the batch axis, such as (K,) for `Learner.update`.
+        leading: axes before the batch axis, such as (K,) for `Engine.update`.
         magnitude: scale of observations and rewards.
         termination: probability of a discount of 0; elsewhere it is 0.99.
         filled: with `next_rollout` and `weight`, as an objective sees it; False: as a learner does.
@@ -494,8 +499,8 @@ def make_batch(
 
 
 def make_noise(rng: np.random.Generator, part: Any, dims: Dims = DIMS, dtype: Any = np.float64) -> dict[str, Any]:
-    """NumPy noise for a sampler, objective, temperature or learner, for one batch of actions."""
-    return draw(rng, part.noise_spec(dims.shape), dtype)
+    """NumPy noise for a sampler, objective, temperature, learner or engine, for one batch of actions."""
+    return draw(rng, getattr(part, "learner", part).noise_spec(dims.shape), dtype)
 
 
 def randomise(B: Any, module: Any, rng: np.random.Generator, magnitude: float = 1.0, dtype: Any = np.float64) -> Any:

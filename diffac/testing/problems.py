@@ -445,17 +445,18 @@ def _refer_temperature(problem: Problem) -> Answer:
 # whole learners
 
 
-def start_learner(B: Any, problem: Problem) -> tuple[Any, Any]:
-    """(learner, state before the first step) of a backend, or of the reference.
+def start_engine(B: Any, problem: Problem) -> tuple[Any, Any]:
+    """(engine, state before the first step) of a backend, or of the reference.
 
     The target critic is no copy of the critic, as it would be in training, but one of its own: else the two are told
     apart only after many steps.
     """
     learner = problem.part.make(B, problem.dims)
+    engine = learner if B is reference else B.Engine(learner)
     networks = bind_networks(problem) if B is reference else make_networks(B, problem)
-    state = learner.init(*networks[:2])
+    state = engine.init(*networks[:2])
     target = {f"target_critic.{name}": array for name, array in problem.networks["target_critic"].items()}
-    return learner, B.from_arrays(state, {**B.to_arrays(state), **target})
+    return engine, B.from_arrays(state, {**B.to_arrays(state), **target})
 
 
 def computed(metrics: Mapping[str, Any]) -> Arrays:
@@ -465,17 +466,17 @@ def computed(metrics: Mapping[str, Any]) -> Arrays:
 
 
 def _solve_learner(B: Any, problem: Problem) -> Answer:
-    (learner, state), to_numpy, answers = start_learner(B, problem), tools(B).to_numpy, {}
+    (engine, state), to_numpy, answers = start_engine(B, problem), tools(B).to_numpy, {}
     for i, (batch, noise) in enumerate(zip(problem.batches, problem.noises, strict=True)):
-        state, metrics = learner.step(state, batch, noise)
+        state, metrics = engine.step(state, batch, noise)
         answers[str(i)] = {"metrics": computed(to_numpy(metrics)), "state": B.to_arrays(state)}
     return Answer(flatten(answers), {})
 
 
 def _refer_learner(problem: Problem) -> Answer:
-    (learner, state), answers = start_learner(reference, problem), {}
+    (engine, state), answers = start_engine(reference, problem), {}
     for i, (batch, noise) in enumerate(zip(problem.batches, problem.noises, strict=True)):
-        state, metrics = learner.step(state, batch, noise)
+        state, metrics = engine.step(state, batch, noise)
         answers[str(i)] = {"metrics": computed(metrics), "state": reference.to_arrays(state)}
     return Answer(flatten(answers), {})
 

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from diffac import system
+from diffac.backend import get_backend
 from diffac.exporting import signature
 from diffac.noise import draw
 
@@ -65,16 +66,17 @@ class Contender:
     def start(self) -> dict[str, float]:
         """Builds everything; the time until the first updates, with and without the actor, are done."""
         begin = time.perf_counter()
-        self.learner, actor, critic = self.module.build(self.config, self.obs_dim, self.action_dim)
+        learner, actor, critic = self.module.build(self.config, self.obs_dim, self.action_dim)
         if self.interval is not None:
-            rule = dataclasses.replace(self.learner.temperature, interval=self.interval)
-            self.learner = dataclasses.replace(self.learner, temperature=rule)
+            rule = dataclasses.replace(learner.temperature, interval=self.interval)
+            learner = dataclasses.replace(learner, temperature=rule)
         if self.kind == "naive":
-            naive = importlib.import_module(f"{__package__}.naive_{self.backend}").Naive(self.learner, actor, critic)
+            naive = importlib.import_module(f"{__package__}.naive_{self.backend}").Naive(learner, actor, critic)
             self.state, self.once = naive, self._naive
         else:
             system.memory.keep_freed_memory()
-            self.state, self.once = self.learner.init(actor, critic), self._ours
+            self.engine = get_backend(self.backend).Engine(learner)
+            self.state, self.once = self.engine.init(actor, critic), self._ours
         self._run(self.once, 2)
         return {"first": time.perf_counter() - begin, "after": self._run(self.once, 4) / 4}
 
@@ -83,7 +85,7 @@ class Contender:
         return self.buffer.sample(self.rng, updates, BATCH_SIZE)
 
     def _ours(self) -> Any:
-        self.state, metrics = self.learner.update(self.state, self._batch(), self.key)
+        self.state, metrics = self.engine.update(self.state, self._batch(), self.key)
         return self.state, metrics
 
     def _naive(self) -> Any:
@@ -107,7 +109,7 @@ class Contender:
         """Time of an update where one call does several."""
 
         def call() -> Any:
-            self.state, metrics = self.learner.update(self.state, self._batch(updates), self.key)
+            self.state, metrics = self.engine.update(self.state, self._batch(updates), self.key)
             return self.state, metrics
 
         return self._run(call, count) / (count * updates)
@@ -118,7 +120,7 @@ class Contender:
 
         def call() -> Any:
             self.key += 1
-            self.state, metrics = self.learner.update(self.state, batch, self.key)
+            self.state, metrics = self.engine.update(self.state, batch, self.key)
             return self.state, metrics
 
         return self._run(call, count) / (count * updates)
@@ -131,19 +133,19 @@ class Contender:
             best: with best-of-N where the recipe has it.
             draws: with the drawing of its noise.
         """
-        learner = self.learner if best else without_best(self.learner)
-        spec = learner.act_noise_spec((rows, self.action_dim))
+        engine = self.engine if best else without_best(self.engine)
+        spec = engine.act_noise_spec((rows, self.action_dim))
         obs, noise = self._obs(rows), draw(self.rng, spec)
-        return median_time(lambda: learner.act(self.state, obs, draw(self.rng, spec) if draws else noise))
+        return median_time(lambda: engine.act(self.state, obs, draw(self.rng, spec) if draws else noise))
 
     def act_compiled(self, rows: int) -> float:
-        """`act`, after `Learner.compile_act`, with all of its recipe's candidates."""
+        """`act`, after `Engine.compile_act`, with all of its recipe's candidates."""
         if self.compiled is None:
-            self.compiled = dataclasses.replace(self.learner)
+            self.compiled = type(self.engine)(self.engine.learner)
             self.compiled.compile_act(self.state, self.obs_dim, self.action_dim, (rows,))
-        learner, obs = self.compiled, self._obs(rows)
-        noise = draw(self.rng, learner.act_noise_spec((rows, self.action_dim)))
-        return median_time(lambda: learner.act(self.state, obs, noise))
+        engine, obs = self.compiled, self._obs(rows)
+        noise = draw(self.rng, engine.act_noise_spec((rows, self.action_dim)))
+        return median_time(lambda: engine.act(self.state, obs, noise))
 
     def act_exported(self, rows: int) -> float:
         """Median time of an action of the exported policy in onnxruntime, from NumPy to NumPy, noise given."""
@@ -152,9 +154,9 @@ class Contender:
         from diffac_torch.export import export_policy
 
         bound = np.ones(self.action_dim, np.float32)
-        sign = signature(self.learner, self.obs_dim, -bound, bound)
+        sign = signature(self.engine, self.obs_dim, -bound, bound)
         if self.onnx is None:
-            self.onnx = export_policy(self.learner, self.state, sign, "onnx", "{}")
+            self.onnx = export_policy(self.engine.learner, self.state, sign, "onnx", "{}")
         session = onnxruntime.InferenceSession(self.onnx, providers=["CPUExecutionProvider"])
         arrays = (self._obs(rows), *sign.draw(self.rng, rows))
         inputs = {entry.name: array for entry, array in zip(session.get_inputs(), arrays, strict=True)}
@@ -170,10 +172,10 @@ class Contender:
         values = {name: getattr(self.config, name) for name in ("hidden_sizes", "backend")}
         agent = Agent.from_recipe(CASES[self.case].recipe, f"{self.env}-v5", **values)
         obs, rows = self._obs(1)[0].astype(np.float64), self._obs(1)
-        noise = draw(self.rng, agent.learner.act_noise_spec((1, self.action_dim)))
+        noise = draw(self.rng, agent.engine.act_noise_spec((1, self.action_dim)))
         return {
             "predict": median_time(lambda: agent.predict(obs, deterministic=False)),
-            "bare": median_time(lambda: agent.learner.act(agent.state, rows, noise)),
+            "bare": median_time(lambda: agent.engine.act(agent.state, rows, noise)),
         }
 
     def memory(self) -> dict[str, float]:
@@ -196,13 +198,14 @@ def median_time(call: Callable[[], Any]) -> float:
     return statistics.median(times)
 
 
-def without_best(learner: Any) -> Any:
-    """The same learner, whose sampler draws one candidate only."""
+def without_best(engine: Any) -> Any:
+    """The same engine, whose learner's sampler draws one candidate only."""
+    learner = engine.learner
     outer = learner.sampler
     inner: Any = getattr(outer, "sampler", None)
     if not hasattr(inner, "num_candidates"):
-        return learner
-    return dataclasses.replace(learner, sampler=dataclasses.replace(outer, sampler=inner.sampler))
+        return engine
+    return type(engine)(dataclasses.replace(learner, sampler=dataclasses.replace(outer, sampler=inner.sampler)))
 
 
 COMMANDS = ("start", "update", "fused", "host", "act", "act_compiled", "act_exported", "predict", "memory")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from diffac.backend import get_backend
 from diffac.noise import draw
 from diffac.protocols import Batch
 
@@ -60,7 +61,8 @@ def gradients(case: str, env: str, dtype: Any, bits: int) -> dict[str, Any]:
     try:
         learner, actor, critic = module.build(config, *SIZES[env])
         torch.set_default_dtype(dtype)
-        state = learner.init(actor.to(dtype), critic.to(dtype))
+        engine = get_backend(config.backend).Engine(learner)
+        state = engine.init(actor.to(dtype), critic.to(dtype))
         rng, (obs_dim, action_dim) = np.random.default_rng(0), SIZES[env]
         batch = Batch(
             obs=rng.standard_normal((BATCH_SIZE, obs_dim)),
@@ -73,7 +75,7 @@ def gradients(case: str, env: str, dtype: Any, bits: int) -> dict[str, Any]:
         # the products must come by as operations of torch
         plain = torch._dynamo.config.patch(disable=True), torch.backends.mkldnn.flags(enabled=False)
         with plain[0], plain[1], RoundedProducts(bits) as mode:
-            _, metrics = learner.step(state, batch, noise)
+            _, metrics = engine.step(state, batch, noise)
         assert mode.products > 10 or dtype != torch.float32
         found = {f"{name} loss": metrics[f"{name}_loss"].reshape(1) for name in ("critic", "actor")}
         for name, optimiser in (("critic", state.critic_optimiser), ("actor", state.actor_optimiser)):

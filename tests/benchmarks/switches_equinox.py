@@ -139,19 +139,18 @@ def donation(patch: Any) -> None:
 
     import jax
 
-    from diffac_equinox import learner
+    from diffac_equinox import engine
 
-    @functools.lru_cache
-    def program(held: Any, structure: Any, others: Any) -> Any:
-        @functools.partial(jax.jit, compiler_options=learner._compiler_options())
+    def program(self: Any, structure: Any, others: Any) -> Any:
+        @functools.partial(jax.jit, compiler_options=engine._compiler_options())
         def update(arrays: Any, batches: Any, key: Any) -> Any:
-            state = learner._put_together(structure, others, arrays)
-            state, metrics = learner._fused_updates(held.held, state, batches, key)
-            return learner._take_apart(state)[0], metrics
+            state = engine._put_together(structure, others, arrays)
+            state, metrics = engine._fused_updates(self.learner, state, batches, key)
+            return engine._take_apart(state)[0], metrics
 
         return update
 
-    patch(learner, "_update_program", program)
+    patch(engine.Engine, "_make_update_program", program)
 
 
 def dispatch(patch: Any) -> None:
@@ -163,23 +162,23 @@ def dispatch(patch: Any) -> None:
 
 def vectors(patch: Any) -> None:
     """Vectors as long as XLA chooses."""
-    from diffac_equinox import learner
+    from diffac_equinox import engine
 
-    patch(learner, "_compiler_options", lambda: None)
+    patch(engine, "_compiler_options", lambda: None)
 
 
 def metrics(patch: Any) -> None:
     """Every update waits for its numbers."""
-    from diffac_equinox import Learner
+    from diffac_equinox import Engine
 
-    original: Any = Learner.update
+    original: Any = Engine.update
 
     def update(self: Any, state: Any, batches: Any, key: int) -> Any:
         state, metrics = original(self, state, batches, key)
         self.fetch([metrics])
         return state, metrics
 
-    patch(Learner, "update", update)
+    patch(Engine, "update", update)
 
 
 def heap(patch: Any) -> None:

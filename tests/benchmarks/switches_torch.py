@@ -76,17 +76,17 @@ def skip(patch: Any) -> None:
     from diffac.protocols import Rollout
     from diffac_torch import learner
 
-    original = learner.Learner._update
+    original = learner.Learner.step
 
-    def update(self: Any, state: Any, batch: Any, noise: Any) -> Any:
+    def step(self: Any, state: Any, batch: Any, noise: Any) -> Any:
         if state.updates % self.actor_delay:
             temperature = self.temperature.value(state.temperature)
             filled = batch._replace(next_rollout=Rollout(batch.action))  # as many numbers, and no gradient through them
-            arguments = (state.critic, filled, noise("actor"), temperature, state.actor_objective)
-            self._actor_program(batch.reward.numel(), self.actor_objective, state.actor, *arguments)
+            arguments = (state.critic, filled, noise["actor"], temperature, state.actor_objective)
+            learner.loss_and_gradient(self.actor_objective, state.actor, *arguments)
         return original(self, state, batch, noise)
 
-    patch(learner.Learner, "_update", update)
+    patch(learner.Learner, "step", step)
 
 
 def adam(patch: Any) -> None:
@@ -111,16 +111,16 @@ def adam(patch: Any) -> None:
 
 def metrics(patch: Any) -> None:
     """Every update waits for its numbers."""
-    from diffac_torch import Learner
+    from diffac_torch import Engine
 
-    original = Learner.update
+    original = Engine.update
 
     def update(self: Any, state: Any, batches: Any, key: int) -> Any:
         state, metrics = original(self, state, batches, key)
         np.asarray([float(value) for value in metrics.values()])
         return state, metrics
 
-    patch(Learner, "update", update)
+    patch(Engine, "update", update)
 
 
 def heap(patch: Any) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from diffac.backend import get_backend
 from diffac.environments import close, dims, make_envs
 from diffac.training import Training
 
@@ -64,7 +65,9 @@ class Run:
         close(envs)
         learner, actor, critic = self.module.build(self.config, *sizes)
         writer, sampling = Rows(), 0.0
-        with Training(learner, learner.init(actor, critic), self.config) as training:
+        with Training(
+            get_backend(self.config.backend).Engine(learner), learner.init(actor, critic), self.config
+        ) as training:
             sample = training.buffer.sample
 
             def timed_sample(*arguments: Any) -> Any:

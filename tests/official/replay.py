@@ -56,7 +56,7 @@ def configuration(algorithm: str, noise_scale: float | None = None) -> tuple[Any
 
 
 def build(backend: str, recording: Recording) -> tuple[Any, Any]:
-    """The learner of the preset in the recording's sizes, and its state with the recorded parameters."""
+    """The engine of the preset in the recording's sizes, and its state with the recorded parameters."""
     constants = recording.constants
     module, config = configuration(constants["algorithm"], constants.get("noise_scale"))
     sizes = {field: constants[name] for name, field in SIZES.items() if name in constants}
@@ -64,9 +64,10 @@ def build(backend: str, recording: Recording) -> tuple[Any, Any]:
     config = dataclasses.replace(config, backend=backend, **sizes)
     learner, *networks = module.build(config, recording.obs_dim, recording.action_shape[1])
     B: Any = get_backend(backend)
-    state = learner.init(*networks)
+    engine = B.Engine(learner)
+    state = engine.init(*networks)
     own = {n: a.astype(np.float64) if a.dtype.kind == "f" else a for n, a in B.to_arrays(state).items()}
-    return learner, B.from_arrays(state, own | named_like(own, learner_arrays(recording, "init")))
+    return engine, B.from_arrays(state, own | named_like(own, learner_arrays(recording, "init")))
 
 
 def named_like(own: Mapping[str, Array], recorded: Mapping[str, Array]) -> dict[str, Array]:
@@ -166,7 +167,7 @@ class Replay:
     def __init__(self, backend: str, recording: Recording) -> None:
         self.B: Any = get_backend(backend)
         self.recording = recording
-        self.learner, self.state = build(backend, recording)
+        self.engine, self.state = build(backend, recording)
         self.worst: dict[str, float] = {}
         """Largest difference so far, by what is compared."""
 
@@ -176,8 +177,8 @@ class Replay:
 
     def rollout(self, actor: Any, obs: Array, noise: Noise) -> Any:
         """Of the learner's policy, in double precision."""
-        temperature = self.learner.temperature.value(self.state.temperature)
-        sample = self.B.testing.compiled(self.learner.sampler.rollout)
+        temperature = self.engine.learner.temperature.value(self.state.temperature)
+        sample = self.B.testing.compiled(self.engine.learner.sampler.rollout)
         obs, noise = self.B.testing.to_backend((obs, noise))
         rollout = sample(Policy(actor, self.state.critic, temperature), obs, noise)
         return self.B.testing.to_numpy(rollout)
@@ -185,11 +186,13 @@ class Replay:
     def update(self, u: int) -> None:
         """One update, and the comparison of everything recorded of it."""
         entered, draws = self.recording.under(f"u{u}/batch"), self.recording.draws(f"u{u}")
-        noise = filled(self.learner.noise_spec(self.recording.action_shape), draws | {"critic": self.target_draw(u)})
+        noise = filled(
+            self.engine.learner.noise_spec(self.recording.action_shape), draws | {"critic": self.target_draw(u)}
+        )
         mid = self.recording.under(f"u{u}/mid")
         for name, obs in (("next_action", "next_obs"), ("action", "obs")):
             if name in mid:
-                spec = self.learner.sampler.noise_spec(self.recording.action_shape)
+                spec = self.engine.learner.sampler.noise_spec(self.recording.action_shape)
                 role = {"next_action": "next_policy", "action": "policy"}[name]
                 found = self.rollout(self.state.actor, entered[obs], filled(spec, draws, role))
                 self.compare(f"mid/{name}", found.action, mid[name])
@@ -199,7 +202,7 @@ class Replay:
 
         discount = self.recording.constants["gamma"] * (entered["done"] == 0)
         batch = Batch(*(entered[name] for name in ("obs", "action", "reward", "next_obs")), discount)
-        self.state, metrics = self.learner.step(self.state, batch, noise)
+        self.state, metrics = self.engine.step(self.state, batch, noise)
         metrics = {name: float(number) for name, number in metrics.items()}
         arrays = self.B.to_arrays(self.state)
         for name, recorded in named_like(arrays, learner_arrays(self.recording, f"u{u}/after")).items():
@@ -211,7 +214,7 @@ class Replay:
         left = self.recording.under(f"u{u}")
         critic_loss = left["loss/critic"] if "loss/critic" in left else sum(left[f"loss/critic{i}"] for i in CRITICS)
         self.compare("loss/critic", metrics["critic_loss"], critic_loss)
-        if u % self.learner.actor_delay == self.learner.first_actor_update:
+        if u % self.engine.learner.actor_delay == self.engine.learner.first_actor_update:
             self.compare("loss/actor", metrics["actor_loss"], left["loss/actor"])
         if "mid/log_prob" in left:  # DACER's entropy is the one that `Fit` gives
             self.compare("stat/entropy", metrics["actor_entropy"], left["stat/entropy"])
@@ -233,14 +236,14 @@ class Replay:
         shape = (len(obs), self.recording.action_shape[1])
         evaluation = draws["evaluation"]  # asked for one observation after the other, which is their first axis
         draws["evaluation"] = {name: np.moveaxis(d, 0, -2) if d.ndim > 2 else d for name, d in evaluation.items()}
-        actor = self.state.ema_actor if self.learner.acting_actor == "ema" else self.state.actor
+        actor = self.state.ema_actor if self.engine.learner.acting_actor == "ema" else self.state.actor
         for role, deterministic in (("stochastic", False), ("evaluation", True)):
             if role not in draws:
                 continue
-            noise = filled(self.learner.act_noise_spec(shape, deterministic=deterministic), draws, role)
+            noise = filled(self.engine.act_noise_spec(shape, deterministic=deterministic), draws, role)
             recorded = draws[role]["action"]
             self.compare(f"act/{role}", self.rollout(actor, obs, noise).action, recorded)
-            if (rounded := difference(self.learner.act(self.state, obs, noise), recorded)) > FLOAT32:
+            if (rounded := difference(self.engine.act(self.state, obs, noise), recorded)) > FLOAT32:
                 self.worst[f"act/{role} by act()"] = rounded
 
 

@@ -16,7 +16,7 @@ from diffac.training import train
 LINE = "note: compiling the update; about a minute the first time on this machine, cached afterwards\n"
 
 
-class Slow(fakes.FakeLearner):
+class Slow(fakes.FakeEngine):
     """Its first update takes as long as a compiler's."""
 
     def update(self, state: Any, batches: Any, key: int) -> Any:
@@ -47,7 +47,7 @@ def test_training_says_that_it_compiles_and_how_long_that_took(capsys: pytest.Ca
 
 
 def test_nothing_is_said_where_nothing_compiles(capsys: pytest.CaptureFixture[str]) -> None:
-    train(fakes.FakeLearner(), fakes.FakeState(), fakes.config())
+    train(fakes.FakeEngine(), fakes.FakeState(), fakes.config())
     assert capsys.readouterr().err == ""
 
 

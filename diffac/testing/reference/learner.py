@@ -99,6 +99,11 @@ class Learner:
     critic_steps_before_actor: int = 0
 
     @property
+    def learner(self) -> Learner:
+        """Itself: it is its own engine."""
+        return self
+
+    @property
     def of_target(self) -> Any:
         """The sampler of the critic's target."""
         return self.target_sampler or self.sampler
@@ -178,7 +183,7 @@ class Learner:
 
         state = state._replace(updates=np.int32(old.updates + 1))
         if self.temperature.interval and old.updates % self.temperature.interval == 0:
-            if self.temperature.interval % self.actor_delay != 0:
+            if self.first_actor_update or self.temperature.interval % self.actor_delay:
                 log_prob = None  # not in every step of this rule, so in none
             adapted, rule_metrics = self.temperature.update(
                 old.temperature, Policy(old.actor, seen, temperature), batch.obs, noise.get("temperature", {}), log_prob

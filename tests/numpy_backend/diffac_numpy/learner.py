@@ -1,4 +1,4 @@
-"""Optimiser and learner: one gradient step at a time."""
+"""Optimiser, learner and engine: one gradient step at a time."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from diffac.arguments import check_arguments
-from diffac.batches import check_batch, entry
+from diffac.batches import check_batch, check_noise, entry
 from diffac.noise import draw, without_exploration
+from diffac.parts import learner as declared
 from diffac.protocols import Batch, Policy
 from diffac.schedules import LinearSchedule
 from diffac.testing import reference
@@ -29,44 +30,43 @@ def Adam(
     return reference.Adam(learning_rate, max_grad_norm, b1, b2, eps)
 
 
-class Learner:
-    """The reference's learner, which also acts and draws its own noise. Arguments as in every backend."""
+class Learner(declared.Learner):
+    """The reference's, with networks of this backend."""
 
-    def __init__(
-        self,
-        *,
-        sampler: Any,
-        actor_objective: Any,
-        critic_objective: Any,
-        temperature: Any,
-        actor_optimiser: Any,
-        critic_optimiser: Any,
-        tau: float = 0.005,
-        actor_delay: int = 2,
-        reward_scale: float = 1.0,
-        acting_actor: str = "online",
-        target_sampler: Any = None,
-        target_actor: str = "online",
-        first_actor_update: int = 0,
-        critic_steps: int = 1,
-        critic_steps_before_actor: int = 0,
-    ) -> None:
-        given = {name: value for name, value in locals().items() if name != "self"}
-        check_arguments("Learner", given)
+    def check(self) -> None:
+        super().check()
+        given = {name: getattr(self, name) for name in self.arguments}
         self.bare = reference.Learner(**{name: bare(value) for name, value in given.items()})
-        self.sampler, self.temperature = sampler, temperature
-        self.actor_delay, self.first_actor_update, self.acting_actor = actor_delay, first_actor_update, acting_actor
-        self.noise_spec, self.measure, self.fetch = self.bare.noise_spec, self.bare.measure, self.bare.fetch
 
     def init(self, actor: Any, critic: Any) -> reference.LearnerState:
         return self.bare.init(lifted(actor), lifted(critic))
 
+    def policy(self, state: Any) -> Policy:
+        actor = state.ema_actor if self.acting_actor == "ema" else state.actor
+        return Policy(actor, state.critic, self.temperature.value(state.temperature))
+
     def step(self, state: Any, batch: Batch, noise: Any) -> tuple[Any, Any]:
-        check_batch(batch, ("batch",))
         return self.bare.step(state, batch, noise)
 
+
+class Engine:
+    """Runs a learner; nothing is compiled."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+        self.init, self.measure, self.fetch = learner.init, learner.bare.measure, learner.bare.fetch
+
+    def step(self, state: Any, batch: Batch, noise: Any) -> tuple[Any, Any]:
+        check_batch(batch, ("batch",))
+        check_noise(noise, self.learner.noise_spec(batch.action.shape))
+        absent: dict[str, Any] = {}
+        for updates in (0, self.learner.first_actor_update):  # in which everything is due
+            absent |= self.learner.step(state._replace(updates=np.int32(updates)), batch, noise)[1]
+        state, metrics = self.learner.step(state, batch, noise)
+        return state, {**dict.fromkeys(absent, np.float64(np.nan)), **metrics}
+
     def draw_noise(self, key: int, index: int, shape: tuple[int, ...]) -> Any:
-        return draw(np.random.default_rng([key, index]), self.noise_spec(shape), np.float64)
+        return draw(np.random.default_rng([key, index]), self.learner.noise_spec(shape), np.float64)
 
     def update(self, state: Any, batches: Batch, key: int) -> tuple[Any, dict[str, Any]]:
         seen: dict[str, list[Any]] = {}
@@ -75,16 +75,14 @@ class Learner:
             state, metrics = self.step(state, batch, self.draw_noise(key, index, batch.action.shape))
             for name, value in metrics.items():
                 seen.setdefault(name, []).append(value)
-        return state, {name: np.mean(values) for name, values in seen.items()}
+        return state, {name: np.nanmean(values) for name, values in seen.items()}
 
     def act_noise_spec(self, shape: tuple[int, ...], *, deterministic: bool = False) -> Any:
-        spec = self.sampler.noise_spec(shape)
+        spec = self.learner.sampler.noise_spec(shape)
         return without_exploration(spec) if deterministic else spec
 
     def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
-        actor = state.ema_actor if self.acting_actor == "ema" else state.actor
-        temperature = self.temperature.value(state.temperature)
-        return self.sampler(Policy(actor, state.critic, temperature), obs, noise).astype(np.float32)
+        return self.learner.sampler(self.learner.policy(state), obs, noise).astype(np.float32)
 
     def compile_act(self, state: Any, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
         """There is nothing to compile."""

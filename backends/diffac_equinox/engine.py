@@ -1,0 +1,248 @@
+"""Runs a learner: what comes in is checked and brought to the device, noise is drawn there, and all is compiled."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from diffac.batches import check_batch, check_noise, check_obs
+from diffac.errors import UsageError, check_count
+from diffac.metrics import PackedMetrics, columns
+from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
+from diffac.noise import draw as draw_on_host
+from diffac.protocols import Array, Batch, Metrics
+from diffac_equinox.convert import check_alive
+from diffac_equinox.learner import Learner, LearnerState, cast, parameter_dtype
+from diffac_equinox.programs import _at_hand, _compiler_options, _Kept, _put_together, _take_apart
+from diffac_equinox.random import draw, key_data, stream
+
+_ENTRIES = ("next_action", "critic", "actor", "temperature")
+"""Names of the noise of one step; the position tells the random streams apart."""
+
+
+class Engine:
+    """Runs a learner.
+
+    Batches and noise may be NumPy's. The first call with new shapes compiles; other keys, values or numbers of updates
+    do not. A state that is given to `step` or `update` is consumed: its memory is used for the next one.
+
+    Args:
+        learner: the algorithm.
+
+    Raises:
+        UsageError: it is no learner of this backend.
+    """
+
+    def __init__(self, learner: Learner) -> None:
+        if not isinstance(learner, Learner):
+            raise UsageError(f"this engine runs a Learner of the equinox backend, got {type(learner).__name__}")
+        self.learner = learner
+        self._update_program = functools.lru_cache(maxsize=64)(self._make_update_program)
+        self._act_program = functools.lru_cache(maxsize=64)(self._make_act_program)
+        self._act_noise_spec = functools.lru_cache(maxsize=64)(self._make_act_noise_spec)
+        self._states, self._policies = _Kept(), _Kept()
+
+    def __reduce__(self) -> Any:
+        return Engine, (self.learner,)
+
+    def init(self, actor: Any, critic: Any) -> LearnerState:
+        """The learner's state before the first update. It holds copies: the networks given stay valid.
+
+        Raises:
+            UsageError: actor or critic is not an `equinox.Module` with parameters.
+        """
+        return self.learner.init(actor, critic)
+
+    def step(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[LearnerState, PackedMetrics]:
+        """One update with explicit noise.
+
+        Args:
+            state: is consumed.
+            batch: arrays with one batch axis.
+            noise: as `Learner.noise_spec` says; an entry without noise may be absent.
+
+        Returns:
+            The new state, and the metrics of this update, NaN for a part that was not due.
+
+        Raises:
+            UsageError: shapes or types of the batch are wrong, or noise is missing.
+        """
+        check_batch(batch, ("batch",), state.actor)
+        check_noise(noise, self.learner.noise_spec(batch.action.shape))
+        check_alive(state)
+        return _compiled_step((self.learner, batch, noise), state)
+
+    def draw_noise(self, key: int, index: int, shape: Shape) -> Noise:
+        """The noise that `update` with this key uses for its update number `index` (counted from 0 in each call)."""
+        return _compiled_draw(self.learner, key_data(key), np.int32(index), shape)
+
+    def update(self, state: LearnerState, batches: Batch, key: int) -> tuple[LearnerState, PackedMetrics]:
+        """K updates in one compiled call.
+
+        Args:
+            state: is consumed.
+            batches: arrays with two leading axes [K batch].
+            key: seed of all noise, not negative; use another one for each call.
+
+        Returns:
+            The new state, and means of the metrics over those of the K updates that computed them (NaN: none did).
+
+        Raises:
+            UsageError: shapes or types of the batches are wrong.
+        """
+        check_count("key", key, 0)
+        check_batch(batches, ("updates", "batch"), state.actor)
+        arrays, structure, others = self._states.get(state, lambda: state)
+        check_alive(arrays[:1])  # all go at once
+        program = self._update_program(structure, others)
+        arrays, metrics = program(arrays, _at_hand(batches._replace(next_rollout=None)), key_data(key))
+        state = _put_together(structure, others, arrays)
+        self._states.put(state, (arrays, structure, others))
+        return state, metrics
+
+    def measure(self, state: LearnerState) -> PackedMetrics:
+        """ "actor_param_norm", "critic_param_norm"; "state_nonfinite", 1 if any number is NaN or infinite, else 0."""
+        check_alive(state)
+        return _compiled_measure(state)
+
+    def fetch(self, metrics: Sequence[PackedMetrics]) -> dict[str, np.ndarray]:
+        """The metrics of several calls on the host: name -> [calls] of float64, NaN for a call without that name."""
+        numbers = jax.device_get([row.numbers for row in metrics])
+        return columns([dict(zip(row, own.tolist(), strict=True)) for row, own in zip(metrics, numbers, strict=True)])
+
+    def act_noise_spec(self, shape: Shape, *, deterministic: bool = False) -> NoiseSpec:
+        """The noise of `act` for actions (num_envs, action_dim); deterministic: what only explores is off."""
+        return self._act_noise_spec(shape, deterministic)
+
+    def act(self, state: LearnerState, obs: np.ndarray, noise: Noise) -> np.ndarray:
+        """Float32 actions [num_envs action_dim] of the learner's policy.
+
+        Raises:
+            UsageError: obs is not a floating array [num_envs obs_dim].
+        """
+        check_obs(obs, ("num_envs",), state.actor)
+        arrays, structure, others = self._policies.get(state, lambda: self.learner.policy(state))
+        check_alive(arrays[:1])  # all go at once
+        return np.asarray(self._act_program(structure, others)(arrays, obs, noise), np.float32)
+
+    def compile_act(self, state: LearnerState, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
+        """Compiles `act` for these numbers of observations, by calling it: later calls do not wait for the compiler.
+
+        Args:
+            state: where the networks are.
+            obs_dim: length of an observation.
+            action_dim: length of an action.
+            batch_sizes: numbers of observations. For others `act` is compiled when it is first called.
+        """
+        for batch in batch_sizes:
+            noise = draw_on_host(np.random.default_rng(0), self.act_noise_spec((batch, action_dim)))
+            self.act(state, np.zeros((batch, obs_dim), np.float32), noise)
+
+    def _make_act_noise_spec(self, shape: Shape, deterministic: bool) -> NoiseSpec:
+        spec = self.learner.sampler.noise_spec(shape)
+        return without_exploration(spec) if deterministic else spec
+
+    def _make_act_program(self, structure: Any, others: tuple[Any, ...]) -> Callable[..., Array]:
+        """(arrays of the policy, obs, noise) -> action."""
+
+        @partial(jax.jit, compiler_options=_compiler_options())
+        def act(arrays: tuple[Array, ...], obs: Array, noise: Noise) -> Array:
+            policy = _put_together(structure, others, arrays)
+            return self.learner.sampler(policy, *cast((obs, noise), parameter_dtype("actor", policy.actor)))
+
+        return act
+
+    def _make_update_program(self, structure: Any, others: tuple[Any, ...]) -> Callable[..., Any]:
+        """(arrays of the state, which are consumed, batches, key) -> (arrays of the new state, metrics)."""
+
+        @partial(jax.jit, donate_argnums=0, compiler_options=_compiler_options())
+        def update(arrays: tuple[Array, ...], batches: Batch, key: Array) -> tuple[tuple[Array, ...], PackedMetrics]:
+            state = _put_together(structure, others, arrays)
+            state, metrics = _fused_updates(self.learner, state, batches, key)
+            return _take_apart(state)[0], metrics
+
+        return update
+
+
+class _Drawn(Mapping[str, Any]):
+    """Noise that is drawn where it is asked for, in a branch that is not always taken, say."""
+
+    def __init__(self, learner: Learner, key: Array, index: Array, shape: Shape, dtype: Any) -> None:
+        self._spec, self._path, self._dtype = learner.noise_spec(shape), (key, index), dtype
+
+    def __getitem__(self, name: str) -> Any:
+        entry = stream(*self._path, _ENTRIES.index(name))
+        return cast(draw(entry, self._spec[name], jnp.zeros(()).dtype), self._dtype)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._spec)
+
+    def __len__(self) -> int:
+        return len(self._spec)
+
+
+jax.tree_util.register_pytree_node(
+    PackedMetrics,
+    lambda metrics: ((metrics.numbers,), tuple(metrics)),
+    lambda names, inner: PackedMetrics(names, *inner),
+)
+
+
+def _pack(metrics: Metrics) -> PackedMetrics:
+    return PackedMetrics(tuple(metrics), jnp.stack([jnp.asarray(number) for number in metrics.values()]))
+
+
+def _fused_updates(
+    learner: Learner, state: LearnerState, batches: Batch, key: Array
+) -> tuple[LearnerState, PackedMetrics]:
+    """An update for each entry of the leading axis of the batches; not compiled."""
+    num_updates, *shape = batches.action.shape
+    dtype = parameter_dtype("actor", state.actor)
+    dynamic, static = eqx.partition(state, eqx.is_array)
+
+    def body(dynamic: Any, index_and_batch: tuple[Array, Batch]) -> tuple[Any, Metrics]:
+        index, batch = index_and_batch
+        noise = _Drawn(learner, key, index, tuple(shape), dtype)
+        state, metrics = learner.step(eqx.combine(dynamic, static), cast(batch, dtype), noise)
+        return eqx.filter(state, eqx.is_array), metrics
+
+    if num_updates == 1:
+        dynamic, metrics = body(dynamic, (jnp.int32(0), jax.tree.map(lambda x: x[0], batches)))
+    else:
+        dynamic, metrics = jax.lax.scan(body, dynamic, (jnp.arange(num_updates, dtype=jnp.int32), batches))
+        metrics = {name: jnp.nanmean(values) for name, values in metrics.items()}
+    return eqx.combine(dynamic, static), _pack(metrics)
+
+
+# What is not donated travels in the first argument.
+@eqx.filter_jit(donate="all-except-first")
+def _compiled_step(inputs: tuple[Learner, Batch, Noise], state: LearnerState) -> tuple[LearnerState, PackedMetrics]:
+    learner, batch, noise = inputs
+    state, metrics = learner.step(state, *cast((batch, noise), parameter_dtype("actor", state.actor)))
+    return state, _pack(metrics)
+
+
+@eqx.filter_jit
+def _compiled_measure(state: LearnerState) -> PackedMetrics:
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(eqx.filter(state, eqx.is_inexact_array))]
+    norms = {
+        f"{name}_param_norm": _norm(network) for name, network in {"actor": state.actor, "critic": state.critic}.items()
+    }
+    return _pack(norms | {"state_nonfinite": ~jnp.stack(finite).all()})
+
+
+@eqx.filter_jit
+def _compiled_draw(learner: Learner, key: Array, index: Array, shape: Shape) -> Noise:
+    return dict(_Drawn(learner, key, index, shape, jnp.zeros(()).dtype))
+
+
+def _norm(module: Any) -> Array:
+    """The joint norm of all parameters."""
+    return jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(eqx.filter(module, eqx.is_inexact_array))))

@@ -1,0 +1,38 @@
+"""Losses and their gradients."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from diffac.protocols import Loss
+from diffac.returned import checked_loss
+
+
+def loss_and_gradient(objective: Any, module: Any, *args: Any) -> tuple[Loss, Any]:
+    """objective(module, *args) and the gradient of its value with respect to the parameters of `module`.
+
+    Args:
+        objective: of the actor or the critic, of any origin.
+        module: what is differentiated.
+        *args: the objective's further arguments; the last one is its state.
+
+    Raises:
+        UsageError: the objective returned what it must not (`diffac.returned`).
+    """
+
+    def value(module: Any) -> tuple[Array, Loss]:
+        loss = checked_loss(objective, objective(module, *args), args[-1], without_gradient)
+        return jnp.asarray(loss.value), loss
+
+    (number, loss), gradient = eqx.filter_value_and_grad(value, has_aux=True)(module)
+    return loss._replace(value=number), gradient
+
+
+def without_gradient(value: Any, like: Any) -> Array:
+    """A number or array as an array without gradient, of the type of `like`."""
+    return jax.lax.stop_gradient(jnp.asarray(value, jnp.result_type(like)))

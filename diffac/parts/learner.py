@@ -1,0 +1,133 @@
+"""The learner: everything that happens in one update, put together from parts."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from diffac.errors import UsageError
+from diffac.noise import Noise, NoiseSpec, Shape
+from diffac.parts.declaration import Count, Part, Positive, Rate, Whole, declared
+from diffac.protocols import ActorObjective, Batch, CriticObjective, Metrics, Optimiser, Policy, Sampler, Temperature
+
+Copy = Literal["online", "ema"]
+"""Which copy of the actor: the one that is trained, or its exponential moving average."""
+
+
+@declared(kw_only=True)
+class Learner(Part):
+    """Everything that happens in one update; holds no parameters.
+
+    Update number u, counted from 0 over the whole training:
+
+    1. The reward is scaled; the target's sampler draws the next actions with its copy of the actor.
+    2. Critic loss and gradient; `critic_steps_before_actor` optimiser steps of the critic.
+    3. If u is first_actor_update or a multiple of actor_delay later: actor loss and gradient, with the critic as it is
+       now. They are not computed otherwise; a `TrackingObjective` still sees the batch.
+    4. If u is a multiple of the temperature's interval: its step, with the actor as it is now and the log-probabilities
+       of the actor's loss.
+    5. Optimiser step of the actor, and those of the critic that are left.
+    6. If the actor was updated: target critic and slow actor move by tau towards their originals.
+
+    Metrics: critic_loss, actor_loss, temperature, critic_grad_norm, actor_grad_norm, critic_nonfinite and
+    actor_nonfinite (1 if loss or gradient is NaN or infinite, else 0), and those of the parts with the prefix critic_,
+    actor_ or temperature_. Those of a part that was not due are NaN in Equinox and absent in torch; an engine gives the
+    same names in every update.
+
+    Args:
+        sampler: draws actions, for acting and, without a target_sampler, for the critic's target.
+        actor_objective: loss of the actor.
+        critic_objective: loss of the critic.
+        temperature: the entropy coefficient and its rule.
+        actor_optimiser: of the actor.
+        critic_optimiser: of the critic.
+        tau: rate of the slow copies, in (0, 1].
+        actor_delay: updates of the critic for one of the actor.
+        reward_scale: factor of the reward, applied here and nowhere else.
+        acting_actor: which copy of the actor acts, the "online" one or its exponential moving average, "ema".
+        target_sampler: draws the actions of the critic's target; None: as `sampler`.
+        target_actor: which copy of the actor it draws them with.
+        first_actor_update: the update in which the actor first moves, below actor_delay; then every actor_delay-th.
+        critic_steps: optimiser steps with one critic gradient; 1, except to reproduce the official DPMD code (2).
+        critic_steps_before_actor: how many of them come before the actor's loss, in 0..critic_steps. 0: the actor sees
+            the critic of the update before, as in the codes of DACER and SDAC; 1: the new one, as in SAC (arXiv
+            1812.05905, algorithm 1) and DPMD.
+
+    Raises:
+        UsageError: a number is out of range.
+    """
+
+    sampler: Sampler
+    actor_objective: ActorObjective
+    critic_objective: CriticObjective
+    temperature: Temperature
+    actor_optimiser: Optimiser
+    critic_optimiser: Optimiser
+    tau: Rate = 0.005
+    actor_delay: Count = 2
+    reward_scale: Positive = 1.0
+    acting_actor: Copy = "online"
+    target_sampler: Sampler | None = None
+    target_actor: Copy = "online"
+    first_actor_update: Whole = 0
+    critic_steps: Count = 1
+    critic_steps_before_actor: Whole = 0
+
+    def check(self) -> None:
+        """As every part's, and what must hold between the numbers."""
+        super().check()
+        if self.critic_steps_before_actor > self.critic_steps:
+            raise UsageError(
+                f"critic_steps_before_actor must be at most {self.critic_steps}, the critic_steps, got "
+                f"{self.critic_steps_before_actor!r}"
+            )
+        if self.first_actor_update >= self.actor_delay:
+            raise UsageError(
+                f"first_actor_update must be less than {self.actor_delay}, the actor_delay, got "
+                f"{self.first_actor_update!r}"
+            )
+
+    @property
+    def of_target(self) -> Sampler:
+        """What draws the actions of the critic's target."""
+        return self.sampler if self.target_sampler is None else self.target_sampler
+
+    @property
+    def has_ema(self) -> bool:
+        """Whether a policy has the moving average of the actor."""
+        return "ema" in (self.acting_actor, self.target_actor)
+
+    @property
+    def temperature_sees_log_prob(self) -> bool:
+        """Whether every step of the temperature's rule falls into an update of the actor."""
+        return self.first_actor_update == 0 and self.temperature.interval % self.actor_delay == 0
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The noise of one `step` for actions (batch, action_dim): "next_action", "critic", "actor", "temperature"."""
+        return {
+            "next_action": self.of_target.noise_spec(shape),
+            "critic": self.critic_objective.noise_spec(shape),
+            "actor": self.actor_objective.noise_spec(shape),
+            "temperature": self.temperature.noise_spec(shape),
+        }
+
+    def init(self, actor: Any, critic: Any) -> Any:
+        """The state before the first update; takes ownership of both networks.
+
+        Raises:
+            UsageError: actor or critic is no network of the backend with parameters.
+        """
+        raise NotImplementedError
+
+    def policy(self, state: Any) -> Policy:
+        """What `sampler` acts with: the copy of the actor that acts, the critic, and the temperature."""
+        raise NotImplementedError
+
+    def step(self, state: Any, batch: Batch, noise: Noise) -> tuple[Any, Metrics]:
+        """One update. It consumes the state it is given, and returns the next and the metrics.
+
+        Args:
+            state: is consumed: torch changes it in place.
+            batch: arrays of the backend with one batch axis, floats of the parameters' type.
+            noise: as `noise_spec` says; an entry is read only where its part is due.
+        """
+        raise NotImplementedError
