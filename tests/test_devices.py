@@ -151,7 +151,8 @@ def test_less_exact_products(backend: ModuleType, restored: None) -> None:
 
 
 def test_a_backend_without_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = SimpleNamespace(build=lambda *_: (SimpleNamespace(init=lambda *networks: networks), "actor", "critic"))
+    engine = SimpleNamespace(init=lambda *networks: networks, update=None)
+    module = SimpleNamespace(build=lambda *_: (engine, "actor", "critic"))
     monkeypatch.setattr("diffac.checkpoints.get_backend", lambda name: SimpleNamespace(name=name))
     config = sdac.Config(backend="third", **SMALL)
     assert start_engine(module, config, 3, 1)[1] == ("actor", "critic")

@@ -20,6 +20,7 @@ import pytest
 import yaml
 from conftest import load_backend
 
+from diffac.building import start_engine
 from diffac.checkpoints import Checkpointer, Store
 from diffac.cli import main
 from diffac.divergence import DivergenceError, diverged
@@ -70,8 +71,8 @@ def lines_of(recipe: str, backend: str) -> list[tuple[int, dict[str, float]]]:
     small |= {"num_diffusion_steps": 2, "num_candidates": 2, "num_particles": 2}
     names = {field.name for field in dataclasses.fields(module.Config)}
     config = module.Config(**{name: value for name, value in small.items() if name in names})
-    learner, actor, critic = module.build(config, 3, 1)
-    train(learner, learner.init(actor, critic), config, writer=writer)
+    engine, state = start_engine(module, config, 3, 1)
+    train(engine, state, config, writer=writer)
     return writer.lines
 
 

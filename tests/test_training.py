@@ -23,7 +23,7 @@ class Ran:
 
     result: TrainResult
     buffer: ReplayBuffer
-    learner: fakes.FakeEngine
+    engine: fakes.FakeEngine
     writer: fakes.ListWriter
 
     @property

@@ -54,16 +54,19 @@ class Engine:
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
+        self.names: dict[str, Any] = {}
         self.init, self.measure, self.fetch = learner.init, learner.bare.measure, learner.bare.fetch
 
     def step(self, state: Any, batch: Batch, noise: Any) -> tuple[Any, Any]:
         check_batch(batch, ("batch",))
         check_noise(noise, self.learner.noise_spec(batch.action.shape))
-        absent: dict[str, Any] = {}
-        for updates in (0, self.learner.first_actor_update):  # in which everything is due
-            absent |= self.learner.step(state._replace(updates=np.int32(updates)), batch, noise)[1]
+        if not self.names and (state.updates or self.learner.first_actor_update):
+            for updates in (0, self.learner.first_actor_update):  # in which everything is due
+                at = state._replace(updates=np.int32(updates))
+                self.names |= dict.fromkeys(self.learner.step(at, batch, noise)[1], np.float64(np.nan))
         state, metrics = self.learner.step(state, batch, noise)
-        return state, {**dict.fromkeys(absent, np.float64(np.nan)), **metrics}
+        self.names |= dict.fromkeys(metrics, np.float64(np.nan))
+        return state, {**self.names, **metrics}
 
     def draw_noise(self, key: int, index: int, shape: tuple[int, ...]) -> Any:
         return draw(np.random.default_rng([key, index]), self.learner.noise_spec(shape), np.float64)
