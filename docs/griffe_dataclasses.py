@@ -15,7 +15,7 @@ class Dataclasses(griffe.Extension):
 
     def on_class_members(self, *, cls: griffe.Class, **kwargs: Any) -> None:
         """Called when all members of a class are known."""
-        is_declared = "declared" in [str(decorator.value) for decorator in cls.decorators]
+        is_declared = "declared" in [str(decorator.value).partition("(")[0] for decorator in cls.decorators]
         is_module = "eqx.Module" in map(str, cls.bases) and "__init__" not in cls.members
         for member in cls.members.values() if is_module else ():
             value = str(member.value) if member.is_attribute else ""

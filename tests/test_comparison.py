@@ -16,7 +16,7 @@ from diffac.noise import Normal, Uniform
 from diffac.protocols import Loss
 from diffac.schedules import flow_schedule, vp_schedule
 from diffac.testing import Disagreement, compare
-from diffac.testing.parts import Ellipse
+from diffac.testing.parts import DIMS, LEARNERS, Ellipse
 from diffac.validation import ValidateConfig, compare_module
 
 SCHEDULE = vp_schedule(4)
@@ -32,6 +32,8 @@ PARTS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "actor objective": ("actor objective", lambda b: b.ValueThroughSampler(b.DDPMSampler(SCHEDULE)), {}),
     "proposal": ("proposal", lambda b: b.PolicyProposal(), {}),
     "critic objective": ("critic objective", lambda b: b.GaussianTD(), {}),
+    "optimiser": ("optimiser", lambda b: b.Adam(1e-3, max_grad_norm=1.0), {}),
+    "learner": ("learner", lambda b: LEARNERS["td3"].make(b, DIMS), {"actor": "deterministic", "critic": "twin"}),
     "temperature": ("temperature", lambda b: b.TargetEntropyTemperature(2), {"actor": "gaussian"}),
 }
 """Kind, part of a backend, arguments."""

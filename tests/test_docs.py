@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -24,15 +25,14 @@ from diffac_recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
 DOCS = ROOT / "docs"
-NAMES = ("start/getting-started", "extend/objective", "results/agreement", "use/agent", "use/settings")
-PAGES = [ROOT / "README.md", *(DOCS / f"{name}.md" for name in NAMES)]
+NOT_RUN = {"use/reports.md": "needs a machine that can draw", "use/export.md": "test_export runs them"}
 PACKAGES = {
     "torch": ("torch",),
     "equinox": ("jax", "equinox", "optax"),
     "mujoco": ("mujoco",),
     "sb3": ("stable_baselines3",),
 }
-FENCE = re.compile(r"^```python(?: title=\"([\w.]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+FENCE = re.compile(r"^( *)```python(?: title=\"([\w.]+)\")?\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 SHORTER = {
     "total_timesteps=4_000": "total_timesteps=300",
     "learning_starts=1_000": "learning_starts=200, eval_episodes=1",
@@ -53,45 +53,53 @@ class Block(NamedTuple):
     @property
     def needs(self) -> set[str]:
         """Backends and packages without which it cannot run."""
-        backends = {name for name in ("torch", "equinox") if f'"{name}"' in self.code or f"diffac_{name}" in self.code}
+        backends = {name for name in ("torch", "equinox") if f'"{name}"' in self.code or f"_{name}" in self.code}
+        if "import compare" in self.code:
+            backends = {"torch", "equinox"}
         if "diffac_recipes" in self.code or ("Agent.from_recipe" in self.code and not backends):
             backends.add(TrainConfig.backend)
         others = {"mujoco": "InvertedPendulum", "sb3": "stable_baselines3"}
         return backends | {name for name, word in others.items() if word in self.code}
-
-    @property
-    def is_module(self) -> bool:
-        """Whether other blocks import it, so that it needs no run of its own."""
-        return self.title.startswith("qsm_")
 
     def __str__(self) -> str:
         return f"{self.page.stem}-{self.title or self.number}"
 
 
 def blocks(page: Path) -> list[Block]:
-    return [Block(page, i, *match.groups("")) for i, match in enumerate(FENCE.finditer(page.read_text()))]
+    found = (match.groups("") for match in FENCE.finditer(page.read_text()))
+    return [Block(page, i, title, textwrap.dedent(code)) for i, (_, title, code) in enumerate(found)]
+
+
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [page for page in PAGES if blocks(page) and str(page.relative_to(ROOT)).removeprefix("docs/") not in NOT_RUN]
+BLOCKS = [block for page in PAGES for block in blocks(page)]
+IMPORTED = {name for block in BLOCKS for name in re.findall(r"^(?:from|import) (\w+)", block.code, re.MULTILINE)}
+MODULES = {block.title: block.code for block in BLOCKS if block.title.removesuffix(".py") in IMPORTED | {"point"}}
+"""Files that programs of the documentation import; they need no run of their own."""
 
 
 def variants() -> list[Block]:
-    """All programs; those that say `get_backend("equinox")` or `("torch")` once, for either backend."""
+    """All programs; those that choose a backend once, and are no matter of a single one, for each of both."""
     programs = []
-    for block in (block for page in PAGES for block in blocks(page) if not block.is_module):
+    for block in (block for block in BLOCKS if block.title not in MODULES):
         code = re.sub(r"  # or .*", "", block.code)
-        chosen = re.findall(r'get_backend\("(\w+)"\)\n', code)
+        choice = r"(?:get_backend\(|backend=)" if block.page.parent.name == "extend" else r"get_backend\("
+        chosen = re.findall(rf'{choice}"(torch|equinox)"', code)
         if len(chosen) != 1:
             programs.append(block)
             continue
         for name in ("torch", "equinox"):
-            other = code.replace(f'"{chosen[0]}"', f'"{name}"').replace(f"qsm_{chosen[0]}", f"qsm_{name}")
+            other = re.sub(rf'(?<=["_]){chosen[0]}\b', name, code)
             programs.append(block._replace(title=f"{block.title or block.number}-{name}", code=other))
     return programs
 
 
 def test_blocks_are_found() -> None:
-    assert [len(blocks(page)) for page in PAGES] >= [3, 2, 4, 3, 4, 1]
     names = set(map(str, variants()))
+    assert len(names) > 35
+    extend = {"objective": "qsm", "network": "residual", "sampler": "flow", "critic": "critic", "recipe": "td3"}
     for name in ("torch", "equinox"):
-        assert {f"README-1-{name}", f"objective-train_qsm.py-{name}"} <= names
+        assert {f"README-1-{name}", *(f"{page}-train_{what}.py-{name}" for page, what in extend.items())} <= names
 
 
 @pytest.mark.parametrize("block", variants(), ids=str)
@@ -100,30 +108,64 @@ def test_code_runs(block: Block, tmp_path: Path) -> None:
     missing = [name for name in sorted(block.needs) for package in PACKAGES[name] if find_spec(package) is None]
     if missing:
         pytest.skip(f"needs {', '.join(missing)}")
-    for other in blocks(block.page):
-        if other.is_module:
-            (tmp_path / other.title).write_text(other.code)
+    for title, module in MODULES.items():
+        (tmp_path / title).write_text(module)
     code = block.code
     if block.page.name == "README.md":
         for long, short in SHORTER.items():
             assert long in block.page.read_text(), "README has changed: adapt SHORTER"
             code = code.replace(long, short)
-    program = tmp_path / "program.py"
-    program.write_text(code)
+    run([*AS_TEST, "program.py"] if block.title.startswith("test_") else ["program.py"], code, tmp_path)
+
+
+AS_TEST = ["-m", "pytest", "-q", "--collect-only"]
+
+
+def run(arguments: list[str], code: str, folder: Path) -> str:
+    """What Python prints, called in the folder with the code in program.py."""
+    (folder / "program.py").write_text(code)
     environment = {name: value for name, value in os.environ.items() if name != "JAX_ENABLE_X64"}
     folders = [str(ROOT), str(ROOT / "backends"), str(ROOT / "recipes")]
     environment |= {"PYTHONPATH": os.pathsep.join(folders), "JAX_PLATFORMS": "cpu", "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, str(program)], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=240
+        [sys.executable, *arguments], cwd=folder, env=environment, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
 
 
-def test_objectives_stay_short() -> None:
-    modules = [block for block in blocks(DOCS / "extend/objective.md") if block.is_module]
-    assert [block.title for block in modules] == ["qsm_torch.py", "qsm_equinox.py"]
-    for block in modules:
-        assert len(block.code.splitlines()) < 40, block.title
+def test_parts_of_a_user_stay_short() -> None:
+    """An algorithm that we did not foresee takes at most forty lines."""
+    for title in ("qsm_torch.py", "qsm_equinox.py", "flow_matching.py", "my_td3.py"):
+        assert len(MODULES[title].splitlines()) <= 40, title
+
+
+@pytest.mark.parametrize("backend", ["torch", "equinox"])
+def test_td3_of_the_documentation_is_exact(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It builds the learner of our recipe, which is compared with recorded updates of Stable-Baselines3."""
+    if any(find_spec(needed) is None for needed in PACKAGES[backend]):
+        pytest.skip(f"needs {backend}")
+    (tmp_path / "my_td3.py").write_text(MODULES["my_td3.py"])
+    monkeypatch.syspath_prepend(tmp_path)
+    built = []
+    for module in map(importlib.import_module, ("my_td3", "diffac_recipes.td3")):
+        config = module.Config(backend=backend, hidden_sizes=(8,))
+        learner, *networks = module.build(config, 3, 2)
+        arrays = [importlib.import_module(f"diffac_{backend}").to_arrays(network) for network in networks]
+        built.append((repr(learner), arrays))
+    (mine, networks), (ours, our_networks) = built
+    assert mine == ours
+    for one, other in zip(networks, our_networks, strict=True):
+        assert all((one[name] == other[name]).all() for name in {**one, **other})
+
+
+def test_the_recipe_of_the_documentation_is_a_program(tmp_path: Path) -> None:
+    if any(find_spec(needed) is None for needed in PACKAGES["torch"]):
+        pytest.skip("needs torch")
+    ((end,),) = [re.findall(r"^```py title=.*?\n(.*?)^```$", (DOCS / "extend/recipe.md").read_text(), re.M | re.S)]
+    options = ["--preset", "short", "--env-id", "Pendulum-v1", "--backend", "torch", "--eval-episodes", "1"]
+    assert "updates" in run(["program.py", *options], MODULES["my_td3.py"] + "\n\n" + end, tmp_path)
+    assert (tmp_path / "runs/Pendulum-v1/my_td3/torch").is_dir()
 
 
 def documented() -> set[str]:
@@ -142,9 +184,9 @@ def test_api_pages_name_everything(package: str) -> None:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__"
     )
     assert len(names) > 30
-    declared = {path.rpartition(".")[2] for path in documented() if path.startswith("diffac.parts.")}
-    assert {f"{package}.{name}" for name in names if name not in declared} - documented() == set()
-    assert set(PARTS) <= declared
+    shown = {path.rpartition(".")[2] for path in documented() if path.startswith(("diffac.parts.", "diffac_torch."))}
+    assert set(names) - shown == set(), "the page shows names of torch, which are those of Equinox too"
+    assert set(PARTS) <= shown
 
 
 def test_api_pages_name_everything_of_diffac() -> None:

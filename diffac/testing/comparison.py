@@ -61,10 +61,11 @@ def compare(
 ) -> Comparison:
     """Asserts that two implementations of a part compute the same, in float64, with equal parameters, batch and noise.
 
-    The part is a network, noise schedule, sampler, actor objective, proposal, critic objective or temperature; which
-    one is seen from its methods. Compared are its noise specification, values, metrics, states (of a few batches in a
-    row) and gradients by parameter name. Networks are copied, and both copies get the same random float64 parameters,
-    so these must have the same names and shapes in both.
+    The part is a network, noise schedule, sampler, actor objective, proposal, critic objective, temperature, optimiser
+    or learner; which one is seen from its methods. Compared are its noise specification, values, metrics, states (of a
+    few batches in a row) and gradients by parameter name; of an optimiser or learner all that its steps change.
+    Networks are copied, and both copies get the same random float64 parameters, so these must have the same names and
+    shapes in both.
 
     Nothing need be set beforehand, and the parts may have been made in float32. While it runs, torch's default dtype is
     float64 and its default device the CPU (in this process), and JAX has `jax_enable_x64` and the CPU as default device
@@ -181,6 +182,8 @@ def kind_of(part: Any) -> str:
     if not isinstance(part, type):
         if has("num_steps", "alpha", "sigma"):
             return "schedule"
+        if has("init", "step"):
+            return "learner" if has("noise_spec") else "optimiser"
         if has("noise_spec", "rollout"):
             return "sampler"
         if has("noise_spec", "init_state", "update", "value"):
@@ -193,7 +196,7 @@ def kind_of(part: Any) -> str:
             return "network"
     raise UsageError(
         f"{part!r} cannot be compared: it must be an object, a network or one with the methods of NoiseSchedule, "
-        "Sampler, ActorObjective, CriticObjective or Temperature (diffac.protocols)"
+        "Sampler, ActorObjective, CriticObjective, Temperature, Optimiser or Learner (diffac.protocols)"
     )
 
 
@@ -236,6 +239,24 @@ def _solve_proposal(backends: Any, pair: Any, actor: Any, critic: Any, dims: Dim
     schedule = vp_schedule(dims.steps)
     whole = {name: B.ReweightedScoreMatching(schedule, pair[name]) for name, B in backends.items()}
     return _solve_row("actor objective", backends, whole, actor, critic, dims, draw)
+
+
+def _solve_optimiser(backends: Any, pair: Any, actor: Any, critic: Any, dims: Dims, draw: int) -> Answers:
+    """In a learner whose both networks it trains."""
+
+    def learner(B: Any, optimiser: Any) -> Any:
+        sampler = B.DDPMSampler(vp_schedule(dims.steps))
+        return B.Learner(
+            sampler=sampler,
+            actor_objective=B.ValueThroughSampler(sampler),
+            critic_objective=B.MeanSquaredTD(),
+            temperature=B.FixedTemperature(),
+            actor_optimiser=optimiser,
+            critic_optimiser=optimiser,
+        )
+
+    whole = {name: learner(B, pair[name]) for name, B in backends.items()}
+    return _solve_row("learner", backends, whole, actor, critic, dims, draw)
 
 
 def _solve_network(backends: Any, pair: Any, actor: Any, critic: Any, dims: Dims, draw: int) -> Answers:
@@ -284,6 +305,8 @@ SOLVERS: dict[str, Callable[..., Answers]] = {
     "proposal": _solve_proposal,
     "critic objective": lambda *args: _solve_row("critic objective", *args),
     "temperature": lambda *args: _solve_row("temperature", *args),
+    "optimiser": _solve_optimiser,
+    "learner": lambda *args: _solve_row("learner", *args),
 }
 
 
