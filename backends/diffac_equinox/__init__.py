@@ -1,10 +1,10 @@
 """The Equinox/JAX backend of diffac; `diffac.backend.Backend` lists the names that all backends share."""
 
+from diffac_equinox import critics, objectives, samplers, temperatures
 from diffac_equinox.activations import activation as activation
 from diffac_equinox.convert import from_arrays as from_arrays
 from diffac_equinox.convert import to_arrays as to_arrays
-from diffac_equinox.critics import GaussianTD as GaussianTD
-from diffac_equinox.critics import MeanSquaredTD as MeanSquaredTD
+from diffac_equinox.critics import *  # noqa: F403
 from diffac_equinox.devices import to_device as to_device
 from diffac_equinox.diffusion import add_noise as add_noise
 from diffac_equinox.diffusion import noise_between as noise_between
@@ -23,68 +23,31 @@ from diffac_equinox.networks import GaussianCritic as GaussianCritic
 from diffac_equinox.networks import MLPDenoiser as MLPDenoiser
 from diffac_equinox.networks import TwinCritic as TwinCritic
 from diffac_equinox.networks import time_embedding as time_embedding
-from diffac_equinox.objectives import EntropyRegularisedValue as EntropyRegularisedValue
-from diffac_equinox.objectives import PolicyProposal as PolicyProposal
-from diffac_equinox.objectives import Regression as Regression
-from diffac_equinox.objectives import ReverseProposal as ReverseProposal
-from diffac_equinox.objectives import ReweightedScoreMatching as ReweightedScoreMatching
-from diffac_equinox.objectives import Sum as Sum
-from diffac_equinox.objectives import TimeWeightedQGradient as TimeWeightedQGradient
-from diffac_equinox.objectives import ValueThroughSampler as ValueThroughSampler
+from diffac_equinox.objectives import *  # noqa: F403
 from diffac_equinox.optimisers import Adam as Adam
 from diffac_equinox.replay import DeviceStorage as DeviceStorage
-from diffac_equinox.samplers import AdditiveNoise as AdditiveNoise
-from diffac_equinox.samplers import BestOf as BestOf
-from diffac_equinox.samplers import DDIMSampler as DDIMSampler
-from diffac_equinox.samplers import DDPMSampler as DDPMSampler
-from diffac_equinox.samplers import DeterministicSampler as DeterministicSampler
-from diffac_equinox.samplers import TanhGaussianSampler as TanhGaussianSampler
+from diffac_equinox.samplers import *  # noqa: F403
 from diffac_equinox.settings import configure as configure
-from diffac_equinox.temperatures import FixedTemperature as FixedTemperature
-from diffac_equinox.temperatures import MixtureEntropyTemperature as MixtureEntropyTemperature
-from diffac_equinox.temperatures import NoiseEntropyTemperature as NoiseEntropyTemperature
-from diffac_equinox.temperatures import TargetEntropyTemperature as TargetEntropyTemperature
-from diffac_equinox.temperatures import mixture_entropy as mixture_entropy
+from diffac_equinox.temperatures import *  # noqa: F403
 
 name = "equinox"
 
 __all__ = [
     "Adam",
-    "AdditiveNoise",
-    "BestOf",
-    "DDIMSampler",
-    "DDPMSampler",
     "DeterministicActor",
-    "DeterministicSampler",
     "DeviceStorage",
     "Engine",
     "EnsembleCritic",
-    "EntropyRegularisedValue",
-    "FixedTemperature",
     "GaussianActor",
     "GaussianCritic",
-    "GaussianTD",
     "Learner",
     "LearnerState",
     "MLPDenoiser",
-    "MeanSquaredTD",
-    "MixtureEntropyTemperature",
-    "NoiseEntropyTemperature",
-    "PolicyProposal",
-    "Regression",
-    "ReverseProposal",
-    "ReweightedScoreMatching",
-    "Sum",
-    "TanhGaussianSampler",
-    "TargetEntropyTemperature",
-    "TimeWeightedQGradient",
     "TwinCritic",
-    "ValueThroughSampler",
     "activation",
     "add_noise",
     "configure",
     "from_arrays",
-    "mixture_entropy",
     "name",
     "noise_between",
     "posterior_mean",
@@ -96,3 +59,7 @@ __all__ = [
     "to_arrays",
     "to_device",
 ]
+__all__ += critics.__all__
+__all__ += objectives.__all__
+__all__ += samplers.__all__
+__all__ += temperatures.__all__

@@ -12,6 +12,8 @@ from diffac.parts.critics import next_rollout
 from diffac.protocols import Array, Batch, Critic, DistributionalCritic, Loss, State
 from diffac_equinox.networks import _reduced
 
+__all__ = ["GaussianTD", "MeanSquaredTD"]
+
 
 def _weighted(batch: Batch, errors: Array) -> Array:
     """Errors [ensemble batch], each times the weight of its transition."""

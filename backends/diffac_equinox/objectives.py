@@ -21,6 +21,17 @@ from diffac_equinox.diffusion import add_noise, noise_between, predicted_action,
 from diffac_equinox.networks import _reduced
 from diffac_equinox.samplers import _condition
 
+__all__ = [
+    "EntropyRegularisedValue",
+    "PolicyProposal",
+    "Regression",
+    "ReverseProposal",
+    "ReweightedScoreMatching",
+    "Sum",
+    "TimeWeightedQGradient",
+    "ValueThroughSampler",
+]
+
 Tree = TypeVar("Tree")
 
 

@@ -18,6 +18,8 @@ from diffac.schedules import tabulated
 from diffac_equinox.diffusion import add_noise, noise_between, posterior_mean, predicted_action
 from diffac_equinox.networks import _clip, _reduced
 
+__all__ = ["AdditiveNoise", "BestOf", "DDIMSampler", "DDPMSampler", "DeterministicSampler", "TanhGaussianSampler"]
+
 _LONGEST_UNROLLED = 8
 """Chains up to this length are unrolled, which saves the loop's overhead; longer ones are scanned, to compile fast."""
 

@@ -17,6 +17,14 @@ from diffac.protocols import Array, Metrics, Policy, Sampler, State
 from diffac_equinox.optimisers import AdamState, adam_direction
 from diffac_equinox.samplers import AdditiveNoise
 
+__all__ = [
+    "FixedTemperature",
+    "MixtureEntropyTemperature",
+    "NoiseEntropyTemperature",
+    "TargetEntropyTemperature",
+    "mixture_entropy",
+]
+
 
 def _samples(sampler: Sampler, policy: Policy, obs: Array, noise: Noise) -> Array:
     """The sampler's actions [num_samples 1 states act]; with two entries if it adds noise, the second without it."""

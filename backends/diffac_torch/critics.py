@@ -10,6 +10,8 @@ from diffac.protocols import Batch, Critic, DistributionalCritic, Loss, State
 from diffac_torch.networks import _reduced
 from diffac_torch.samplers import Scalar
 
+__all__ = ["GaussianTD", "MeanSquaredTD"]
+
 
 class MeanSquaredTD(declared.MeanSquaredTD):
     def __call__(

@@ -20,6 +20,17 @@ from diffac_torch.diffusion import add_noise, noise_between, predicted_action, p
 from diffac_torch.networks import _condition, _reduced
 from diffac_torch.samplers import Scalar
 
+__all__ = [
+    "EntropyRegularisedValue",
+    "PolicyProposal",
+    "Regression",
+    "ReverseProposal",
+    "ReweightedScoreMatching",
+    "Sum",
+    "TimeWeightedQGradient",
+    "ValueThroughSampler",
+]
+
 
 class ValueThroughSampler(declared.ValueThroughSampler):
     def __call__(

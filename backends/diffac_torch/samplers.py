@@ -16,6 +16,8 @@ from diffac.schedules import tabulated
 from diffac_torch.diffusion import _add_scaled, add_noise, noise_between, posterior_mean, predicted_action
 from diffac_torch.networks import _condition, _reduced
 
+__all__ = ["AdditiveNoise", "BestOf", "DDIMSampler", "DDPMSampler", "DeterministicSampler", "TanhGaussianSampler"]
+
 Scalar: TypeAlias = float | Float[Tensor, ""]
 
 

@@ -12,6 +12,14 @@ from diffac.parts import temperatures as declared
 from diffac.protocols import Metrics, Policy, Sampler, State
 from diffac_torch.samplers import AdditiveNoise
 
+__all__ = [
+    "FixedTemperature",
+    "MixtureEntropyTemperature",
+    "NoiseEntropyTemperature",
+    "TargetEntropyTemperature",
+    "mixture_entropy",
+]
+
 _TOLERANCE = 1e-3
 """Change of a fit's mean log-likelihood below which it is settled, as in scikit-learn."""
 

@@ -7,28 +7,9 @@ from diffac.parts import critics, learner, objectives, samplers, temperatures
 from diffac.parts.declaration import Part
 
 PARTS: dict[str, type[Part]] = {
-    part.__name__: part
-    for part in (
-        samplers.DDPMSampler,
-        samplers.DDIMSampler,
-        samplers.DeterministicSampler,
-        samplers.TanhGaussianSampler,
-        samplers.BestOf,
-        samplers.AdditiveNoise,
-        objectives.ValueThroughSampler,
-        objectives.TimeWeightedQGradient,
-        objectives.ReweightedScoreMatching,
-        objectives.ReverseProposal,
-        objectives.PolicyProposal,
-        objectives.EntropyRegularisedValue,
-        objectives.Sum,
-        critics.MeanSquaredTD,
-        critics.GaussianTD,
-        temperatures.FixedTemperature,
-        temperatures.NoiseEntropyTemperature,
-        temperatures.MixtureEntropyTemperature,
-        temperatures.TargetEntropyTemperature,
-        learner.Learner,
-    )
+    name: part
+    for module in (samplers, objectives, critics, temperatures, learner)
+    for name in module.__all__
+    if issubclass(part := getattr(module, name), Part)
 }
 """Name in every backend -> its declaration."""

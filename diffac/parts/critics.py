@@ -11,6 +11,8 @@ from diffac.noise import Noise, NoiseSpec, Normal, Shape
 from diffac.parts.declaration import Ensemble, Part, Positive, Rate, declared
 from diffac.protocols import Array, Batch, Critic, Loss, Rollout, State
 
+__all__ = ["GaussianTD", "MeanSquaredTD"]
+
 NEXT_ROLLOUT = "it is what the policy does at next_obs, which the learner fills in"
 LOG_PROB = "use a sampler that knows the log-probability of its actions, such as TanhGaussianSampler"
 

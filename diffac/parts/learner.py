@@ -9,6 +9,8 @@ from diffac.noise import Noise, NoiseSpec, Shape
 from diffac.parts.declaration import Count, Part, Positive, Rate, Whole, declared
 from diffac.protocols import ActorObjective, Batch, CriticObjective, Metrics, Optimiser, Policy, Sampler, Temperature
 
+__all__ = ["Learner"]
+
 Copy = Literal["online", "ema"]
 """Which copy of the actor: the one that is trained, or its exponential moving average."""
 

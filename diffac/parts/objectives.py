@@ -43,6 +43,19 @@ from diffac.protocols import (
     TrackingObjective,
 )
 
+__all__ = [
+    "EntropyRegularisedValue",
+    "PolicyProposal",
+    "Proposal",
+    "Regression",
+    "ReverseProposal",
+    "ReweightedScoreMatching",
+    "Sum",
+    "TimeWeightedQGradient",
+    "TrackingProposal",
+    "ValueThroughSampler",
+]
+
 
 class ActorObjectivePart(Part):
     """An `ActorObjective`, which a backend computes."""

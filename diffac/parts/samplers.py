@@ -10,6 +10,8 @@ from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
 from diffac.parts.declaration import EXAMPLES, STATIC, Count, Ensemble, NotNegative, Part, Positive, Schedule, declared
 from diffac.protocols import Array, Policy, Rollout, Sampler
 
+__all__ = ["AdditiveNoise", "BestOf", "DDIMSampler", "DDPMSampler", "DeterministicSampler", "TanhGaussianSampler"]
+
 
 class SamplerPart(Part):
     """A `Sampler`, which a backend computes."""

@@ -13,6 +13,8 @@ from diffac.parts.declaration import Count, Part, Positive, Real, Whole, declare
 from diffac.parts.samplers import AdditiveNoise
 from diffac.protocols import Array, Metrics, Policy, Sampler, State
 
+__all__ = ["FixedTemperature", "MixtureEntropyTemperature", "NoiseEntropyTemperature", "TargetEntropyTemperature"]
+
 
 class TemperaturePart(Part):
     """A `Temperature`, which a backend computes."""

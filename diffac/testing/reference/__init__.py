@@ -22,12 +22,7 @@ DSAC-T = Duan et al. 2023 (2310.05858); TD3 = Fujimoto et al. 2018 (1802.09477).
 
 from diffac.testing.reference.convert import from_arrays as from_arrays
 from diffac.testing.reference.convert import to_arrays as to_arrays
-from diffac.testing.reference.critics import GaussianTD as GaussianTD
-from diffac.testing.reference.critics import MeanSquaredTD as MeanSquaredTD
-from diffac.testing.reference.critics import gaussian_td_slopes as gaussian_td_slopes
-from diffac.testing.reference.critics import td_target as td_target
-from diffac.testing.reference.critics import value_metrics as value_metrics
-from diffac.testing.reference.critics import weights as weights
+from diffac.testing.reference.critics import *  # noqa: F403
 from diffac.testing.reference.gradients import Array as Array
 from diffac.testing.reference.gradients import Gradient as Gradient
 from diffac.testing.reference.gradients import Parameters as Parameters
@@ -59,25 +54,8 @@ from diffac.testing.reference.networks import bound as bound
 from diffac.testing.reference.networks import ensemble as ensemble
 from diffac.testing.reference.networks import perceptron as perceptron
 from diffac.testing.reference.networks import time_embedding as time_embedding
-from diffac.testing.reference.objectives import EntropyRegularisedValue as EntropyRegularisedValue
-from diffac.testing.reference.objectives import PolicyProposal as PolicyProposal
-from diffac.testing.reference.objectives import Regression as Regression
-from diffac.testing.reference.objectives import ReverseProposal as ReverseProposal
-from diffac.testing.reference.objectives import ReweightedScoreMatching as ReweightedScoreMatching
-from diffac.testing.reference.objectives import Sum as Sum
-from diffac.testing.reference.objectives import TimeWeightedQGradient as TimeWeightedQGradient
-from diffac.testing.reference.objectives import ValueThroughSampler as ValueThroughSampler
-from diffac.testing.reference.objectives import noise_regression as noise_regression
-from diffac.testing.reference.objectives import normal_mass as normal_mass
-from diffac.testing.reference.objectives import truncated_normal as truncated_normal
-from diffac.testing.reference.samplers import AdditiveNoise as AdditiveNoise
-from diffac.testing.reference.samplers import BestOf as BestOf
-from diffac.testing.reference.samplers import DDIMSampler as DDIMSampler
-from diffac.testing.reference.samplers import DDPMSampler as DDPMSampler
-from diffac.testing.reference.samplers import DeterministicSampler as DeterministicSampler
-from diffac.testing.reference.samplers import RolloutAndPull as RolloutAndPull
-from diffac.testing.reference.samplers import TanhGaussianSampler as TanhGaussianSampler
-from diffac.testing.reference.samplers import first_scale as first_scale
+from diffac.testing.reference.objectives import *  # noqa: F403
+from diffac.testing.reference.samplers import *  # noqa: F403
 from diffac.testing.reference.schedules import Posterior as Posterior
 from diffac.testing.reference.schedules import Schedule as Schedule
 from diffac.testing.reference.schedules import add_noise as add_noise
@@ -93,16 +71,4 @@ from diffac.testing.reference.schedules import remove_noise as remove_noise
 from diffac.testing.reference.schedules import schedule as schedule
 from diffac.testing.reference.schedules import score as score
 from diffac.testing.reference.schedules import vp_betas as vp_betas
-from diffac.testing.reference.temperatures import AdaptiveTemperature as AdaptiveTemperature
-from diffac.testing.reference.temperatures import FixedTemperature as FixedTemperature
-from diffac.testing.reference.temperatures import MixtureEntropyTemperature as MixtureEntropyTemperature
-from diffac.testing.reference.temperatures import NoiseEntropyTemperature as NoiseEntropyTemperature
-from diffac.testing.reference.temperatures import TargetEntropyTemperature as TargetEntropyTemperature
-from diffac.testing.reference.temperatures import adam as adam
-from diffac.testing.reference.temperatures import clusters as clusters
-from diffac.testing.reference.temperatures import entropies as entropies
-from diffac.testing.reference.temperatures import initial_temperature as initial_temperature
-from diffac.testing.reference.temperatures import log_gaussian as log_gaussian
-from diffac.testing.reference.temperatures import maximisation as maximisation
-from diffac.testing.reference.temperatures import mixture_entropy as mixture_entropy
-from diffac.testing.reference.temperatures import temperature_step as temperature_step
+from diffac.testing.reference.temperatures import *  # noqa: F403

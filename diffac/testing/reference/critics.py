@@ -11,6 +11,8 @@ from diffac.noise import Noise, NoiseSpec, Normal, Shape
 from diffac.protocols import Batch, Loss, State
 from diffac.testing.reference.gradients import Array, Gradient, reduced
 
+__all__ = ["GaussianTD", "MeanSquaredTD", "gaussian_td_slopes", "td_target", "value_metrics", "weights"]
+
 
 def td_target(batch: Batch, next_value: Array) -> Array:
     """r + discount * next value."""

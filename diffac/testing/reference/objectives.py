@@ -21,6 +21,20 @@ from diffac.testing.reference.schedules import (
     score,
 )
 
+__all__ = [
+    "EntropyRegularisedValue",
+    "PolicyProposal",
+    "Regression",
+    "ReverseProposal",
+    "ReweightedScoreMatching",
+    "Sum",
+    "TimeWeightedQGradient",
+    "ValueThroughSampler",
+    "noise_regression",
+    "normal_mass",
+    "truncated_normal",
+]
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class ThroughSampler:

@@ -19,6 +19,17 @@ from diffac.testing.reference.schedules import (
     predicted_action,
 )
 
+__all__ = [
+    "AdditiveNoise",
+    "BestOf",
+    "DDIMSampler",
+    "DDPMSampler",
+    "DeterministicSampler",
+    "RolloutAndPull",
+    "TanhGaussianSampler",
+    "first_scale",
+]
+
 RolloutAndPull = tuple[Rollout, Pull]
 
 

@@ -13,6 +13,22 @@ from diffac.protocols import Metrics, Policy, State
 from diffac.testing.reference.gradients import Array, softmax
 from diffac.testing.reference.samplers import AdditiveNoise
 
+__all__ = [
+    "AdaptiveTemperature",
+    "FixedTemperature",
+    "MixtureEntropyTemperature",
+    "NoiseEntropyTemperature",
+    "TargetEntropyTemperature",
+    "adam",
+    "clusters",
+    "entropies",
+    "initial_temperature",
+    "log_gaussian",
+    "maximisation",
+    "mixture_entropy",
+    "temperature_step",
+]
+
 
 def adam(
     parameter: Any,
