@@ -22,25 +22,6 @@ from diffac_numpy.networks import GaussianActor as GaussianActor
 from diffac_numpy.networks import GaussianCritic as GaussianCritic
 from diffac_numpy.networks import MLPDenoiser as MLPDenoiser
 from diffac_numpy.networks import TwinCritic as TwinCritic
-from diffac_numpy.parts import AdditiveNoise as AdditiveNoise
-from diffac_numpy.parts import BestOf as BestOf
-from diffac_numpy.parts import DDIMSampler as DDIMSampler
-from diffac_numpy.parts import DDPMSampler as DDPMSampler
-from diffac_numpy.parts import DeterministicSampler as DeterministicSampler
-from diffac_numpy.parts import EntropyRegularisedValue as EntropyRegularisedValue
-from diffac_numpy.parts import FixedTemperature as FixedTemperature
-from diffac_numpy.parts import GaussianTD as GaussianTD
-from diffac_numpy.parts import MeanSquaredTD as MeanSquaredTD
-from diffac_numpy.parts import MixtureEntropyTemperature as MixtureEntropyTemperature
-from diffac_numpy.parts import NoiseEntropyTemperature as NoiseEntropyTemperature
-from diffac_numpy.parts import PolicyProposal as PolicyProposal
-from diffac_numpy.parts import ReverseProposal as ReverseProposal
-from diffac_numpy.parts import ReweightedScoreMatching as ReweightedScoreMatching
-from diffac_numpy.parts import Sum as Sum
-from diffac_numpy.parts import TanhGaussianSampler as TanhGaussianSampler
-from diffac_numpy.parts import TargetEntropyTemperature as TargetEntropyTemperature
-from diffac_numpy.parts import TimeWeightedQGradient as TimeWeightedQGradient
-from diffac_numpy.parts import ValueThroughSampler as ValueThroughSampler
-from diffac_numpy.parts import mixture_entropy as mixture_entropy
+from diffac_numpy.parts import *  # noqa: F403
 
 name = "numpy"

@@ -1,15 +1,16 @@
 """Samplers, objectives and temperatures: the reference's, with checked arguments and without pullbacks.
 
-Each function below checks the arguments of a part and wraps the reference's part of the same name.
+There is a function for each declared part. It checks the arguments and wraps the reference's part of the same name.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from diffac.arguments import check_arguments
+from diffac.arguments import check_arguments, signature
 from diffac.errors import check_present
-from diffac.parts import critics
+from diffac.parts import PARTS, critics, learner, objectives, samplers, temperatures
 from diffac.parts.critics import LOG_PROB, next_rollout
 from diffac.protocols import Loss, Policy, Rollout
 from diffac.schedules import check_signal, prediction_of
@@ -30,7 +31,10 @@ class Part:
 
 
 def bare(part: Any) -> Any:
-    return part.bare if isinstance(part, Part) else part
+    """The reference's part, also in a pair of a sum; a proposal stays, which the reference calls as it is."""
+    if type(part) is tuple:
+        return tuple(map(bare, part))
+    return part.bare if isinstance(part, Part) and not isinstance(part, Proposal) else part
 
 
 class Sampler(Part):
@@ -63,69 +67,11 @@ class Sampler(Part):
         return parts
 
 
-def DDPMSampler(schedule: Any, start_scale: float | None = None) -> Sampler:
-    check_arguments("DDPMSampler", locals())
-    return Sampler(reference.DDPMSampler(schedule, start_scale))
-
-
-def DDIMSampler(schedule: Any, start_scale: float | None = None, num_steps: int | None = None) -> Sampler:
-    check_arguments("DDIMSampler", locals())
-    return Sampler(reference.DDIMSampler(schedule, start_scale, num_steps))
-
-
-def DeterministicSampler() -> Sampler:
-    check_arguments("DeterministicSampler", locals())
-    return Sampler(reference.DeterministicSampler())
-
-
-def TanhGaussianSampler(epsilon: float = 0.0) -> Sampler:
-    check_arguments("TanhGaussianSampler", locals())
-    return Sampler(reference.TanhGaussianSampler(epsilon))
-
-
-def BestOf(sampler: Any, num_candidates: int = 32, ensemble: str = "min") -> Sampler:
-    check_arguments("BestOf", locals())
-    return Sampler(reference.BestOf(bare(sampler), num_candidates, ensemble))
-
-
-def AdditiveNoise(
-    sampler: Any, noise_scale: float = 0.1, clip: bool = True, noise_clip: float | None = None
-) -> Sampler:
-    check_arguments("AdditiveNoise", locals())
-    return Sampler(reference.AdditiveNoise(bare(sampler), noise_scale, clip, noise_clip))
-
-
 class ActorObjective(Part):
     """Returns the loss alone; `testing.value_and_grad` takes the gradient too."""
 
     def __call__(self, actor: Any, critic: Any, batch: Any, noise: Any, temperature: Any, state: Any) -> Loss:
         return self.bare(lifted(actor), lifted(critic), batch, noise, temperature, state)[0]
-
-
-def ValueThroughSampler(sampler: Any, relative: bool = False, ensemble: str = "min") -> ActorObjective:
-    check_arguments("ValueThroughSampler", locals())
-    return ActorObjective(reference.ValueThroughSampler(bare(sampler), relative, ensemble))
-
-
-def TimeWeightedQGradient(
-    sampler: Any,
-    schedule: Any,
-    slope: float = 0.4,
-    intercept: float = -1.8,
-    space: str = "score",
-    source: str = "chain",
-    time_offset: int = 1,
-    contractive_step: float | None = None,
-    ensemble: str = "min",
-) -> ActorObjective:
-    check_arguments("TimeWeightedQGradient", locals())
-    numbers = (slope, intercept, space, source, time_offset, contractive_step, ensemble)
-    return ActorObjective(reference.TimeWeightedQGradient(bare(sampler), schedule, *numbers))
-
-
-def ReweightedScoreMatching(schedule: Any, proposal: Any) -> ActorObjective:
-    check_arguments("ReweightedScoreMatching", locals())
-    return ActorObjective(reference.ReweightedScoreMatching(schedule, proposal))
 
 
 class Proposal(Part):
@@ -138,32 +84,6 @@ class Proposal(Part):
         else:
             next_rollout(self.bare, batch)
         return self.bare(*arguments)
-
-
-def ReverseProposal(
-    sampler: Any,
-    num_particles: int = 64,
-    value_scale: float = 5.0,
-    truncated: bool = True,
-    ensemble: str = "min",
-) -> Proposal:
-    check_arguments("ReverseProposal", locals())
-    return Proposal(reference.ReverseProposal(bare(sampler), num_particles, value_scale, truncated, ensemble))
-
-
-def PolicyProposal(rate: float = 0.001, faithful_normalisation: bool = False, ensemble: str = "min") -> Proposal:
-    check_arguments("PolicyProposal", locals())
-    return Proposal(reference.PolicyProposal(rate, faithful_normalisation, ensemble))
-
-
-def EntropyRegularisedValue(sampler: Any, ensemble: str = "min") -> ActorObjective:
-    check_arguments("EntropyRegularisedValue", locals())
-    return ActorObjective(reference.EntropyRegularisedValue(bare(sampler), ensemble))
-
-
-def Sum(*terms: tuple[float, Any]) -> ActorObjective:
-    check_arguments("Sum", locals())
-    return ActorObjective(reference.Sum(*((weight, bare(term)) for weight, term in terms)))
 
 
 class CriticObjective(Part):
@@ -182,16 +102,6 @@ class CriticObjective(Part):
         return self.bare(lifted(critic), lifted(target_critic), batch, noise, temperature, state)[0]
 
 
-def MeanSquaredTD(soft: bool = False, factor: float = 1.0, ensemble: str = "min") -> CriticObjective:
-    check_arguments("MeanSquaredTD", locals())
-    return CriticObjective(reference.MeanSquaredTD(soft, factor, ensemble))
-
-
-def GaussianTD(tau: float = 0.005, clip: float = 3.0) -> CriticObjective:
-    check_arguments("GaussianTD", locals())
-    return CriticObjective(reference.GaussianTD(tau, clip))
-
-
 class Temperature(Part):
     """Takes this backend's networks."""
 
@@ -200,52 +110,35 @@ class Temperature(Part):
         return self.bare.update(state, Policy(lifted(actor), lifted(critic), temperature), obs, noise, log_prob)
 
 
-def FixedTemperature(temperature: float = 1.0) -> Temperature:
-    check_arguments("FixedTemperature", locals())
-    return Temperature(reference.FixedTemperature(temperature))
+def maker(name: str, kind: type[Part]) -> Callable[..., Part]:
+    """The constructor of a declared part."""
+    declared = signature(name)
+
+    def make(*args: Any, **kw: Any) -> Part:
+        given = declared.bind(*args, **kw)
+        given.apply_defaults()
+        check_arguments(name, given.arguments)
+        return kind(getattr(reference, name)(*map(bare, given.args)))
+
+    make.__signature__ = declared  # type: ignore[attr-defined]
+    return make
 
 
-def NoiseEntropyTemperature(
-    action_dim: int,
-    sampler: Any,
-    initial: float = 5.0,
-    target_entropy_per_dim: float = -0.9,
-    interval: int = 250,
-    learning_rate: float = 7e-3,
-    num_states: int = 16,
-    num_samples: int = 128,
-) -> Temperature:
-    check_arguments("NoiseEntropyTemperature", locals())
-    numbers = (initial, target_entropy_per_dim, interval, learning_rate, num_states, num_samples)
-    return Temperature(reference.NoiseEntropyTemperature(action_dim, bare(sampler), *numbers))
+KINDS = {
+    samplers.SamplerPart: Sampler,
+    objectives.ProposalPart: Proposal,
+    critics.CriticObjectivePart: CriticObjective,
+    temperatures.TemperaturePart: Temperature,
+    objectives.Part: ActorObjective,
+}
+"""What is declared as a subclass of it, the first that fits -> what it becomes."""
 
-
-def MixtureEntropyTemperature(
-    sampler: Any,
-    initial: float = 3.0,
-    target_entropy_per_dim: float = -0.9,
-    interval: int = 10_000,
-    learning_rate: float = 0.03,
-    num_states: int = 64,
-    num_samples: int = 200,
-    num_components: int = 3,
-    num_iterations: int = 100,
-) -> Temperature:
-    check_arguments("MixtureEntropyTemperature", locals())
-    numbers = (initial, target_entropy_per_dim, interval, learning_rate, num_states, num_samples)
-    return Temperature(reference.MixtureEntropyTemperature(bare(sampler), *numbers, num_components, num_iterations))
-
-
-def TargetEntropyTemperature(
-    action_dim: int,
-    initial: float = 1.0,
-    target_entropy_per_dim: float = -1.0,
-    interval: int = 1,
-    learning_rate: float = 3e-4,
-) -> Temperature:
-    check_arguments("TargetEntropyTemperature", locals())
-    numbers = (initial, target_entropy_per_dim, interval, learning_rate)
-    return Temperature(reference.TargetEntropyTemperature(action_dim, *numbers))
+MAKERS = {
+    name: maker(name, next(kind for base, kind in KINDS.items() if issubclass(part, base)))
+    for name, part in PARTS.items()
+    if part is not learner.Learner
+}
+globals().update(MAKERS)
 
 
 def mixture_entropy(
@@ -253,3 +146,6 @@ def mixture_entropy(
 ) -> Any:
     check_arguments("mixture_entropy", locals())
     return reference.mixture_entropy(samples, num_components, num_iterations, covariance_floor)
+
+
+__all__ = [*MAKERS, "mixture_entropy"]  # pyright: ignore[reportUnsupportedDunderAll]
