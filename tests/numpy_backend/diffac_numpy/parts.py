@@ -5,12 +5,13 @@ There is a function for each declared part. It checks the arguments and wraps th
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
-from diffac.arguments import check_arguments, signature
+from diffac.arguments import check_arguments
 from diffac.errors import check_present
-from diffac.parts import PARTS, critics, learner, objectives, samplers, temperatures
+from diffac.parts import PARTS, critics, objectives, samplers, temperatures
 from diffac.parts.critics import LOG_PROB, next_rollout
 from diffac.protocols import Loss, Policy, Rollout
 from diffac.schedules import check_signal, prediction_of
@@ -34,7 +35,7 @@ def bare(part: Any) -> Any:
     """The reference's part, also in a pair of a sum; a proposal stays, which the reference calls as it is."""
     if type(part) is tuple:
         return tuple(map(bare, part))
-    return part.bare if isinstance(part, Part) and not isinstance(part, Proposal) else part
+    return part if isinstance(part, Proposal) else getattr(part, "bare", part)
 
 
 class Sampler(Part):
@@ -112,31 +113,33 @@ class Temperature(Part):
 
 def maker(name: str, kind: type[Part]) -> Callable[..., Part]:
     """The constructor of a declared part."""
-    declared = signature(name)
+    declared = PARTS[name]
+    arguments = declared.arguments.items()
+    signature = inspect.Signature([inspect.Parameter(n, a.kind, default=a.default) for n, a in arguments])
 
     def make(*args: Any, **kw: Any) -> Part:
-        given = declared.bind(*args, **kw)
+        given = signature.bind(*args, **kw)
         given.apply_defaults()
-        check_arguments(name, given.arguments)
+        declared(*given.args)  # which checks them
         return kind(getattr(reference, name)(*map(bare, given.args)))
 
-    make.__signature__ = declared  # type: ignore[attr-defined]
+    make.__signature__ = signature  # type: ignore[attr-defined]
     return make
 
 
 KINDS = {
-    samplers.SamplerPart: Sampler,
-    objectives.ProposalPart: Proposal,
-    critics.CriticObjectivePart: CriticObjective,
-    temperatures.TemperaturePart: Temperature,
-    objectives.Part: ActorObjective,
+    samplers: {samplers.Part: Sampler},
+    objectives: {objectives.ProposalPart: Proposal, objectives.Part: ActorObjective},
+    critics: {critics.Part: CriticObjective},
+    temperatures: {temperatures.Part: Temperature},
 }
-"""What is declared as a subclass of it, the first that fits -> what it becomes."""
+"""What is declared in a file as a subclass of it, the first that fits -> what it becomes."""
 
 MAKERS = {
-    name: maker(name, next(kind for base, kind in KINDS.items() if issubclass(part, base)))
-    for name, part in PARTS.items()
-    if part is not learner.Learner
+    name: maker(name, next(kind for base, kind in kinds.items() if issubclass(PARTS[name], base)))
+    for module, kinds in KINDS.items()
+    for name in module.__all__
+    if name in PARTS
 }
 globals().update(MAKERS)
 
