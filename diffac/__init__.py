@@ -14,18 +14,15 @@ if _TYPE_CHECKING:
     from diffac.backend import Backend as Backend
     from diffac.backend import backend_names as backend_names
     from diffac.backend import get_backend as get_backend
-    from diffac.callbacks import Callback as Callback
-    from diffac.callbacks import Callbacks as Callbacks
-    from diffac.environments import Episode as Episode
-    from diffac.environments import Stepper as Stepper
-    from diffac.environments import StepResult as StepResult
-    from diffac.environments import dims as dims
-    from diffac.environments import make_envs as make_envs
+    from diffac.data.environments import Episode as Episode
+    from diffac.data.environments import Stepper as Stepper
+    from diffac.data.environments import StepResult as StepResult
+    from diffac.data.environments import dims as dims
+    from diffac.data.environments import make_envs as make_envs
+    from diffac.data.replay import Replay as Replay
+    from diffac.data.replay import ReplayBuffer as ReplayBuffer
     from diffac.errors import RunError as RunError
     from diffac.errors import UsageError as UsageError
-    from diffac.evaluation import Evaluation as Evaluation
-    from diffac.evaluation import Evaluator as Evaluator
-    from diffac.evaluation import evaluate as evaluate
     from diffac.logging import ConsoleWriter as ConsoleWriter
     from diffac.logging import CsvWriter as CsvWriter
     from diffac.logging import JsonlWriter as JsonlWriter
@@ -41,6 +38,14 @@ if _TYPE_CHECKING:
     from diffac.noise import Zeros as Zeros
     from diffac.noise import draw as draw
     from diffac.noise import without_exploration as without_exploration
+    from diffac.parts.schedules import LinearSchedule as LinearSchedule
+    from diffac.parts.schedules import TabularSchedule as TabularSchedule
+    from diffac.parts.schedules import cosine_schedule as cosine_schedule
+    from diffac.parts.schedules import flow_schedule as flow_schedule
+    from diffac.parts.schedules import linear_beta_schedule as linear_beta_schedule
+    from diffac.parts.schedules import schedule_from_betas as schedule_from_betas
+    from diffac.parts.schedules import tabulated as tabulated
+    from diffac.parts.schedules import vp_schedule as vp_schedule
     from diffac.protocols import Activation as Activation
     from diffac.protocols import ActorObjective as ActorObjective
     from diffac.protocols import Batch as Batch
@@ -60,30 +65,25 @@ if _TYPE_CHECKING:
     from diffac.protocols import Sampler as Sampler
     from diffac.protocols import Temperature as Temperature
     from diffac.protocols import Transition as Transition
-    from diffac.replay import Replay as Replay
-    from diffac.replay import ReplayBuffer as ReplayBuffer
-    from diffac.schedules import LinearSchedule as LinearSchedule
-    from diffac.schedules import TabularSchedule as TabularSchedule
-    from diffac.schedules import cosine_schedule as cosine_schedule
-    from diffac.schedules import flow_schedule as flow_schedule
-    from diffac.schedules import linear_beta_schedule as linear_beta_schedule
-    from diffac.schedules import schedule_from_betas as schedule_from_betas
-    from diffac.schedules import tabulated as tabulated
-    from diffac.schedules import vp_schedule as vp_schedule
-    from diffac.training import ActorCriticConfig as ActorCriticConfig
-    from diffac.training import EvaluationRecord as EvaluationRecord
-    from diffac.training import TrainConfig as TrainConfig
-    from diffac.training import Training as Training
-    from diffac.training import TrainResult as TrainResult
-    from diffac.training import train as train
+    from diffac.training.callbacks import Callback as Callback
+    from diffac.training.callbacks import Callbacks as Callbacks
+    from diffac.training.evaluation import Evaluation as Evaluation
+    from diffac.training.evaluation import Evaluator as Evaluator
+    from diffac.training.evaluation import evaluate as evaluate
+    from diffac.training.loop import ActorCriticConfig as ActorCriticConfig
+    from diffac.training.loop import EvaluationRecord as EvaluationRecord
+    from diffac.training.loop import TrainConfig as TrainConfig
+    from diffac.training.loop import Training as Training
+    from diffac.training.loop import TrainResult as TrainResult
+    from diffac.training.loop import train as train
 
 _NAMES = {
     "agent": ("Agent",),
     "backend": ("Backend", "backend_names", "get_backend"),
-    "callbacks": ("Callback", "Callbacks"),
-    "environments": ("Episode", "StepResult", "Stepper", "dims", "make_envs"),
+    "training.callbacks": ("Callback", "Callbacks"),
+    "data.environments": ("Episode", "StepResult", "Stepper", "dims", "make_envs"),
     "errors": ("RunError", "UsageError"),
-    "evaluation": ("Evaluation", "Evaluator", "evaluate"),
+    "training.evaluation": ("Evaluation", "Evaluator", "evaluate"),
     "logging": ("ConsoleWriter", "CsvWriter", "JsonlWriter", "TensorBoardWriter", "TrackerWriter", "Writer", "Writers"),
     "noise": ("Integers", "Noise", "NoiseSpec", "Normal", "Uniform", "Zeros", "draw", "without_exploration"),
     "protocols": (
@@ -107,8 +107,8 @@ _NAMES = {
         "Temperature",
         "Transition",
     ),
-    "replay": ("Replay", "ReplayBuffer"),
-    "schedules": (
+    "data.replay": ("Replay", "ReplayBuffer"),
+    "parts.schedules": (
         "LinearSchedule",
         "TabularSchedule",
         "cosine_schedule",
@@ -118,9 +118,11 @@ _NAMES = {
         "tabulated",
         "vp_schedule",
     ),
-    "training": ("ActorCriticConfig", "EvaluationRecord", "TrainConfig", "TrainResult", "Training", "train"),
+    "training.loop": ("ActorCriticConfig", "EvaluationRecord", "TrainConfig", "TrainResult", "Training", "train"),
 }
 """Module -> public names in it."""
+_PARTS = {module.partition(".")[0] for module in _NAMES}
+"""Modules and folders that hold them."""
 _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names}
 
 
@@ -129,7 +131,7 @@ def __getattr__(name: str) -> _Any:
         value = _find_version()
     elif name in _MODULE_OF:
         value = getattr(_import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
-    elif name in _NAMES:
+    elif name in _PARTS:
         value = _import_module(f"{__name__}.{name}")
     else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
@@ -138,7 +140,7 @@ def __getattr__(name: str) -> _Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_NAMES, *_MODULE_OF, "__version__"})
+    return sorted({*globals(), *_PARTS, *_MODULE_OF, "__version__"})
 
 
 def _find_version() -> str:

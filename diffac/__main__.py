@@ -8,13 +8,13 @@ import sys
 from typing import Any
 
 ONE_OF_SEVERAL = "DIFFAC_ONE_OF_SEVERAL"
-"""In the environment of a process that trains one of several seeds (`diffac.seeds`)."""
+"""In the environment of a process that trains one of several seeds (`diffac.scale.seeds`)."""
 
 
 def main() -> int:
     """Runs it; returns its exit code."""
     leave_at_once()
-    from diffac.cli import main as run
+    from diffac.commands.main import main as run
 
     return run()
 

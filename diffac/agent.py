@@ -15,28 +15,28 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from diffac.building import configure_for, start_engine
-from diffac.callbacks import Callback, check_callback
-from diffac.checkpoints import Checkpoint, Store, codec_of
-from diffac.configs import RECIPE, make_config, plain, vars_of
-from diffac.copies import Kept, keep, keep_counters, module_of, name_of
-from diffac.divergence import DivergenceError, nonfinite_arrays
-from diffac.environments import of_statistics, own_spaces
+from diffac.data.code_by_name import came_from, origins, typed
+from diffac.data.environments import of_statistics, own_spaces
+from diffac.data.replay import NumberedReplay
+from diffac.data.spaces import action_scaler, flat_observations
 from diffac.errors import DamagedError, RunError, UsageError
+from diffac.files.paths import absolute
 from diffac.logging import Writer
 from diffac.messages import quoted
-from diffac.named import came_from, origins, typed
 from diffac.noise import draw
-from diffac.paths import absolute
-from diffac.recipes import load_recipe, preset_values, recipe_modules
-from diffac.replay import NumberedReplay
-from diffac.runs import manifest
-from diffac.saved import find_checkpoint, refuse_run, trained_by, warn
-from diffac.snapshots import check_host
-from diffac.spaces import action_scaler, flat_observations
+from diffac.runs.checkpoints import Checkpoint, Store, codec_of
+from diffac.runs.configs import RECIPE, make_config, plain, vars_of
+from diffac.runs.engine import configure_for, start_engine
+from diffac.runs.find import find_checkpoint, refuse_run, trained_by, warn
+from diffac.runs.folder import manifest
+from diffac.runs.recipes import load_recipe, preset_values, recipe_modules
 from diffac.system.compiling import compiling
 from diffac.system.signals import StopRequest
-from diffac.training import EvaluationRecord, Streams, TrainConfig, Training, host_form, records
+from diffac.training.callbacks import Callback, check_callback
+from diffac.training.copies import Kept, keep, keep_counters, module_of, name_of
+from diffac.training.loop import EvaluationRecord, Streams, TrainConfig, Training, host_form, records
+from diffac.training.nonfinite import DivergenceError, nonfinite_arrays
+from diffac.training.snapshot import check_host
 
 
 class Agent:

@@ -37,7 +37,7 @@ def said(error: BaseException) -> str:
     text = " ".join(str(error).split()) or "no message"
     text = text if len(text) <= LONGEST else text[:LONGEST] + "..."
     frames = traceback.extract_tb(error.__traceback__)
-    if not frames or os.path.dirname(frames[-1].filename) == os.path.dirname(__file__):
+    if not frames or frames[-1].filename.startswith(os.path.join(os.path.dirname(__file__), "")):
         return text
     return f"{text} ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})"
 

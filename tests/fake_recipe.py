@@ -15,7 +15,7 @@ from typing import Any
 import fakes
 
 from diffac.backend import get_backend
-from diffac.training import TrainConfig
+from diffac.training.loop import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -120,6 +120,6 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Any, Any, Any]
 
 
 if __name__ == "__main__":
-    from diffac.cli import recipe_main
+    from diffac.commands.main import recipe_main
 
     recipe_main("fake")

@@ -14,10 +14,10 @@ from typing import Any, ClassVar
 import gymnasium as gym
 import numpy as np
 
-from diffac.metrics import columns
 from diffac.noise import Normal, without_exploration
+from diffac.parts.metrics import columns
 from diffac.protocols import Batch
-from diffac.training import TrainConfig
+from diffac.training.loop import TrainConfig
 
 
 class Counter(gym.Env):

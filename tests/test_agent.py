@@ -21,17 +21,17 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-import diffac.recipes
+import diffac.runs.recipes
 from diffac.agent import Agent
-from diffac.callbacks import Callback, CallbackError, Callbacks
-from diffac.checkpoints import Store
-from diffac.cli import main
+from diffac.commands.main import main
+from diffac.data.spaces import action_scaler, flat_observations
 from diffac.errors import RunError, UsageError
-from diffac.evaluation import Evaluation, Evaluator
-from diffac.saved import find_checkpoint
-from diffac.spaces import action_scaler, flat_observations
+from diffac.runs.checkpoints import Store
+from diffac.runs.find import find_checkpoint
 from diffac.testing.conformance import unchecked_shapes
-from diffac.training import Training, train
+from diffac.training.callbacks import Callback, CallbackError, Callbacks
+from diffac.training.evaluation import Evaluation, Evaluator
+from diffac.training.loop import Training, train
 
 SMALL: dict[str, Any] = {
     "hidden_sizes": (8,), "total_timesteps": 90, "learning_starts": 30, "batch_size": 8, "num_envs": 2,
@@ -43,8 +43,8 @@ TINY = {"num_diffusion_steps": 2, "num_candidates": 2, "num_particles": 2}
 @pytest.fixture(autouse=True)
 def third_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The recipe `fake` is registered as a third party's; runs go to an empty folder."""
-    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.recipes.GROUP)]
-    monkeypatch.setattr(diffac.recipes, "entry_points", lambda *, group: entries)
+    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.runs.recipes.GROUP)]
+    monkeypatch.setattr(diffac.runs.recipes, "entry_points", lambda *, group: entries)
     monkeypatch.chdir(tmp_path)
 
 
@@ -674,7 +674,7 @@ def test_the_best_policy_plays_as_it_did(tmp_path: Path, backend: Any) -> None:
     run = next(tmp_path.glob("runs/*/sac/*/seed*"))
     data = np.load(run / "evaluations.npz", allow_pickle=False)
     agent = Agent.load(run)
-    seed = diffac.training.integer(diffac.training.Streams.from_seed(0).evaluation)
+    seed = diffac.training.loop.integer(diffac.training.loop.Streams.from_seed(0).evaluation)
     again = diffac.evaluate(agent.engine, agent.state, "fakes:Named-v0", num_episodes=4, seed=seed)
     np.testing.assert_array_equal(again.returns, data["results"][data["results"].mean(1).argmax()])
 

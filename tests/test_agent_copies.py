@@ -20,9 +20,9 @@ import numpy as np
 import pytest
 
 from diffac.agent import Agent
-from diffac.callbacks import Callback
 from diffac.errors import RunError, UsageError
-from diffac.training import Training
+from diffac.training.callbacks import Callback
+from diffac.training.loop import Training
 
 SMALL: dict[str, Any] = {
     "hidden_sizes": (8,), "total_timesteps": 60, "learning_starts": 20, "batch_size": 8, "num_envs": 2,

@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 
 from diffac.agent import Agent
-from diffac.batches import entry
-from diffac.callbacks import Callback, CallbackError
 from diffac.errors import RunError, UsageError
-from diffac.evaluation import evaluate
-from diffac.exporting import signature
 from diffac.noise import draw
-from diffac.training import Training
+from diffac.parts.export import signature
+from diffac.parts.inputs import entry
+from diffac.training.callbacks import Callback, CallbackError
+from diffac.training.evaluation import evaluate
+from diffac.training.loop import Training
 
 SMALL: dict[str, Any] = {
     "hidden_sizes": (8,), "total_timesteps": 120, "learning_starts": 20, "batch_size": 4, "num_envs": 2,

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffac.batches import entry
 from diffac.errors import UsageError
 from diffac.noise import draw
+from diffac.parts.inputs import entry
 from diffac.protocols import Batch, Policy, Rollout
 from diffac.testing.parts import ACTORS, CRITICS, DIMS, chain, make_batch, make_engine, make_noise, schedule
 
@@ -37,7 +37,7 @@ def test_unknown_space_and_source(backend: ModuleType) -> None:
     code = f"""
 import {backend.__name__} as B
 from diffac.errors import UsageError
-from diffac.schedules import vp_schedule
+from diffac.parts.schedules import vp_schedule
 schedule = vp_schedule(4)
 for wrong in ({{"space": "scores"}}, {{"source": "chains"}}):
     try:

@@ -25,7 +25,7 @@ from conftest import INSTALLED, load_backend
 
 from diffac.noise import draw
 from diffac.protocols import Batch
-from diffac.recipes import load_recipe
+from diffac.runs.recipes import load_recipe
 
 DOCS = ROOT / "docs"
 SMALL: dict[str, dict[str, Any]] = {

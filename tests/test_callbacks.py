@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from diffac.agent import Agent
-from diffac.callbacks import Callback, CallbackError, Callbacks
-from diffac.checkpoints import Checkpointer, Store
 from diffac.errors import RunError
-from diffac.training import Training, train
+from diffac.runs.checkpoints import Checkpointer, Store
+from diffac.training.callbacks import Callback, CallbackError, Callbacks
+from diffac.training.loop import Training, train
 
 SMALL: dict[str, Any] = {
     "hidden_sizes": (8,), "total_timesteps": 90, "learning_starts": 30, "batch_size": 8, "num_envs": 2,

@@ -21,13 +21,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-import diffac.checkpoints as checkpoints
-from diffac.checkpoints import Checkpoint, Snapshot, Store, read_checkpoint
-from diffac.env_states import restore_env, save_env
-from diffac.environments import Stepper, close, make_envs
+import diffac.runs.checkpoints as checkpoints
+from diffac.data.env_states import restore_env, save_env
+from diffac.data.environments import Stepper, close, make_envs
+from diffac.data.replay import ReplayBuffer
 from diffac.errors import RunError, UsageError
 from diffac.protocols import Transition
-from diffac.replay import ReplayBuffer
+from diffac.runs.checkpoints import Checkpoint, Snapshot, Store, read_checkpoint
 
 TESTS = Path(__file__).parent
 PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]

@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 import diffac
-import diffac.recipes
-from diffac.cli import main, parse
-from diffac.training import TrainConfig
+import diffac.runs.recipes
+from diffac.commands.main import main, parse
+from diffac.training.loop import TrainConfig
 
 TESTS = Path(__file__).parent
 PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]
@@ -30,10 +30,10 @@ PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "r
 def third_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The recipe `fake` is registered as a third party's, beside a broken one; runs go to an empty folder."""
     entries = [
-        importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.recipes.GROUP),
-        importlib.metadata.EntryPoint("broken", "no_such_module", diffac.recipes.GROUP),
+        importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.runs.recipes.GROUP),
+        importlib.metadata.EntryPoint("broken", "no_such_module", diffac.runs.recipes.GROUP),
     ]
-    monkeypatch.setattr(diffac.recipes, "entry_points", lambda *, group: entries)
+    monkeypatch.setattr(diffac.runs.recipes, "entry_points", lambda *, group: entries)
     monkeypatch.chdir(tmp_path)
 
 
@@ -162,7 +162,7 @@ def test_divergence_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("mode", ["--no-asynchronous", "--asynchronous"])
 def test_interrupt(mode: str, tmp_path: Path) -> None:
     script = (
-        "import signal, sys, fake_recipe, diffac.cli as c\n"
+        "import signal, sys, fake_recipe, diffac.commands.main as c\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background\n"
         "sys.exit(c.exit_code(lambda: c.run_recipe(fake_recipe)))"
     )
@@ -189,9 +189,7 @@ def test_module_runs(tmp_path: Path) -> None:
 
 
 def test_command_line_loads_no_framework(tmp_path: Path) -> None:
-    code = (
-        "import sys, diffac, diffac.cli; diffac.cli.main(['recipes']); assert not {'torch', 'jax'} & set(sys.modules)"
-    )
+    code = "import sys, diffac, diffac.commands.main; diffac.commands.main.main(['recipes']); assert not {'torch', 'jax'} & set(sys.modules)"
     done = interpreter("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 

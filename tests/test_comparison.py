@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffac import validation
+from diffac.commands import validate as validation
+from diffac.commands.validate import ValidateConfig, compare_module
 from diffac.errors import RunError, UsageError
 from diffac.noise import Normal, Uniform
+from diffac.parts.schedules import flow_schedule, vp_schedule
 from diffac.protocols import Loss
-from diffac.schedules import flow_schedule, vp_schedule
 from diffac.testing import Disagreement, compare
 from diffac.testing.parts import DIMS, LEARNERS, Ellipse
-from diffac.validation import ValidateConfig, compare_module
 
 SCHEDULE = vp_schedule(4)
 SMALL = {"key": 0, "hidden_sizes": (4,)}

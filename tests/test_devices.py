@@ -16,12 +16,12 @@ import pytest
 from conftest import load_backend
 
 from diffac.agent import Agent
-from diffac.building import start_engine
+from diffac.data.replay import ReplayBuffer
 from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.protocols import Batch
-from diffac.replay import ReplayBuffer
-from diffac.training import Training, train
+from diffac.runs.engine import start_engine
+from diffac.training.loop import Training, train
 from diffac_recipes import sdac
 
 SMALL: dict[str, Any] = {
@@ -77,7 +77,7 @@ def test_replay_on_the_device_of_nobody(backend: ModuleType, monkeypatch: pytest
     engine, state = start_engine(sdac, config, 3, 1)
     with pytest.raises(UsageError, match="give your own replay memory the device yourself"):
         train(engine, state, config, replay=lambda *sizes, **given: ReplayBuffer(*sizes, **given))
-    monkeypatch.setattr("diffac.training.get_backend", lambda name: SimpleNamespace())
+    monkeypatch.setattr("diffac.training.loop.get_backend", lambda name: SimpleNamespace())
     with pytest.raises(UsageError, match=r"offers no DeviceStorage; leave out replay_on_device"):
         train(engine, state, config)
 
@@ -153,7 +153,7 @@ def test_less_exact_products(backend: ModuleType, restored: None) -> None:
 def test_a_backend_without_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = SimpleNamespace(init=lambda *networks: networks, update=None)
     module = SimpleNamespace(build=lambda *_: (engine, "actor", "critic"))
-    monkeypatch.setattr("diffac.checkpoints.get_backend", lambda name: SimpleNamespace(name=name))
+    monkeypatch.setattr("diffac.runs.checkpoints.get_backend", lambda name: SimpleNamespace(name=name))
     config = sdac.Config(backend="third", **SMALL)
     assert start_engine(module, config, 3, 1)[1] == ("actor", "critic")
     with pytest.raises(UsageError, match=r"backend 'third' offers no choice of device.*'cuda'"):

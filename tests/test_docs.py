@@ -18,9 +18,9 @@ import numpy as np
 import pytest
 
 import diffac
-from diffac.building import start_engine
 from diffac.parts import PARTS
-from diffac.training import TrainConfig
+from diffac.runs.engine import start_engine
+from diffac.training.loop import TrainConfig
 from diffac_recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from diffac.environments import Stepper, close, dims, make_envs
+from diffac.data.environments import Stepper, close, dims, make_envs
 from diffac.errors import RunError, UsageError
 
 BOTH = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])

@@ -17,15 +17,15 @@ import fakes
 import numpy as np
 import pytest
 
-import diffac.evaluate_command
-import diffac.recipes
+import diffac.commands.evaluate
+import diffac.runs.recipes
 from diffac.agent import Agent
-from diffac.checkpoints import Store
-from diffac.cli import main
+from diffac.commands.evaluate import SEED
+from diffac.commands.main import main
 from diffac.errors import RunError, UsageError
-from diffac.evaluate_command import SEED
-from diffac.evaluation import Evaluation, evaluate
-from diffac.reports.runs import read_runs
+from diffac.reports.reading import read_runs
+from diffac.runs.checkpoints import Store
+from diffac.training.evaluation import Evaluation, evaluate
 
 TESTS = Path(__file__).parent
 SHORT = ["--num-envs", "4", "--eval-interval", "40", "--env-id", "fakes:Named-v0", "--seed", "13"]  # best at step 40
@@ -34,8 +34,8 @@ SHORT = ["--num-envs", "4", "--eval-interval", "40", "--env-id", "fakes:Named-v0
 @pytest.fixture(autouse=True)
 def third_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The recipe `fake` is registered as a third party's; runs go to an empty folder."""
-    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.recipes.GROUP)]
-    monkeypatch.setattr(diffac.recipes, "entry_points", lambda *, group: entries)
+    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.runs.recipes.GROUP)]
+    monkeypatch.setattr(diffac.runs.recipes, "entry_points", lambda *, group: entries)
     monkeypatch.chdir(tmp_path)
 
 
@@ -163,10 +163,10 @@ def test_videos(problem: Exception | None, monkeypatch: pytest.MonkeyPatch, caps
         assert calls == ["chosen"]
         return real(*arguments)
 
-    real = diffac.evaluate_command.find_checkpoint
-    monkeypatch.setattr(diffac.evaluate_command, "record_video", record)
-    monkeypatch.setattr(diffac.evaluate_command, "find_checkpoint", find)
-    monkeypatch.setattr(diffac.evaluate_command, "choose_renderer", lambda: calls.append("chosen"))
+    real = diffac.commands.evaluate.find_checkpoint
+    monkeypatch.setattr(diffac.commands.evaluate, "record_video", record)
+    monkeypatch.setattr(diffac.commands.evaluate, "find_checkpoint", find)
+    monkeypatch.setattr(diffac.commands.evaluate, "choose_renderer", lambda: calls.append("chosen"))
     capsys.readouterr()
     assert main(["evaluate", str(run), "--video", "--episodes", "2", "--seed", "3"]) == 0
     path = run / "videos/best_step40_none_seed3.mp4"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from diffac.errors import UsageError
-from diffac.evaluation import Evaluator, evaluate
+from diffac.training.evaluation import Evaluator, evaluate
 
 
 def test_returns_are_sums_of_the_environments_rewards() -> None:

@@ -22,15 +22,15 @@ import pytest
 from conftest import INSTALLED, load_backend
 from odd import EVERYDAY
 
-import diffac.export_command
-import diffac.recipes
+import diffac.commands.export
+import diffac.runs.recipes
 from diffac.agent import Agent
-from diffac.cli import main, run_recipe
+from diffac.commands.export import FORMATS, _check, _load_onnx
+from diffac.commands.main import main, run_recipe
+from diffac.data.spaces import action_scaler
 from diffac.errors import UsageError
-from diffac.export_command import FORMATS, _check, _load_onnx
-from diffac.exporting import NoiseEntry, Signature, signature
 from diffac.noise import Integers, Normal, Uniform, Zeros, draw
-from diffac.spaces import action_scaler
+from diffac.parts.export import NoiseEntry, Signature, signature
 from diffac.testing.conformance import unchecked_shapes
 from diffac_recipes import RECIPES
 
@@ -42,8 +42,8 @@ TINY: dict[str, Any] = {"num_diffusion_steps": 2, "num_candidates": 3, "hidden_s
 @pytest.fixture(autouse=True)
 def single_precision(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
     """Both frameworks as a user has them; the recipe `fake` is a third party's; everything in an empty folder."""
-    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.recipes.GROUP)]
-    monkeypatch.setattr(diffac.recipes, "entry_points", lambda *, group: entries)
+    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.runs.recipes.GROUP)]
+    monkeypatch.setattr(diffac.runs.recipes, "entry_points", lambda *, group: entries)
     monkeypatch.chdir(tmp_path)
     with contextlib.ExitStack() as stack:
         stack.enter_context(unchecked_shapes())
@@ -183,12 +183,12 @@ def test_the_file_describes_itself(name: str, capsys: pytest.CaptureFixture[str]
 
 
 def test_an_unbounded_observation_is_null_and_other_laws_have_names() -> None:
-    assert diffac.export_command._bounds(np.array([-np.inf, 0]), np.array([1.5, np.inf])) == {
+    assert diffac.commands.export._bounds(np.array([-np.inf, 0]), np.array([1.5, np.inf])) == {
         "low": [None, 0.0],
         "high": [1.5, None],
     }
     about = [
-        diffac.export_command._about_noise(NoiseEntry("noise.x", law, ("batch", 2)))
+        diffac.commands.export._about_noise(NoiseEntry("noise.x", law, ("batch", 2)))
         for law in (Uniform((2, 2)), Integers((2, 2), 1, 7))
     ]
     assert [(entry["law"], entry["dtype"]) for entry in about] == [("uniform", "float32"), ("integers", "int32")]
@@ -336,7 +336,7 @@ def test_mistakes_cost_one_line(argv: list[str], message: str, capsys: pytest.Ca
 @pytest.mark.parametrize("package", ["onnx", "onnxruntime", "onnxscript", "flatbuffers"])
 def test_a_missing_package(package: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     there = SimpleNamespace()
-    monkeypatch.setattr(diffac.export_command, "find_spec", lambda name: None if name == package else there)
+    monkeypatch.setattr(diffac.commands.export, "find_spec", lambda name: None if name == package else there)
     name = "jax" if package == "flatbuffers" else "onnx"
     assert main(["export", "agent", "--format", name]) == 2
     assert capsys.readouterr().err == (

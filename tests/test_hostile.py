@@ -21,15 +21,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-import diffac.recipes
+import diffac.runs.recipes
 from diffac.agent import Agent
-from diffac.checkpoints import Store, read_checkpoint
-from diffac.cli import main, parse
-from diffac.env_states import restore_env, save_env
-from diffac.environments import make_envs
+from diffac.commands.main import main, parse
+from diffac.data.env_states import restore_env, save_env
+from diffac.data.environments import make_envs
+from diffac.data.replay import ReplayBuffer
 from diffac.errors import RunError, UsageError
-from diffac.replay import ReplayBuffer
-from diffac.snapshots import check_host
+from diffac.runs.checkpoints import Store, read_checkpoint
+from diffac.training.snapshot import check_host
 
 STREAMS = ("envs", "random_actions", "acting", "replay", "updates", "evaluation")
 ABSENT = object()
@@ -49,8 +49,8 @@ FREE = (
 
 @pytest.fixture(autouse=True)
 def third_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.recipes.GROUP)]
-    monkeypatch.setattr(diffac.recipes, "entry_points", lambda *, group: entries)
+    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.runs.recipes.GROUP)]
+    monkeypatch.setattr(diffac.runs.recipes, "entry_points", lambda *, group: entries)
     monkeypatch.chdir(tmp_path)
 
 

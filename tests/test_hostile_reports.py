@@ -28,7 +28,7 @@ pytest.importorskip("scipy")
 from test_messages import harmless
 from test_reports import Page, write_csv, write_run
 
-from diffac.cli import main
+from diffac.commands.main import main
 from diffac.reports import pictures
 
 SECONDS = 120
@@ -565,7 +565,7 @@ def test_arguments_that_are_no_paths(argument: str, tmp_path: Path, capsys: pyte
 
 
 def test_links_that_are_typed_are_followed(tmp_path: Path) -> None:
-    from diffac.reports.runs import read_runs
+    from diffac.reports.reading import read_runs
 
     write_csv(tmp_path / "real" / "x.csv", [ROW])
     (tmp_path / "folder").symlink_to("real")
@@ -610,7 +610,7 @@ def test_a_report_is_not_written_elsewhere(part: str, tmp_path: Path, capsys: py
 
 
 def test_a_page_named_like_a_report_hides_no_runs(tmp_path: Path) -> None:
-    from diffac.reports.runs import read_runs
+    from diffac.reports.reading import read_runs
 
     write_run(tmp_path)
     (tmp_path / "report.html").write_text("")

@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from conftest import load_backend
 
-from diffac.batches import entry
 from diffac.errors import UsageError
 from diffac.noise import Zeros, draw
+from diffac.parts.inputs import entry
+from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Batch, Loss, Policy
-from diffac.schedules import LinearSchedule
 from diffac.testing.parts import DIMS, LEARNERS, changed, make_actor, make_batch, make_critic, make_noise, randomise
 
 Arrays = dict[str, np.ndarray]

@@ -20,8 +20,8 @@ from rich.console import Console
 import diffac.logging.console
 from diffac.logging import ConsoleWriter, CsvWriter, JsonlWriter, TensorBoardWriter, Writers
 from diffac.logging.files import csv_row
-from diffac.runs import create_run, git_revision, manifest, rewind, save_evaluations
-from diffac.training import EvaluationRecord
+from diffac.runs.folder import create_run, git_revision, manifest, rewind, save_evaluations
+from diffac.training.loop import EvaluationRecord
 
 
 def read(path: Path) -> list[dict[str, str]]:

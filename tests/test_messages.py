@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from diffac.cli import exit_code, main
+from diffac.commands.main import exit_code, main
 from diffac.errors import RunError, UsageError
 from diffac.messages import LONGEST, command, note, printable, quoted, say, shorten
 

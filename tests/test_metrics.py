@@ -20,18 +20,18 @@ import pytest
 import yaml
 from conftest import load_backend
 
-from diffac.building import start_engine
-from diffac.checkpoints import Checkpointer, Store
-from diffac.cli import main
-from diffac.divergence import DivergenceError, diverged
+from diffac.commands.main import main
+from diffac.data.replay import ReplayBuffer
 from diffac.errors import UsageError
-from diffac.interval import IntervalLog
 from diffac.logging import JsonlWriter, TrackerWriter
-from diffac.metrics import columns
+from diffac.parts.metrics import columns
 from diffac.protocols import Batch, Transition
-from diffac.replay import ReplayBuffer
-from diffac.runs import rewind
-from diffac.training import train
+from diffac.runs.checkpoints import Checkpointer, Store
+from diffac.runs.engine import start_engine
+from diffac.runs.folder import rewind
+from diffac.training.interval_log import IntervalLog
+from diffac.training.loop import train
+from diffac.training.nonfinite import DivergenceError, diverged
 from diffac_recipes import RECIPES, sac
 
 PAGE = (Path(__file__).parent.parent / "docs/use/metrics.md").read_text()

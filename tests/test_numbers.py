@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import yaml
 
-import diffac.recipes
+import diffac.runs.recipes
 from diffac.agent import Agent
-from diffac.configs import RECIPE, config_yaml, make_config, plain, read_config, vars_of
 from diffac.errors import UsageError
-from diffac.evaluation import evaluate
-from diffac.runs import create_run
-from diffac.training import ActorCriticConfig, TrainConfig
+from diffac.runs.configs import RECIPE, config_yaml, make_config, plain, read_config, vars_of
+from diffac.runs.folder import create_run
+from diffac.training.evaluation import evaluate
+from diffac.training.loop import ActorCriticConfig, TrainConfig
 
 INTEGERS = (np.int8, np.int32, np.int64, np.uint8, np.uint64, np.array)
 FLOATS = (np.float16, np.float32, np.float64, np.longdouble, np.array)
@@ -81,8 +81,8 @@ def test_a_run_takes_numpy(tmp_path: Path) -> None:
 
 
 def test_an_agent_takes_numpy(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.recipes.GROUP)]
-    monkeypatch.setattr(diffac.recipes, "entry_points", lambda *, group: entries)
+    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.runs.recipes.GROUP)]
+    monkeypatch.setattr(diffac.runs.recipes, "entry_points", lambda *, group: entries)
     overrides = {"seed": np.int64(3), "gain": np.float32(0.5), "run_root": tmp_path, "num_envs": np.uint8(4)}
     agent = Agent.from_recipe("fake", "fakes:Random-v0", **overrides)
     agent.learn(np.int64(40)).learn(np.int32(60))

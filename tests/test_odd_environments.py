@@ -13,11 +13,11 @@ import numpy as np
 import odd
 import pytest
 
-import diffac.recipes
+import diffac.runs.recipes
 from diffac.agent import Agent
-from diffac.environments import Stepper, close, make_envs
+from diffac.data.environments import Stepper, close, make_envs
 from diffac.errors import RunError, UsageError
-from diffac.evaluation import Evaluator, evaluate
+from diffac.training.evaluation import Evaluator, evaluate
 
 BOTH = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])
 
@@ -39,8 +39,8 @@ def roll(env_id: str, steps: int = 20, num_envs: int = 2, asynchronous: bool = F
 @pytest.fixture
 def agent(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Makes an agent of the fake recipe for an environment."""
-    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.recipes.GROUP)]
-    monkeypatch.setattr(diffac.recipes, "entry_points", lambda *, group: entries)
+    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.runs.recipes.GROUP)]
+    monkeypatch.setattr(diffac.runs.recipes, "entry_points", lambda *, group: entries)
     return lambda env_id, **overrides: Agent.from_recipe("fake", env_id, **overrides)
 
 

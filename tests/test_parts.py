@@ -11,7 +11,7 @@ import pytest
 from diffac.errors import UsageError
 from diffac.parts import PARTS
 from diffac.parts.declaration import Count, Part, Positive, Real, declared
-from diffac.schedules import vp_schedule
+from diffac.parts.schedules import vp_schedule
 
 
 @declared

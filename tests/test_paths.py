@@ -12,18 +12,21 @@ from typing import Any
 import fake_recipe
 import pytest
 
-from diffac import Agent, checkpoints, evaluate_command, export_command, reports
-from diffac.checkpoints import Checkpointer, Store, read_checkpoint
-from diffac.cli import exit_code, run_recipe
-from diffac.configs import read_config
+from diffac import Agent, reports
+from diffac.commands import evaluate as evaluate_command
+from diffac.commands import export as export_command
+from diffac.commands.main import exit_code, run_recipe
 from diffac.errors import RunError, UsageError
-from diffac.evaluation import Evaluator
+from diffac.files.paths import absolute, expanded
 from diffac.logging import CsvWriter, JsonlWriter, TensorBoardWriter
-from diffac.paths import absolute, expanded
-from diffac.running import resume
-from diffac.saved import find_checkpoint
+from diffac.reports.videos import record_video
+from diffac.runs import checkpoints
+from diffac.runs.checkpoints import Checkpointer, Store, read_checkpoint
+from diffac.runs.configs import read_config
+from diffac.runs.find import find_checkpoint
+from diffac.runs.run import resume
 from diffac.system.signals import Interrupted
-from diffac.videos import record_video
+from diffac.training.evaluation import Evaluator
 
 FAST = ("--eval-interval", "40", "--checkpoint-interval", "20")
 

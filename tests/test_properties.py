@@ -14,8 +14,8 @@ from conftest import load_backend
 
 from diffac.noise import draw
 from diffac.parts.critics import next_rollout
+from diffac.parts.schedules import tabulated
 from diffac.protocols import Batch, Loss, Policy
-from diffac.schedules import tabulated
 from diffac.testing.parts import (
     ACTORS,
     CRITIC_OBJECTIVES,

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffac.schedules import vp_schedule
+from diffac.parts.schedules import vp_schedule
 from diffac.testing.parts import Dims, make_batch, make_noise
 
 DIMS = Dims(steps=5)

@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 
 from diffac.parts.critics import next_rollout
+from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Policy
-from diffac.schedules import LinearSchedule
 from diffac.testing import reference as ref
 from diffac.testing.parts import (
     ACTIVATIONS,

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from diffac.data.replay import ReplayBuffer
 from diffac.errors import UsageError
 from diffac.protocols import Batch, Transition
-from diffac.replay import ReplayBuffer
 
 OBS, ACTION = 3, 2
 

@@ -17,11 +17,11 @@ import yaml
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
 
-from diffac.cli import main
+from diffac.commands.main import main
 from diffac.errors import UsageError
 from diffac.reports import make_report, pictures
 from diffac.reports.comparison import Cell, Comparison, Method
-from diffac.reports.runs import Run, read_runs
+from diffac.reports.reading import Run, read_runs
 from diffac.reports.search import Skipped
 from diffac.reports.statistics import bootstrap, improvement, iqm, mean_std, profile
 

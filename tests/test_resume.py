@@ -23,31 +23,31 @@ import pytest
 import yaml
 from conftest import load_backend
 
-import diffac.recipes
-from diffac.checkpoints import Checkpoint, Checkpointer, Store, read_checkpoint
-from diffac.cli import main
-from diffac.configs import make_config
+import diffac.runs.recipes
+from diffac.commands.main import main
+from diffac.data.replay import ReplayBuffer
 from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.protocols import Batch
-from diffac.recipes import load_recipe
-from diffac.replay import ReplayBuffer
-from diffac.running import resume
-from diffac.runs import lock_run
+from diffac.runs.checkpoints import Checkpoint, Checkpointer, Store, read_checkpoint
+from diffac.runs.configs import make_config
+from diffac.runs.folder import lock_run
+from diffac.runs.recipes import load_recipe
+from diffac.runs.run import resume
 from diffac.system.signals import Interrupted
-from diffac.training import TrainConfig, TrainResult, train
+from diffac.training.loop import TrainConfig, TrainResult, train
 
 TESTS = Path(__file__).parent
 PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]
-CODE = "import sys, signal, fake_recipe, diffac.cli as c; signal.signal(signal.SIGINT, signal.default_int_handler); "
+CODE = "import sys, signal, fake_recipe, diffac.commands.main as c; signal.signal(signal.SIGINT, signal.default_int_handler); "
 CODE += "sys.exit(c.exit_code(lambda: c.run_recipe(fake_recipe, name='fake')))"
 
 
 @pytest.fixture(autouse=True)
 def third_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The recipe `fake` is registered as a third party's; runs go to an empty folder."""
-    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.recipes.GROUP)]
-    monkeypatch.setattr(diffac.recipes, "entry_points", lambda *, group: entries)
+    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.runs.recipes.GROUP)]
+    monkeypatch.setattr(diffac.runs.recipes, "entry_points", lambda *, group: entries)
     monkeypatch.chdir(tmp_path)
 
 

@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 
 from diffac.errors import UsageError
-from diffac.protocols import NoiseSchedule, Policy
-from diffac.schedules import (
+from diffac.parts.schedules import (
     LinearSchedule,
     TabularSchedule,
     cosine_schedule,
@@ -20,6 +19,7 @@ from diffac.schedules import (
     tabulated,
     vp_schedule,
 )
+from diffac.protocols import NoiseSchedule, Policy
 from diffac.testing import reference
 from diffac.testing.conformance import unchecked_shapes
 from diffac.testing.parts import DIMS, NOISE_SCHEDULES

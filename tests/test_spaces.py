@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from odd import EVERYDAY
 
-from diffac.exporting import Signature
-from diffac.spaces import action_scaler
+from diffac.data.spaces import action_scaler
+from diffac.parts.export import Signature
 
 DTYPES = (np.float16, np.float32, np.float64)
 EDGES = np.float32([-1, 1, 0, -0.0, 0.5, *np.nextafter(np.float32([1, 1, -1, -1]), np.float32([0, 2, 0, -2])), 3, -9])

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from test_resume import assert_same, fake, play
 
-import diffac.videos
+import diffac.reports.videos
 from diffac.agent import Agent
-from diffac.checkpoints import Checkpointer, Store
-from diffac.cli import main
+from diffac.commands.main import main
 from diffac.errors import UsageError
-from diffac.evaluation import MAX_STEPS, Evaluation, Evaluator, evaluate
-from diffac.runs import rewind
+from diffac.reports.videos import record_video
+from diffac.runs.checkpoints import Checkpointer, Store
+from diffac.runs.folder import rewind
 from diffac.system.signals import Interrupted
-from diffac.training import EvaluationRecord, Training, train
-from diffac.videos import record_video
+from diffac.training.evaluation import MAX_STEPS, Evaluation, Evaluator, evaluate
+from diffac.training.loop import EvaluationRecord, Training, train
 from diffac_recipes import RECIPES
 
 
@@ -104,7 +104,7 @@ def test_every_command_cuts(capsys: pytest.CaptureFixture[str], monkeypatch: pyt
         videos.append(max_steps)
         return Evaluation(np.array([1.0]), np.array([9]), 1)
 
-    monkeypatch.setattr("diffac.evaluate_command.record_video", record)
+    monkeypatch.setattr("diffac.commands.evaluate.record_video", record)
     for more, steps in (([], 9), (["--max-steps", "4", "--video"], 4)):
         assert main(["evaluate", str(run), "--episodes", "3", *more]) == 0
         assert f"3 of 3 episodes had no end after {steps} steps" in capsys.readouterr().err
@@ -123,7 +123,9 @@ def test_a_video_ends(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             return np.zeros((4, 4, 3), np.uint8)
 
     frames: list[Any] = []
-    monkeypatch.setattr(diffac.videos, "_write", lambda path, pictures, fps: frames.extend(pictures) or path.touch())
+    monkeypatch.setattr(
+        diffac.reports.videos, "_write", lambda path, pictures, fps: frames.extend(pictures) or path.touch()
+    )
     monkeypatch.setitem(fakes.gym.registry, "Drawn-v0", fakes.gym.envs.registration.EnvSpec(
         "Drawn-v0", lambda **_: Drawn(10**9)
     ))  # fmt: skip

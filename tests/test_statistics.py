@@ -14,11 +14,11 @@ import pytest
 from gymnasium import wrappers as w
 from numpy.testing import assert_array_equal
 
-import diffac.recipes
+import diffac.runs.recipes
 from diffac.agent import Agent
-from diffac.env_states import restore_env, save_env
-from diffac.environments import Stepper, close, make_envs
-from diffac.training import Training, train
+from diffac.data.env_states import restore_env, save_env
+from diffac.data.environments import Stepper, close, make_envs
+from diffac.training.loop import Training, train
 
 NORMALISERS = ("gymnasium.wrappers:NormalizeObservation", "gymnasium.wrappers:NormalizeReward")
 LAYERS: dict[str, Any] = {
@@ -104,8 +104,8 @@ def test_a_run_with_statistics_is_saved_and_says_who_has_others() -> None:
 
 
 def test_a_loaded_agent_says_it_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.recipes.GROUP)]
-    monkeypatch.setattr(diffac.recipes, "entry_points", lambda *, group: entries)
+    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.runs.recipes.GROUP)]
+    monkeypatch.setattr(diffac.runs.recipes, "entry_points", lambda *, group: entries)
     agent = Agent.from_recipe("fake", "fakes:Random-v0", wrappers=NORMALISERS)
     agent.save(tmp_path / "agent")
     with pytest.warns(UserWarning, match="loaded policies begin with other statistics"):

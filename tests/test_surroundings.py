@@ -35,7 +35,7 @@ try:
 except UsageError as error:
     library = str(error)
 words = io.StringIO()
-from diffac.cli import main
+from diffac.commands.main import main
 with contextlib.redirect_stderr(words):
     rc = main({[*COMMAND, "--backend", backend]!r})
 print(json.dumps([library, rc, words.getvalue()]))

@@ -9,12 +9,12 @@ import fakes
 import numpy as np
 import pytest
 
-from diffac.callbacks import Callback
-from diffac.divergence import DivergenceError
+from diffac.data.replay import ReplayBuffer
 from diffac.errors import RunError, UsageError
 from diffac.protocols import Transition
-from diffac.replay import ReplayBuffer
-from diffac.training import TrainConfig, Training, TrainResult, train
+from diffac.training.callbacks import Callback
+from diffac.training.loop import TrainConfig, Training, TrainResult, train
+from diffac.training.nonfinite import DivergenceError
 
 
 @dataclasses.dataclass

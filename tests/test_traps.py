@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from conftest import INSTALLED, load_backend
 
-from diffac.batches import entry
 from diffac.noise import draw
 from diffac.parts.critics import next_rollout
+from diffac.parts.inputs import entry
+from diffac.parts.schedules import LinearSchedule, vp_schedule
 from diffac.protocols import Batch, Loss, Policy, Rollout
-from diffac.schedules import LinearSchedule, vp_schedule
 from diffac.testing.parts import (
     ACTORS,
     CRITICS,

@@ -17,8 +17,8 @@ import pytest
 import yaml
 from safetensors.numpy import save as save_safetensors
 
-from diffac import checks, untrusted
 from diffac.errors import DamagedError, RunError, UsageError
+from diffac.files import checks, untrusted
 
 SECONDS = 20
 """Within which each refusal comes: some of the files would otherwise take hours, or never end."""

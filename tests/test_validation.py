@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from diffac import validation
-from diffac.cli import main
+from diffac.commands import validate as validation
+from diffac.commands.main import main
+from diffac.commands.validate import Curve, Row, ValidateConfig, compare, compare_learners
 from diffac.errors import UsageError
 from diffac.testing import problems
-from diffac.validation import Curve, Row, ValidateConfig, compare, compare_learners
 
 ROWS = [("schedule", "vp"), ("sampler", "tanh_gaussian"), ("critic objective", "mean_squared"), ("learner", "sac")]
 

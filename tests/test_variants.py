@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 import yaml
 
-import diffac.named
-import diffac.recipes
+import diffac.data.code_by_name
+import diffac.runs.recipes
 from diffac.agent import Agent
-from diffac.cli import main
-from diffac.environments import Stepper, close, make_envs
+from diffac.commands.main import main
+from diffac.data.environments import Stepper, close, make_envs
 from diffac.errors import UsageError
-from diffac.evaluation import evaluate
+from diffac.training.evaluation import evaluate
 
 MODULE = """
 import gymnasium as gym
@@ -47,13 +47,13 @@ NUMBER = 3
 @pytest.fixture(autouse=True)
 def here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
     """An empty current folder, the recipe `fake`, and no trace of what was imported."""
-    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.recipes.GROUP)]
-    monkeypatch.setattr(diffac.recipes, "entry_points", lambda *, group: entries)
+    entries = [importlib.metadata.EntryPoint("fake", "fake_recipe", diffac.runs.recipes.GROUP)]
+    monkeypatch.setattr(diffac.runs.recipes, "entry_points", lambda *, group: entries)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", sys.path.copy())
-    monkeypatch.setattr(diffac.named, "_origins", {})
-    monkeypatch.setattr(diffac.named, "_folders", set())
-    monkeypatch.setattr(diffac.named, "_told", set())
+    monkeypatch.setattr(diffac.data.code_by_name, "_origins", {})
+    monkeypatch.setattr(diffac.data.code_by_name, "_folders", set())
+    monkeypatch.setattr(diffac.data.code_by_name, "_told", set())
     yield
     forget()
 
@@ -62,10 +62,10 @@ def forget() -> None:
     """As in a new program."""
     sys.modules.pop("beside", None)
     gym.registry.pop("Point-v0", None)
-    sys.path[:] = [entry for entry in sys.path if entry not in diffac.named._folders]
-    diffac.named._folders.clear()
-    diffac.named._origins.clear()
-    diffac.named._told.clear()
+    sys.path[:] = [entry for entry in sys.path if entry not in diffac.data.code_by_name._folders]
+    diffac.data.code_by_name._folders.clear()
+    diffac.data.code_by_name._origins.clear()
+    diffac.data.code_by_name._told.clear()
 
 
 def beside(length: int = 3) -> None:
@@ -140,7 +140,7 @@ def test_arguments_of_vector_environments(asynchronous: bool) -> None:
 def test_how_arguments_are_typed(text: str, value: Any) -> None:
     import fake_recipe
 
-    from diffac.cli import parse
+    from diffac.commands.main import parse
 
     config, _ = parse(fake_recipe, ["--env-kwargs", f"x={text}", "y=2", "--seed", "5"], "fake")
     assert config.env_kwargs == {"x": value, "y": 2}

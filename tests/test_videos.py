@@ -15,8 +15,8 @@ import pytest
 pytest.importorskip("imageio_ffmpeg")
 import imageio.v2 as imageio
 
-from diffac import videos
 from diffac.errors import RunError, UsageError
+from diffac.reports import videos
 
 WHITE_FROM = 4
 """Step from which the painted environment is white."""
@@ -132,7 +132,7 @@ import numpy as np
 if "early" in sys.argv:
     import mujoco
 from diffac.errors import RunError
-from diffac.videos import record_video
+from diffac.reports.videos import record_video
 try:
     print(record_video(lambda obs: np.zeros((1, 1), np.float32), "InvertedPendulum-v5", sys.argv[1]).lengths[0])
 except RunError as error:

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, DTypeLike, Float, Int
 
+from diffac.parts.schedules import check_signal, prediction_of, tabulated
 from diffac.protocols import NoiseSchedule
-from diffac.schedules import check_signal, prediction_of, tabulated
 
 Time: TypeAlias = Int[Array, "*#batch"] | int
 Action: TypeAlias = Float[Array, "*#batch act"]

@@ -12,11 +12,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffac.batches import check_batch, check_noise, check_obs
 from diffac.errors import UsageError, check_count
-from diffac.metrics import PackedMetrics, columns
 from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
 from diffac.noise import draw as draw_on_host
+from diffac.parts.inputs import check_batch, check_noise, check_obs
+from diffac.parts.metrics import PackedMetrics, columns
 from diffac.protocols import Array, Batch, Metrics
 from diffac_equinox.convert import check_alive
 from diffac_equinox.learner import Learner, LearnerState, cast, parameter_dtype

@@ -12,8 +12,8 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
-from diffac.exporting import BATCH, Signature
 from diffac.noise import Integers
+from diffac.parts.export import BATCH, Signature
 from diffac_equinox.convert import check_alive
 from diffac_equinox.learner import Learner, LearnerState
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array
 
+from diffac.parts.outputs import checked_loss
 from diffac.protocols import Loss
-from diffac.returned import checked_loss
 
 
 def loss_and_gradient(objective: Any, module: Any, *args: Any) -> tuple[Loss, Any]:
@@ -22,7 +22,7 @@ def loss_and_gradient(objective: Any, module: Any, *args: Any) -> tuple[Loss, An
         *args: the objective's further arguments; the last one is its state.
 
     Raises:
-        UsageError: the objective returned what it must not (`diffac.returned`).
+        UsageError: the objective returned what it must not (`diffac.parts.outputs`).
     """
 
     def value(module: Any) -> tuple[Array, Loss]:

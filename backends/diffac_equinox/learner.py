@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from diffac.errors import UsageError
 from diffac.noise import Noise
 from diffac.parts import learner as declared
+from diffac.parts.outputs import checked_metrics, checked_state, initial_state
 from diffac.protocols import Array, Batch, Loss, Metrics, Policy, Rollout, State, TrackingObjective
-from diffac.returned import checked_metrics, checked_state, initial_state
 from diffac_equinox.gradients import loss_and_gradient, without_gradient
 
 Tree = TypeVar("Tree")

@@ -11,10 +11,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from diffac.arguments import check_arguments
 from diffac.errors import UsageError, check_count
-from diffac.initialisers import layer_parameters
+from diffac.parts.constructors import check_arguments
 from diffac.parts.declaration import Ensemble
+from diffac.parts.initialisers import layer_parameters
 from diffac.protocols import Prediction
 from diffac_equinox.activations import Function, activation
 from diffac_equinox.devices import all_devices

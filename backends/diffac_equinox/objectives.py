@@ -15,8 +15,8 @@ from diffac.noise import Noise
 from diffac.parts import objectives as declared
 from diffac.parts.critics import LOG_PROB, next_rollout
 from diffac.parts.objectives import Regression
+from diffac.parts.schedules import check_signal
 from diffac.protocols import Array, Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
-from diffac.schedules import check_signal
 from diffac_equinox.diffusion import add_noise, noise_between, predicted_action, predicted_eps, remove_noise, score
 from diffac_equinox.networks import _reduced
 from diffac_equinox.samplers import _condition

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from diffac.arguments import check_arguments
+from diffac.parts.constructors import check_arguments
+from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Metrics
-from diffac.schedules import LinearSchedule
 
 
 class AdamState(eqx.Module):

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from diffac.data.replay import Column
 from diffac.protocols import Array
-from diffac.replay import Column
 from diffac_equinox.devices import find_device
 
 

@@ -13,8 +13,8 @@ import numpy as np
 
 from diffac.noise import EXPLORATION, Noise
 from diffac.parts import samplers as declared
+from diffac.parts.schedules import tabulated
 from diffac.protocols import Array, Policy, Rollout
-from diffac.schedules import tabulated
 from diffac_equinox.diffusion import add_noise, noise_between, posterior_mean, predicted_action
 from diffac_equinox.networks import _clip, _reduced
 

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Float
 
-from diffac.arguments import check_arguments
 from diffac.noise import Noise
 from diffac.parts import temperatures as declared
+from diffac.parts.constructors import check_arguments
 from diffac.protocols import Array, Metrics, Policy, Sampler, State
 from diffac_equinox.optimisers import AdamState, adam_direction
 from diffac_equinox.samplers import AdditiveNoise

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from diffac.parts.schedules import TabularSchedule, check_signal, prediction_of, tabulated
 from diffac.protocols import NoiseSchedule
-from diffac.schedules import TabularSchedule, check_signal, prediction_of, tabulated
 
 Time: TypeAlias = int | Int[Tensor, "*#batch"]
 Coefficient: TypeAlias = float | Float[Tensor, "*#batch 1"]

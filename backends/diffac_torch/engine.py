@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffac.batches import check_batch, check_noise, check_obs, entry
 from diffac.errors import UsageError, check_count
-from diffac.metrics import PackedMetrics, columns
 from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
+from diffac.parts.inputs import check_batch, check_noise, check_obs, entry
+from diffac.parts.metrics import PackedMetrics, columns
 from diffac.protocols import Batch, Metrics, Policy
 from diffac_torch.convert import _slots, _to_device
 from diffac_torch.learner import Learner, LearnerState

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffac.exporting import BATCH, Signature
+from diffac.parts.export import BATCH, Signature
 from diffac.protocols import Policy
 from diffac_torch.activations import _mish_value
 from diffac_torch.learner import Learner, LearnerState

@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from diffac.errors import UsageError
 from diffac.noise import Noise
+from diffac.parts.outputs import checked_loss
 from diffac.protocols import Batch, CriticObjective, Loss, Policy, Rollout, Sampler, State
-from diffac.returned import checked_loss
 from diffac_torch.programs import program
 
 
@@ -24,7 +24,7 @@ def loss_and_gradient(objective: Any, module: Any, *args: Any) -> tuple[Loss, tu
         *args: the objective's further arguments; the last one is its state.
 
     Raises:
-        UsageError: the objective returned what it must not (`diffac.returned`), or nothing to differentiate.
+        UsageError: the objective returned what it must not (`diffac.parts.outputs`), or nothing to differentiate.
     """
     loss = checked_loss(objective, objective(module, *args), args[-1], without_gradient)
     if not isinstance(loss.value, Tensor) or not loss.value.requires_grad:

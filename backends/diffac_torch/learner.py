@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from diffac.errors import UsageError
 from diffac.noise import Noise
 from diffac.parts import learner as declared
+from diffac.parts.outputs import checked_metrics, checked_state, initial_state
 from diffac.protocols import Batch, Loss, Metrics, Policy, State, TrackingObjective
-from diffac.returned import checked_metrics, checked_state, initial_state
 from diffac_torch.gradients import critic_loss_and_gradient, loss_and_gradient, without_gradient
 
 

@@ -17,10 +17,10 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from diffac.arguments import check_arguments
 from diffac.errors import UsageError, check_count
-from diffac.initialisers import layer_parameters
+from diffac.parts.constructors import check_arguments
 from diffac.parts.declaration import Ensemble
+from diffac.parts.initialisers import layer_parameters
 from diffac.protocols import Prediction
 from diffac_torch.activations import activation
 from diffac_torch.devices import check_defaults

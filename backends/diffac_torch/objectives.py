@@ -14,8 +14,8 @@ from diffac.noise import Noise
 from diffac.parts import objectives as declared
 from diffac.parts.critics import LOG_PROB, next_rollout
 from diffac.parts.objectives import Regression
+from diffac.parts.schedules import check_signal
 from diffac.protocols import Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
-from diffac.schedules import check_signal
 from diffac_torch.diffusion import add_noise, noise_between, predicted_action, predicted_eps, remove_noise, score
 from diffac_torch.networks import _condition, _reduced
 from diffac_torch.samplers import Scalar

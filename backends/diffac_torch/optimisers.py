@@ -8,10 +8,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from diffac.arguments import check_arguments
 from diffac.errors import UsageError
+from diffac.parts.constructors import check_arguments
+from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Metrics
-from diffac.schedules import LinearSchedule
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from diffac.noise import EXPLORATION, Noise
 from diffac.parts import samplers as declared
+from diffac.parts.schedules import tabulated
 from diffac.protocols import Policy, Rollout
-from diffac.schedules import tabulated
 from diffac_torch.diffusion import _add_scaled, add_noise, noise_between, posterior_mean, predicted_action
 from diffac_torch.networks import _condition, _reduced
 

@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from diffac.arguments import check_arguments
 from diffac.noise import Noise
 from diffac.parts import temperatures as declared
+from diffac.parts.constructors import check_arguments
 from diffac.protocols import Metrics, Policy, Sampler, State
 from diffac_torch.samplers import AdditiveNoise
 

@@ -12,9 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from diffac.files.paths import absolute
+from diffac.files.untrusted import append, open_regular, write_atomically
 from diffac.messages import printable
-from diffac.paths import absolute
-from diffac.untrusted import append, open_regular, write_atomically
 
 FORMULA = re.compile(r"(^|;)(\s*[=+\-@\uff1d\uff0b\uff0d\uff20])")
 """Where a spreadsheet begins to calculate: at the beginning of a cell, and some take semicolons for its end.

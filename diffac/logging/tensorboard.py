@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from diffac.paths import absolute
+from diffac.files.paths import absolute
 
 
 class TensorBoardWriter:

@@ -22,8 +22,8 @@ from typing import (
 )
 
 from diffac.parts.arguments import REQUIRED, Argument, choice, count, flag, number, optional, part
+from diffac.parts.schedules import TabularSchedule, check_schedule, tabulated
 from diffac.protocols import ActorObjective, CriticObjective, NoiseSchedule, Optimiser, Sampler, Temperature
-from diffac.schedules import TabularSchedule, check_schedule, tabulated
 
 Real = Annotated[float, number()]
 Positive = Annotated[float, number("(0, inf)")]

@@ -9,8 +9,8 @@ from typing import Annotated
 import tyro
 
 from diffac.errors import UsageError
+from diffac.files.paths import expanded
 from diffac.messages import note, say
-from diffac.paths import expanded
 
 SAID = 20
 """What is left out and said in the terminal, too; the page lists all."""
@@ -25,7 +25,7 @@ def make_report(
     and so does standard error.
 
     Args:
-        paths: folders and files to read (see `diffac.reports.runs.read_runs`); "NAME=PATH" gives the method's name.
+        paths: folders and files to read (see `diffac.reports.reading.read_runs`); "NAME=PATH" gives the method's name.
         out: folder to write to.
         env_id: environment of data that do not name theirs.
         unfinished: take unfinished runs, too.

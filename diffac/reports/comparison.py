@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffac.reports.runs import Run
+from diffac.reports.reading import Run
 from diffac.reports.search import Skipped
 from diffac.reports.statistics import MIN_SEEDS, Interval, bootstrap, improvement, iqm, mean_std, profile
 

@@ -20,10 +20,10 @@ from matplotlib.lines import Line2D
 from matplotlib.textpath import text_to_path
 from matplotlib.ticker import EngFormatter, FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
+from diffac.files.untrusted import write_atomically
 from diffac.messages import shorten
 from diffac.reports.comparison import MOST_POINTS, Method, Pair, thinned
 from diffac.reports.statistics import Interval
-from diffac.untrusted import write_atomically
 
 LIGHT = ("#00458F", "#A93119", "#19AC6D", "#D78400", "#6573FF", "#AA74A1", "#202530")
 """Colours on white. Chosen so that they differ for people with any kind of colour blindness; a test measures it."""

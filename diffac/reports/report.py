@@ -16,16 +16,16 @@ from matplotlib.figure import Figure
 
 import diffac
 from diffac.errors import UsageError
+from diffac.files.untrusted import inside, write_atomically
 from diffac.logging.files import csv_row
 from diffac.messages import shorten
 from diffac.reports import page, pictures
 from diffac.reports.comparison import Cell, Comparison, Method, differing_settings, setting_text, with_room
 from diffac.reports.page import Column, Picture, Section, Value
 from diffac.reports.pictures import NOTHING, Series, duration, number
-from diffac.reports.runs import Run, read_runs
+from diffac.reports.reading import Run, read_runs
 from diffac.reports.search import PAGE, PARTS_OF_A_REPORT, Skipped
 from diffac.reports.statistics import FEW_SEEDS, MIN_SEEDS, RESAMPLES, Interval
-from diffac.untrusted import inside, write_atomically
 
 PROFILE_POINTS = 201
 """Thresholds of a performance profile."""

@@ -12,8 +12,8 @@ import numpy as np
 
 from diffac.backend import get_backend
 from diffac.errors import UsageError, check_count, unknown
+from diffac.parts.schedules import tabulated, vp_schedule
 from diffac.protocols import Loss
-from diffac.schedules import tabulated, vp_schedule
 from diffac.testing import parts, problems
 from diffac.testing.parts import DIMS, Dims, Part
 from diffac.testing.problems import Answer, Arrays, Problem, difference, flatten, tools

@@ -35,14 +35,15 @@ import jaxtyping
 import numpy as np
 import pytest
 
-from diffac import arguments, protocols
+from diffac import protocols
 from diffac.backend import Backend
-from diffac.batches import entry
 from diffac.errors import UsageError
 from diffac.noise import draw
+from diffac.parts import constructors as arguments
+from diffac.parts.inputs import entry
+from diffac.parts.schedules import flow_schedule
 from diffac.protocols import Policy, Rollout
-from diffac.recipes import load_recipe, preset_values, recipe_modules
-from diffac.schedules import flow_schedule
+from diffac.runs.recipes import load_recipe, preset_values, recipe_modules
 from diffac.testing import parts, problems, reference
 from diffac.testing.parts import DIMS, LEARNERS, OBJECTIVES, SAMPLERS
 from diffac.testing.problems import Answer, Problem, difference, make_problem, solve, solve_by_reference, tools
@@ -119,7 +120,7 @@ def test_names(backend: Any) -> None:
 
 @pytest.mark.parametrize("name", arguments.CONSTRUCTORS)
 def test_constructors(backend: Any, name: str) -> None:
-    """Arguments, their order, kinds and defaults, as `diffac.arguments` declares them: recipes rely on all of it."""
+    """Arguments, their order, kinds and defaults, as `diffac.parts.constructors` declares them: recipes rely on all of it."""
 
     def described(signature: inspect.Signature) -> list[str]:
         return [str(p.replace(annotation=p.empty)) for p in signature.parameters.values()]
@@ -153,7 +154,7 @@ def sensible_arguments(B: Any, name: str) -> dict[str, Any]:
 
 @pytest.mark.parametrize("name", [name for name in arguments.CONSTRUCTORS if name != "Sum"])
 def test_arguments_without_sense_are_refused(backend: Any, name: str) -> None:
-    """Each number out of its range, not finite or of another type, with the sentence of `diffac.arguments`."""
+    """Each number out of its range, not finite or of another type, with the sentence of `diffac.parts.constructors`."""
     make, sensible, wrong = getattr(backend, name), sensible_arguments(backend, name), []
     with unchecked_shapes():
         make(**sensible)

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffac.noise import Shape, draw
+from diffac.parts.schedules import LinearSchedule, cosine_schedule, flow_schedule, linear_beta_schedule, vp_schedule
 from diffac.protocols import Activation, Batch, NoiseSchedule, Rollout
-from diffac.schedules import LinearSchedule, cosine_schedule, flow_schedule, linear_beta_schedule, vp_schedule
 
 
 class Dims(NamedTuple):

@@ -6,9 +6,9 @@ import dataclasses
 from typing import Any
 
 from diffac.backend import get_backend
+from diffac.parts.schedules import vp_schedule
 from diffac.protocols import Critic, Learner
-from diffac.schedules import vp_schedule
-from diffac.training import ActorCriticConfig
+from diffac.training.loop import ActorCriticConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -88,6 +88,6 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
 
 
 if __name__ == "__main__":
-    from diffac.cli import recipe_main
+    from diffac.commands.main import recipe_main
 
     recipe_main("dacer")

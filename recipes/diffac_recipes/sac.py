@@ -8,7 +8,7 @@ from typing import Any
 
 from diffac.backend import get_backend
 from diffac.protocols import Activation, Critic, Learner
-from diffac.training import ActorCriticConfig
+from diffac.training.loop import ActorCriticConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -106,6 +106,6 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
 
 
 if __name__ == "__main__":
-    from diffac.cli import recipe_main
+    from diffac.commands.main import recipe_main
 
     recipe_main("sac")

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffac.data.replay import ReplayBuffer
 from diffac.protocols import Transition
-from diffac.recipes import load_recipe, preset_values
-from diffac.replay import ReplayBuffer
+from diffac.runs.recipes import load_recipe, preset_values
 
 SIZES = {"HalfCheetah": (17, 6), "Humanoid": (348, 17)}
 """Environment -> entries of an observation and of an action."""

@@ -18,8 +18,8 @@ import numpy as np
 
 from diffac import system
 from diffac.backend import get_backend
-from diffac.exporting import signature
 from diffac.noise import draw
+from diffac.parts.export import signature
 
 from .cases import BATCH_SIZE, CASES, SIZES, configure, filled_replay
 from .devices import choose, put, wait

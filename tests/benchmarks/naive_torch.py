@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import diffac_torch as ours
+from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Batch
-from diffac.schedules import LinearSchedule
 from diffac_torch.diffusion import add_noise, posterior_mean, remove_noise
 from diffac_torch.diffusion import score as score_of
 from diffac_torch.objectives import _truncated_guesses

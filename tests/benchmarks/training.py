@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffac.backend import get_backend
-from diffac.environments import close, dims, make_envs
-from diffac.training import Training
+from diffac.data.environments import close, dims, make_envs
+from diffac.training.loop import Training
 
 from .cases import configure
 from .devices import choose

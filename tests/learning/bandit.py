@@ -21,8 +21,8 @@ import numpy as np
 from scipy.spatial.distance import cdist
 
 from diffac.noise import NoiseSpec, draw
+from diffac.parts.schedules import LinearSchedule, TabularSchedule, vp_schedule
 from diffac.protocols import Batch, Policy, Rollout
-from diffac.schedules import LinearSchedule, TabularSchedule, vp_schedule
 
 CENTRES = 0.5 * np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
 WIDTH = 0.2

@@ -26,7 +26,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from diffac.recipes import load_recipe, preset_values
+from diffac.runs.recipes import load_recipe, preset_values
 from diffac_recipes import RECIPES
 
 from .learned import BACKENDS, ENOUGH, ENV_ID, SOLVED, Row, add, read, share

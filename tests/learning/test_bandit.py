@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from diffac.schedules import vp_schedule
+from diffac.parts.schedules import vp_schedule
 from learning import bandit
 
 pytestmark = pytest.mark.learning

@@ -13,7 +13,7 @@ import pytest
 from diffac.backend import get_backend
 from diffac.noise import Noise, NoiseSpec, Zeros
 from diffac.protocols import Batch, Policy
-from diffac.recipes import load_recipe, preset_values
+from diffac.runs.recipes import load_recipe, preset_values
 from diffac.testing.reference import GaussianCritic
 from official.recording import CRITICS, TOLERANCE, Array, Recording, difference, learner_arrays
 

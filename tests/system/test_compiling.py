@@ -11,7 +11,7 @@ import pytest
 
 from diffac.system import compiling as module
 from diffac.system.compiling import compiling
-from diffac.training import train
+from diffac.training.loop import train
 
 LINE = "note: compiling the update; about a minute the first time on this machine, cached afterwards\n"
 

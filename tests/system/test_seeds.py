@@ -21,12 +21,12 @@ from rich.console import Console
 from test_resume import PATHS
 from test_signals import HEARD, LONG, RECIPE, SECONDS, Program
 
-from diffac import seeds
-from diffac.checkpoints import Checkpoint, Store
-from diffac.cli import main, run_recipe
+from diffac.commands.main import main, run_recipe
 from diffac.errors import UsageError
 from diffac.logging import ConsoleWriter
-from diffac.runs import read_manifest
+from diffac.runs.checkpoints import Checkpoint, Store
+from diffac.runs.folder import read_manifest
+from diffac.scale import seeds
 
 METADATA = {"METADATA": "Name: fake\nVersion: 1\n", "entry_points.txt": "[diffac.recipes]\nfake = fake_recipe\n"}
 
@@ -130,7 +130,7 @@ def begun(folder: Path, *argv: str, code: str = RECIPE) -> Program:
 
 def test_a_signal_stops_all(third_party: Path) -> None:
     """Sent to the process that was started, and not to the others, of which one has not begun."""
-    two = "import diffac.seeds\ndiffac.seeds.usable_processors = lambda: 2\n"
+    two = "import diffac.scale.seeds\ndiffac.scale.seeds.usable_processors = lambda: 2\n"
     program = begun(third_party, "--num-seeds", "3", code=two + RECIPE)
     begin = time.monotonic()
     program.process.send_signal(signal.SIGINT)

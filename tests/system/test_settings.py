@@ -14,9 +14,9 @@ import fake_recipe
 import pytest
 from conftest import FRAMEWORKS, INSTALLED, load_backend
 
-from diffac import validation
 from diffac.agent import Agent
-from diffac.cli import run_recipe
+from diffac.commands import validate as validation
+from diffac.commands.main import run_recipe
 from diffac.errors import UsageError
 from diffac.system import configure
 
@@ -203,7 +203,7 @@ def test_impossible_arguments(backend: Any) -> None:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, str]]:
     """Whom `configure` was called for."""
     found: list[tuple[Any, str]] = []
-    for place in ("diffac.building", "diffac.validation"):
+    for place in ("diffac.runs.engine", "diffac.commands.validate"):
         monkeypatch.setattr(
             f"{place}.configure", lambda b, *, matmul_precision="float32": found.append((b, matmul_precision))
         )

@@ -20,15 +20,15 @@ import pytest
 from conftest import INSTALLED
 from test_resume import PATHS
 
-from diffac.checkpoints import Store
-from diffac.environments import make_envs
+from diffac.data.environments import make_envs
+from diffac.runs.checkpoints import Store
 from diffac.system import signals
 from diffac.system.signals import HEARD, Interrupted, StopRequest, undisturbed
 
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals to process groups")
 
 CODE = (
-    "import sys, signal, fake_recipe, diffac.cli as c\n"
+    "import sys, signal, fake_recipe, diffac.commands.main as c\n"
     "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
     "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"

@@ -18,14 +18,14 @@ import fakes
 import numpy as np
 import pytest
 
-from diffac.checkpoints import Store
 from diffac.logging import ConsoleWriter
+from diffac.runs.checkpoints import Store
 from diffac.system.terminal import TolerantStream, tolerant
 
 TESTS = Path(__file__).parents[1]
 PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]
 PROGRAM = """
-import signal, sys, fake_recipe, diffac.cli as cli
+import signal, sys, fake_recipe, diffac.commands.main as cli
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if __name__ == "__main__":
     sys.exit(cli.exit_code(lambda: cli.run_recipe(fake_recipe, name="fake")))

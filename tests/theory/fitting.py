@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from diffac.noise import Noise, NoiseSpec, Uniform, draw
+from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Batch, Critic, Policy, Rollout
-from diffac.schedules import LinearSchedule
 
 OBSERVATIONS = (-0.5, 0.5)
 """The two states of the problem; they shift Q."""

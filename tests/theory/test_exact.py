@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from learning.bandit import energy_distance
 
-from diffac.schedules import vp_schedule
+from diffac.parts.schedules import vp_schedule
 from theory.exact import BoxDensity, Mixture, energy_distance_to, even_normals, gaussian_chain, orders, reverse_noises
 
 pytestmark = pytest.mark.theory

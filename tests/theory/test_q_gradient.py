@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from diffac.parts.schedules import vp_schedule
 from diffac.protocols import Critic
-from diffac.schedules import vp_schedule
 from theory.fitting import OBSERVATIONS, UniformSampler, fit, predict
 
 pytestmark = pytest.mark.theory

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from learning.bandit import energy_distance
 
+from diffac.parts.schedules import TabularSchedule, cosine_schedule, vp_schedule
 from diffac.protocols import Policy
-from diffac.schedules import TabularSchedule, cosine_schedule, vp_schedule
 from theory.exact import Mixture, energy_distance_to, even_normals, gaussian_chain, orders
 
 pytestmark = pytest.mark.theory

@@ -14,8 +14,8 @@ import pytest
 from learning.bandit import energy_distance
 
 from diffac.noise import draw
+from diffac.parts.schedules import vp_schedule
 from diffac.protocols import Batch, Policy
-from diffac.schedules import vp_schedule
 from theory.exact import BoxDensity, reverse_noises
 from theory.fitting import OBSERVATIONS, UniformSampler, fit, predict
 

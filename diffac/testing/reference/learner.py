@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffac.metrics import columns
 from diffac.noise import Noise, NoiseSpec, Shape
+from diffac.parts.metrics import columns
+from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Batch, Metrics, Policy, Rollout, State
-from diffac.schedules import LinearSchedule
 from diffac.testing.reference.convert import to_arrays
 from diffac.testing.reference.gradients import Array, Gradient, Parameters, scaled, zeros
 from diffac.testing.reference.networks import bound

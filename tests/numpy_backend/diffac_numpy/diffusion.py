@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from diffac.parts.schedules import check_signal, prediction_of
 from diffac.protocols import NoiseSchedule
-from diffac.schedules import check_signal, prediction_of
 from diffac.testing import reference
 from diffac.testing.reference import add_noise as add_noise
 from diffac.testing.reference import noise_between as noise_between

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from diffac.arguments import check_arguments
-from diffac.batches import check_batch, check_noise, entry
 from diffac.noise import draw, without_exploration
 from diffac.parts import learner as declared
+from diffac.parts.constructors import check_arguments
+from diffac.parts.inputs import check_batch, check_noise, entry
+from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Batch, Policy
-from diffac.schedules import LinearSchedule
 from diffac.testing import reference
 from diffac_numpy.networks import lifted
 from diffac_numpy.parts import bare

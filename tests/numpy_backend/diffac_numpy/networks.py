@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffac.arguments import check_arguments
-from diffac.initialisers import layer_parameters
+from diffac.parts.constructors import check_arguments
+from diffac.parts.initialisers import layer_parameters
 from diffac.testing import reference
 
 Sizes = tuple[int, ...]

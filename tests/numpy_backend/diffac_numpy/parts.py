@@ -9,12 +9,12 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
-from diffac.arguments import check_arguments
 from diffac.errors import check_present
 from diffac.parts import PARTS, critics, objectives, samplers, temperatures
+from diffac.parts.constructors import check_arguments
 from diffac.parts.critics import LOG_PROB, next_rollout
+from diffac.parts.schedules import check_signal, prediction_of
 from diffac.protocols import Loss, Policy, Rollout
-from diffac.schedules import check_signal, prediction_of
 from diffac.testing import reference
 from diffac_numpy.networks import lifted
 

@@ -16,8 +16,8 @@ import numpy as np
 import yaml
 
 from diffac.errors import UsageError, unknown
-from diffac.paths import absolute
-from diffac.untrusted import read_yaml
+from diffac.files.paths import absolute
+from diffac.files.untrusted import read_yaml
 
 Config = TypeVar("Config")
 RECIPE = "recipe"

@@ -2,7 +2,7 @@
 
 Whatever a file holds, reading it executes nothing, follows no link, waits for nothing (a pipe, a device), and takes
 memory in proportion to the file's size on the disk. What is wrong becomes a `DamagedError` of one sentence. What was
-read has the form of its format and nothing more; `diffac.checks` tells whether the values are what they must be.
+read has the form of its format and nothing more; `diffac.files.checks` tells whether the values are what they must be.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ import yaml.composer
 import yaml.constructor
 from safetensors.numpy import load as load_safetensors
 
-from diffac.checks import shown
 from diffac.errors import DamagedError
+from diffac.files.checks import shown
 
 JSON_LIMIT = 2**25
 """Bytes that a JSON file may have."""

@@ -10,7 +10,7 @@ import numpy as np
 from diffac.errors import RunError, UsageError, said
 
 if TYPE_CHECKING:
-    from diffac.training import Training
+    from diffac.training.loop import Training
 
 Moment = Literal["on_step", "on_evaluation", "on_end"]
 

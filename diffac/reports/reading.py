@@ -17,12 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffac import checks
 from diffac.errors import UsageError
+from diffac.files import checks
+from diffac.files.paths import expanded
+from diffac.files.untrusted import parse_json, read_bytes, read_json, read_npz, read_yaml
 from diffac.messages import printable, shorten
-from diffac.paths import expanded
 from diffac.reports.search import CONFIG, EVALUATIONS, MANIFEST, METRICS, RUN, Skipped, search
-from diffac.untrusted import parse_json, read_bytes, read_json, read_npz, read_yaml
 
 COMPANIONS = {METRICS, "progress.csv"}
 """CSV files of logs (ours, Stable-Baselines3's) beside the evaluations: not read for returns."""

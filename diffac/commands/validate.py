@@ -20,8 +20,8 @@ import numpy as np
 import tyro
 
 from diffac.backend import backend_names, get_backend
+from diffac.data.code_by_name import import_of
 from diffac.errors import RunError, UsageError, said, unknown
-from diffac.named import import_of
 from diffac.system import configure
 from diffac.system.compiling import compiling
 from diffac.system.orphans import end_with_parent

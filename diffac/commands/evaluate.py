@@ -18,14 +18,14 @@ import numpy as np
 
 from diffac.agent import Agent
 from diffac.errors import RunError, UsageError
-from diffac.evaluation import Evaluation, Evaluator
+from diffac.files.paths import absolute
+from diffac.files.untrusted import inside, write_atomically
 from diffac.messages import note, say
 from diffac.noise import draw
-from diffac.paths import absolute
-from diffac.runs import manifest
-from diffac.saved import find_checkpoint
-from diffac.untrusted import inside, write_atomically
-from diffac.videos import choose_renderer, record_video
+from diffac.reports.videos import choose_renderer, record_video
+from diffac.runs.find import find_checkpoint
+from diffac.runs.folder import manifest
+from diffac.training.evaluation import Evaluation, Evaluator
 
 SEED = 1_000_000
 """Not that of the evaluations during training: the best policy was chosen because it did well in those."""

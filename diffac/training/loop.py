@@ -15,22 +15,22 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from diffac.backend import get_backend
-from diffac.callbacks import Asking, Callback, Callbacks, Moment, check_callback
-from diffac.checkpoints import Checkpointer, Snapshot, codec_of
-from diffac.configs import check_fields
-from diffac.divergence import DivergenceError, diverged
-from diffac.environments import Episode, Stepper, check_env_arguments, dims, make_envs, of_statistics
+from diffac.data.environments import Episode, Stepper, check_env_arguments, dims, make_envs, of_statistics
+from diffac.data.replay import NumberedReplay, Replay, ReplayBuffer
 from diffac.errors import UsageError
-from diffac.evaluation import Evaluator
-from diffac.interval import IntervalLog
 from diffac.logging import Writer, Writers
 from diffac.noise import draw
+from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Activation, Engine
-from diffac.replay import NumberedReplay, Replay, ReplayBuffer
-from diffac.schedules import LinearSchedule
-from diffac.snapshots import check_host
+from diffac.runs.checkpoints import Checkpointer, Snapshot, codec_of
+from diffac.runs.configs import check_fields
 from diffac.system.compiling import compiling
 from diffac.system.signals import Interrupted, Stop
+from diffac.training.callbacks import Asking, Callback, Callbacks, Moment, check_callback
+from diffac.training.evaluation import Evaluator
+from diffac.training.interval_log import IntervalLog
+from diffac.training.nonfinite import DivergenceError, diverged
+from diffac.training.snapshot import check_host
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -37,16 +37,16 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from safetensors.numpy import save as save_safetensors
 
-from diffac import checks, untrusted
 from diffac.backend import get_backend
-from diffac.configs import RECIPE
-from diffac.divergence import diverged, nonfinite_arrays
+from diffac.data.replay import NumberedReplay
 from diffac.errors import DamagedError, RunError, UsageError
+from diffac.files import checks, untrusted
+from diffac.files.paths import Place, absolute
 from diffac.messages import note
-from diffac.paths import Place, absolute
 from diffac.protocols import Transition
-from diffac.replay import NumberedReplay
+from diffac.runs.configs import RECIPE
 from diffac.system.signals import Stop, undisturbed
+from diffac.training.nonfinite import diverged, nonfinite_arrays
 
 FORMAT = "diffac checkpoint"
 VERSION = 1
@@ -157,7 +157,7 @@ class Checkpoint:
             raise DamagedError(f"{path} does not fit the learner: {type(error).__name__}: {error}") from error
 
     def host(self) -> dict[str, Any]:
-        """What `Snapshot.host` was; `diffac.snapshots` tells whether a run can go on from it.
+        """What `Snapshot.host` was; `diffac.training.snapshot` tells whether a run can go on from it.
 
         Raises:
             DamagedError: the files hold no such nest.

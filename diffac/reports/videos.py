@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from diffac.environments import Episode, Stepper, close, make_envs
+from diffac.data.environments import Episode, Stepper, close, make_envs
 from diffac.errors import RunError, UsageError
-from diffac.evaluation import Bounded, Evaluation
-from diffac.paths import absolute
+from diffac.files.paths import absolute
 from diffac.system.signals import children_undisturbed
+from diffac.training.evaluation import Bounded, Evaluation
 
 LIBRARIES = "libegl1 libegl-mesa0 libgl1-mesa-dri"
 """Debian and Ubuntu packages with which MuJoCo draws without a display (and without a GPU)."""

@@ -12,19 +12,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from diffac.building import configure_for, start_engine
-from diffac.callbacks import Callback, CallbackError
-from diffac.checkpoints import Checkpoint, Checkpointer, Store, codec_of
-from diffac.configs import RECIPE, config_yaml, make_config, plain, read_config, vars_of
-from diffac.divergence import DivergenceError
-from diffac.environments import close, dims, make_envs
+from diffac.data.code_by_name import came_from
+from diffac.data.environments import close, dims, make_envs
 from diffac.errors import RunError, UsageError
+from diffac.files.paths import absolute
+from diffac.files.untrusted import inside, write_atomically
 from diffac.logging import ConsoleWriter, CsvWriter, JsonlWriter, TensorBoardWriter, TrackerWriter, Writer, Writers
 from diffac.logging.trackers import load_tracker
 from diffac.messages import command, note, quoted, say
-from diffac.named import came_from
-from diffac.paths import absolute
-from diffac.runs import (
+from diffac.runs.checkpoints import Checkpoint, Checkpointer, Store, codec_of
+from diffac.runs.configs import RECIPE, config_yaml, make_config, plain, read_config, vars_of
+from diffac.runs.engine import configure_for, start_engine
+from diffac.runs.folder import (
     create_run,
     finish_folder,
     lock_run,
@@ -34,10 +33,11 @@ from diffac.runs import (
     rewind,
     save_evaluations,
 )
-from diffac.snapshots import check_host
 from diffac.system.signals import Interrupted, StopRequest
-from diffac.training import TrainConfig, Training, TrainResult, host_form, records, train
-from diffac.untrusted import inside, write_atomically
+from diffac.training.callbacks import Callback, CallbackError
+from diffac.training.loop import TrainConfig, Training, TrainResult, host_form, records, train
+from diffac.training.nonfinite import DivergenceError
+from diffac.training.snapshot import check_host
 
 FREE = {
     "backend", "device", "asynchronous", "progress", "replay_on_device", "run_root", "checkpoint_interval",

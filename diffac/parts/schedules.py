@@ -18,7 +18,7 @@ from diffac.protocols import NoiseSchedule, Prediction
 class TabularSchedule:
     """A `NoiseSchedule` given by the values of alpha and sigma; two with the same values are equal.
 
-    `diffac.schedules.tabulated` makes one of any schedule, and each part does so with the schedule it is given.
+    `diffac.parts.schedules.tabulated` makes one of any schedule, and each part does so with the schedule it is given.
 
     With primes for time t-1, alpha_step = alpha / alpha' and sigma_step^2 = sigma^2 - alpha_step^2 sigma'^2, the
     reverse kernel q(a_{t-1} | a_t, a_0) is a Gaussian with mean posterior_action a_0 + posterior_noisy a_t and standard

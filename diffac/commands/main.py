@@ -19,17 +19,17 @@ import yaml
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 from diffac.__main__ import leave_at_once
-from diffac.configs import make_config, read_config
+from diffac.data.code_by_name import came_from, typed
 from diffac.errors import RunError, UsageError, unknown
+from diffac.files.paths import absolute
 from diffac.messages import printable
-from diffac.named import came_from, typed
-from diffac.paths import absolute
-from diffac.recipes import load_recipe, preset_values, recipe_modules
-from diffac.running import refuse_script, resume, run, script_of
-from diffac.seeds import run_seeds
+from diffac.runs.configs import make_config, read_config
+from diffac.runs.recipes import load_recipe, preset_values, recipe_modules
+from diffac.runs.run import refuse_script, resume, run, script_of
+from diffac.scale.seeds import run_seeds
 from diffac.system.signals import StopRequest
 from diffac.system.terminal import tolerant_terminal
-from diffac.training import TrainConfig, TrainResult
+from diffac.training.loop import TrainConfig, TrainResult
 
 USAGE = """\
 usage: diffac COMMAND ...
@@ -193,12 +193,12 @@ def run_recipe(module: ModuleType, argv: Sequence[str] | None = None, name: str 
     if argv and argv[0] == "resume":
         return _resume(argv[1:], lambda _: module)
     if argv and argv[0] == "evaluate":
-        from diffac.evaluate_command import main
+        from diffac.commands.evaluate import main
 
         main(argv[1:], module)
         return None
     if argv and argv[0] == "export":
-        from diffac.export_command import main
+        from diffac.commands.export import main
 
         main(argv[1:], module)
         return None
@@ -269,19 +269,19 @@ def _recipes(argv: Sequence[str]) -> None:
 
 
 def _evaluate(argv: Sequence[str]) -> None:
-    from diffac.evaluate_command import main
+    from diffac.commands.evaluate import main
 
     main(argv)
 
 
 def _export(argv: Sequence[str]) -> None:
-    from diffac.export_command import main
+    from diffac.commands.export import main
 
     main(argv)
 
 
 def _validate(argv: Sequence[str]) -> None:
-    from diffac.validation import main
+    from diffac.commands.validate import main
 
     if not main(argv):
         raise SystemExit(1)

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from diffac.configs import natural
-from diffac.environments import Stepper, close, make_envs
+from diffac.data.environments import Stepper, close, make_envs
 from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.protocols import Engine
+from diffac.runs.configs import natural
 from diffac.system.signals import Stop
 
 MAX_ENVS = 10

@@ -10,11 +10,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffac.configs import plain
+from diffac.data.replay import NumberedReplay
 from diffac.errors import UsageError
 from diffac.protocols import Transition
-from diffac.replay import NumberedReplay
-from diffac.training import Training
+from diffac.runs.configs import plain
+from diffac.training.loop import Training
 
 
 class Kept(NamedTuple):

@@ -21,10 +21,10 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 
-from diffac.checks import bit_generator, number
 from diffac.errors import RunError
+from diffac.files.checks import bit_generator, number
+from diffac.files.untrusted import DIGITS, NUMERIC, check_nest
 from diffac.messages import quoted
-from diffac.untrusted import DIGITS, NUMERIC, check_nest
 
 CONSTANTS = (types.FunctionType, types.BuiltinFunctionType, types.MethodType, types.ModuleType, type, np.dtype, EnvSpec)
 FOREIGN_CONSTANTS = {"MjModel", "MujocoRenderer"}

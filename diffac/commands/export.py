@@ -18,18 +18,18 @@ import numpy as np
 
 from diffac.agent import Agent
 from diffac.backend import get_backend
-from diffac.checkpoints import Checkpoint
+from diffac.data.spaces import action_scaler
 from diffac.errors import RunError, UsageError
-from diffac.exporting import BATCH, NoiseEntry, Signature, signature
+from diffac.files.paths import absolute
+from diffac.files.untrusted import create, inside, write_atomically
 from diffac.messages import note, say
 from diffac.noise import Integers
-from diffac.paths import absolute
-from diffac.runs import manifest
-from diffac.saved import find_checkpoint
-from diffac.spaces import action_scaler
+from diffac.parts.export import BATCH, NoiseEntry, Signature, signature
+from diffac.runs.checkpoints import Checkpoint
+from diffac.runs.find import find_checkpoint
+from diffac.runs.folder import manifest
 from diffac.system.compiling import compiling
 from diffac.system.signals import undisturbed
-from diffac.untrusted import create, inside, write_atomically
 
 TOLERANCE = 1e-5
 """Largest difference between an exported action and the run's own, relative to the action's largest size."""

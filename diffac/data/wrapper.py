@@ -8,9 +8,9 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from diffac.env_states import restore_env, save_env, statistics_of
+from diffac.data.env_states import restore_env, save_env, statistics_of
+from diffac.data.spaces import Misfit, action_scaler, brief, flat_observation
 from diffac.errors import RunError, UsageError, said
-from diffac.spaces import Misfit, action_scaler, brief, flat_observation
 
 RESET = ("observation", "info")
 STEP = ("observation", "reward", "terminated", "truncated", "info")

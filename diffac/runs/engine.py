@@ -6,11 +6,11 @@ from types import ModuleType
 from typing import Any
 
 from diffac.backend import engine_of, get_backend
-from diffac.checkpoints import codec_of
 from diffac.errors import UsageError
 from diffac.protocols import Engine
+from diffac.runs.checkpoints import codec_of
 from diffac.system import configure
-from diffac.training import TrainConfig
+from diffac.training.loop import TrainConfig
 
 
 def configure_for(config: TrainConfig) -> None:

@@ -17,13 +17,13 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
-from diffac.adapter import Adapter, adapt
-from diffac.configs import natural
+from diffac.data.code_by_name import check_name, function_of, import_of
+from diffac.data.spaces import check_spaces
+from diffac.data.wrapper import Adapter, adapt
 from diffac.errors import RunError, UsageError, said
-from diffac.named import check_name, function_of, import_of
-from diffac.paths import OwnFolder
+from diffac.files.paths import OwnFolder
 from diffac.protocols import Transition
-from diffac.spaces import check_spaces
+from diffac.runs.configs import natural
 from diffac.system.orphans import end_with_parent
 from diffac.system.signals import SIGNALS, children_undisturbed
 from diffac.system.terminal import make_tolerant

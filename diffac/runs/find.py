@@ -9,11 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from diffac.checkpoints import Checkpoint, Store, read_checkpoint
 from diffac.errors import DamagedError, UsageError
-from diffac.paths import absolute
-from diffac.runs import read_manifest
-from diffac.untrusted import inside
+from diffac.files.paths import absolute
+from diffac.files.untrusted import inside
+from diffac.runs.checkpoints import Checkpoint, Store, read_checkpoint
+from diffac.runs.folder import read_manifest
 
 
 def warn(text: str) -> None:

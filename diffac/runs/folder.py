@@ -21,15 +21,15 @@ from typing import Any
 
 import numpy as np
 
-from diffac import checks
-from diffac.checkpoints import RUN_ID
-from diffac.configs import config_yaml
 from diffac.errors import DamagedError, UsageError
+from diffac.files import checks
+from diffac.files.paths import absolute
+from diffac.files.untrusted import inside, open_lock, read_bytes, read_json, remove, write_atomically
 from diffac.logging.files import csv_row
 from diffac.messages import note
-from diffac.paths import absolute
-from diffac.training import EvaluationRecord, TrainConfig
-from diffac.untrusted import inside, open_lock, read_bytes, read_json, remove, write_atomically
+from diffac.runs.checkpoints import RUN_ID
+from diffac.runs.configs import config_yaml
+from diffac.training.loop import EvaluationRecord, TrainConfig
 
 EVALUATED = "eval/mean_reward"
 """What every line of an evaluation has."""
@@ -257,7 +257,7 @@ def manifest(command: Sequence[str] | None = None) -> dict[str, Any]:
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cpu_count": os.cpu_count(),
-        "git_revision": git_revision(Path(__file__).parent.parent),
+        "git_revision": git_revision(Path(__file__).parents[2]),
     }
 
 

@@ -14,8 +14,8 @@ from diffac.errors import UsageError, check_count, check_number
 from diffac.parts import PARTS
 from diffac.parts.arguments import NO_NUMBERS, Argument, choice, count, number, optional
 from diffac.parts.arguments import REQUIRED as REQUIRED
+from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Prediction
-from diffac.schedules import LinearSchedule
 
 ACTIVATIONS = ("gelu", "mish", "relu", "silu", "tanh")
 

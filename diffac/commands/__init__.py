@@ -1,0 +1,1 @@
+"""The program `diffac`, one file for each command."""

@@ -1,0 +1,1 @@
+"""A run on disk and the way back: its folder, configuration, recipe and checkpoints."""

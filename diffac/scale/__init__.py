@@ -1,0 +1,1 @@
+"""Many runs: several seeds, a process for each."""
