@@ -189,7 +189,7 @@ def test_module_runs(tmp_path: Path) -> None:
 
 
 def test_command_line_loads_no_framework(tmp_path: Path) -> None:
-    code = "import sys, diffac, diffac.commands.main; diffac.commands.main.main(['recipes']); assert not {'torch', 'jax'} & set(sys.modules)"
+    code = "import sys, diffac.commands.main as c; c.main(['recipes']); assert not {'torch', 'jax'} & set(sys.modules)"
     done = interpreter("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 

@@ -39,7 +39,8 @@ from diffac.training.loop import TrainConfig, TrainResult, train
 
 TESTS = Path(__file__).parent
 PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]
-CODE = "import sys, signal, fake_recipe, diffac.commands.main as c; signal.signal(signal.SIGINT, signal.default_int_handler); "
+CODE = "import sys, signal, fake_recipe, diffac.commands.main as c; "
+CODE += "signal.signal(signal.SIGINT, signal.default_int_handler); "
 CODE += "sys.exit(c.exit_code(lambda: c.run_recipe(fake_recipe, name='fake')))"
 
 

@@ -120,7 +120,7 @@ def test_names(backend: Any) -> None:
 
 @pytest.mark.parametrize("name", arguments.CONSTRUCTORS)
 def test_constructors(backend: Any, name: str) -> None:
-    """Arguments, their order, kinds and defaults, as `diffac.parts.constructors` declares them: recipes rely on all of it."""
+    """Arguments, their order, kinds and defaults, as `diffac.parts.constructors` declares them: recipes rely on it."""
 
     def described(signature: inspect.Signature) -> list[str]:
         return [str(p.replace(annotation=p.empty)) for p in signature.parameters.values()]

@@ -12,8 +12,8 @@ from diffac.files import checks
 def check_host(host: Any, where: str, *, num_envs: int, streams: Collection[str], obs_dim: int | None = None) -> None:
     """Looks at everything that `Training` takes from a `Snapshot.host`, before anything is made of it.
 
-    The environments' own states are looked at where they are restored (`diffac.data.env_states`): environments that cannot
-    be restored begin new episodes.
+    The environments' own states are looked at where they are restored (`diffac.data.env_states`): environments that
+    cannot be restored begin new episodes.
 
     Args:
         host: as `Checkpoint.host` returns it.
