@@ -67,25 +67,68 @@ if _TYPE_CHECKING:
     from diffac.protocols import Transition as Transition
     from diffac.training.callbacks import Callback as Callback
     from diffac.training.callbacks import Callbacks as Callbacks
+    from diffac.training.config import ActorCriticConfig as ActorCriticConfig
+    from diffac.training.config import TrainConfig as TrainConfig
     from diffac.training.evaluation import Evaluation as Evaluation
+    from diffac.training.evaluation import EvaluationRecord as EvaluationRecord
     from diffac.training.evaluation import Evaluator as Evaluator
     from diffac.training.evaluation import evaluate as evaluate
-    from diffac.training.loop import ActorCriticConfig as ActorCriticConfig
-    from diffac.training.loop import EvaluationRecord as EvaluationRecord
-    from diffac.training.loop import TrainConfig as TrainConfig
-    from diffac.training.loop import Training as Training
+    from diffac.training.loop import Loop as Loop
     from diffac.training.loop import TrainResult as TrainResult
     from diffac.training.loop import train as train
+    from diffac.training.state import Training as Training
 
 _NAMES = {
     "agent": ("Agent",),
-    "backend": ("Backend", "backend_names", "get_backend"),
-    "training.callbacks": ("Callback", "Callbacks"),
-    "data.environments": ("Episode", "StepResult", "Stepper", "dims", "make_envs"),
-    "errors": ("RunError", "UsageError"),
-    "training.evaluation": ("Evaluation", "Evaluator", "evaluate"),
-    "logging": ("ConsoleWriter", "CsvWriter", "JsonlWriter", "TensorBoardWriter", "TrackerWriter", "Writer", "Writers"),
-    "noise": ("Integers", "Noise", "NoiseSpec", "Normal", "Uniform", "Zeros", "draw", "without_exploration"),
+    "backend": (
+        "Backend",
+        "backend_names",
+        "get_backend",
+    ),
+    "data.environments": (
+        "Episode",
+        "Stepper",
+        "StepResult",
+        "dims",
+        "make_envs",
+    ),
+    "data.replay": (
+        "Replay",
+        "ReplayBuffer",
+    ),
+    "errors": (
+        "RunError",
+        "UsageError",
+    ),
+    "logging": (
+        "ConsoleWriter",
+        "CsvWriter",
+        "JsonlWriter",
+        "TensorBoardWriter",
+        "TrackerWriter",
+        "Writer",
+        "Writers",
+    ),
+    "noise": (
+        "Integers",
+        "Noise",
+        "NoiseSpec",
+        "Normal",
+        "Uniform",
+        "Zeros",
+        "draw",
+        "without_exploration",
+    ),
+    "parts.schedules": (
+        "LinearSchedule",
+        "TabularSchedule",
+        "cosine_schedule",
+        "flow_schedule",
+        "linear_beta_schedule",
+        "schedule_from_betas",
+        "tabulated",
+        "vp_schedule",
+    ),
     "protocols": (
         "Activation",
         "ActorObjective",
@@ -107,18 +150,26 @@ _NAMES = {
         "Temperature",
         "Transition",
     ),
-    "data.replay": ("Replay", "ReplayBuffer"),
-    "parts.schedules": (
-        "LinearSchedule",
-        "TabularSchedule",
-        "cosine_schedule",
-        "flow_schedule",
-        "linear_beta_schedule",
-        "schedule_from_betas",
-        "tabulated",
-        "vp_schedule",
+    "training.callbacks": (
+        "Callback",
+        "Callbacks",
     ),
-    "training.loop": ("ActorCriticConfig", "EvaluationRecord", "TrainConfig", "TrainResult", "Training", "train"),
+    "training.config": (
+        "ActorCriticConfig",
+        "TrainConfig",
+    ),
+    "training.evaluation": (
+        "Evaluation",
+        "EvaluationRecord",
+        "Evaluator",
+        "evaluate",
+    ),
+    "training.loop": (
+        "Loop",
+        "TrainResult",
+        "train",
+    ),
+    "training.state": ("Training",),
 }
 """Module -> public names in it."""
 _PARTS = {module.partition(".")[0] for module in _NAMES}
@@ -128,7 +179,7 @@ _MODULE_OF = {name: module for module, names in _NAMES.items() for name in names
 
 def __getattr__(name: str) -> _Any:
     if name == "__version__":
-        value = _find_version()
+        value = _import_module(f"{__name__}.system.versions").diffac_version()
     elif name in _MODULE_OF:
         value = getattr(_import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
     elif name in _PARTS:
@@ -141,12 +192,3 @@ def __getattr__(name: str) -> _Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *_PARTS, *_MODULE_OF, "__version__"})
-
-
-def _find_version() -> str:
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("diffac")
-    except PackageNotFoundError:  # run from a source folder that is not installed
-        return "0+unknown"

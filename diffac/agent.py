@@ -15,6 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
+from diffac.backend import codec_of
 from diffac.data.code_by_name import came_from, origins, typed
 from diffac.data.environments import of_statistics, own_spaces
 from diffac.data.replay import NumberedReplay
@@ -24,19 +25,23 @@ from diffac.files.paths import absolute
 from diffac.logging import Writer
 from diffac.messages import quoted
 from diffac.noise import draw
-from diffac.runs.checkpoints import Checkpoint, Store, codec_of
-from diffac.runs.configs import RECIPE, make_config, plain, vars_of
+from diffac.runs.checkpoints import Checkpoint, Store
+from diffac.runs.configs import RECIPE, make_config
 from diffac.runs.engine import configure_for, start_engine
 from diffac.runs.find import find_checkpoint, refuse_run, trained_by, warn
 from diffac.runs.folder import manifest
-from diffac.runs.recipes import load_recipe, preset_values, recipe_modules
+from diffac.runs.recipes import load_recipe, module_of, name_of, preset_values, recipe_modules
 from diffac.system.compiling import compiling
 from diffac.system.signals import StopRequest
 from diffac.training.callbacks import Callback, check_callback
-from diffac.training.copies import Kept, keep, keep_counters, module_of, name_of
-from diffac.training.loop import EvaluationRecord, Streams, TrainConfig, Training, host_form, records
+from diffac.training.config import TrainConfig
+from diffac.training.evaluation import EvaluationRecord, records
+from diffac.training.in_memory import Kept, keep, keep_counters
+from diffac.training.loop import Loop
 from diffac.training.nonfinite import DivergenceError, nonfinite_arrays
 from diffac.training.snapshot import check_host
+from diffac.training.streams import Streams
+from diffac.values import plain, vars_of
 
 
 class Agent:
@@ -94,7 +99,7 @@ class Agent:
                     f"{str(error).partition(';')[0]}"
                 ) from error
         self._run_id = uuid.uuid4().hex if checkpoint is None else checkpoint.entry("run_id")
-        self._training: Training | None = None
+        self._training: Loop | None = None
         self._kept: Kept | None = None
         """Where the training of a copy goes on, until it does."""
         self._closed = False
@@ -473,7 +478,7 @@ class Agent:
             return self._training.evaluation_due
         return self._goes_on and self._host()["evaluation_due"]
 
-    def _begin(self) -> Training:
+    def _begin(self) -> Loop:
         """The training, which starts here, or goes on from the checkpoint."""
         if self._closed:
             raise RunError(
@@ -482,7 +487,7 @@ class Agent:
             )
         if self._training is None:
             restore = self._restore if self._goes_on else None
-            self._training = Training(
+            self._training = Loop(
                 self.engine, self._state, self.config, restore=restore, say=warn, updating=self._updating
             )
             self._kept = None
@@ -524,7 +529,7 @@ class Agent:
             return self._kept.host
         assert self.checkpoint is not None
         host = self.checkpoint.host()
-        check_host(host, f"{self.checkpoint.folder}, run.json", **host_form(self.config))
+        check_host(host, f"{self.checkpoint.folder}, run.json", num_envs=self.config.num_envs)
         return host
 
     def __repr__(self) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from typing import Any, Protocol, TypeAlias
+
+import numpy as np
 
 from diffac.errors import UsageError, unknown
 from diffac.parts import critics, learner, objectives, samplers, temperatures
@@ -103,3 +105,20 @@ def get_backend(name: str) -> Backend:
             f"backend {name!r} cannot be imported ({reason}); unset the environment variables of its framework, or "
             f"reinstall it: python -m pip install --force-reinstall 'diffac[{name}]'"
         ) from error
+
+
+class Codec(Protocol):
+    """Turns a learner's state into named arrays and back; a backend is one, and a learner can be one itself."""
+
+    def to_arrays(self, state: Any, /) -> Mapping[str, np.ndarray]:
+        """All arrays of a state, copied to the host."""
+        ...
+
+    def from_arrays(self, state: Any, arrays: Mapping[str, np.ndarray], /) -> Any:
+        """The state with these arrays in place of its own."""
+        ...
+
+
+def codec_of(learner: Any, backend: str) -> Codec:
+    """The learner itself where it is a `Codec`, else its backend."""
+    return learner if hasattr(learner, "to_arrays") else get_backend(backend)

@@ -15,7 +15,7 @@ from typing import Any
 import fakes
 
 from diffac.backend import get_backend
-from diffac.training.loop import TrainConfig
+from diffac.training.config import TrainConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

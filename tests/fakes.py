@@ -17,7 +17,7 @@ import numpy as np
 from diffac.noise import Normal, without_exploration
 from diffac.parts.metrics import columns
 from diffac.protocols import Batch
-from diffac.training.loop import TrainConfig
+from diffac.training.config import TrainConfig
 
 
 class Counter(gym.Env):

@@ -31,7 +31,8 @@ from diffac.runs.find import find_checkpoint
 from diffac.testing.conformance import unchecked_shapes
 from diffac.training.callbacks import Callback, CallbackError, Callbacks
 from diffac.training.evaluation import Evaluation, Evaluator
-from diffac.training.loop import Training, train
+from diffac.training.loop import train
+from diffac.training.state import Training
 
 SMALL: dict[str, Any] = {
     "hidden_sizes": (8,), "total_timesteps": 90, "learning_starts": 30, "batch_size": 8, "num_envs": 2,
@@ -674,7 +675,7 @@ def test_the_best_policy_plays_as_it_did(tmp_path: Path, backend: Any) -> None:
     run = next(tmp_path.glob("runs/*/sac/*/seed*"))
     data = np.load(run / "evaluations.npz", allow_pickle=False)
     agent = Agent.load(run)
-    seed = diffac.training.loop.integer(diffac.training.loop.Streams.from_seed(0).evaluation)
+    seed = diffac.training.streams.integer(diffac.training.streams.Streams.from_seed(0).evaluation)
     again = diffac.evaluate(agent.engine, agent.state, "fakes:Named-v0", num_episodes=4, seed=seed)
     np.testing.assert_array_equal(again.returns, data["results"][data["results"].mean(1).argmax()])
 

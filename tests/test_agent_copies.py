@@ -22,7 +22,7 @@ import pytest
 from diffac.agent import Agent
 from diffac.errors import RunError, UsageError
 from diffac.training.callbacks import Callback
-from diffac.training.loop import Training
+from diffac.training.state import Training
 
 SMALL: dict[str, Any] = {
     "hidden_sizes": (8,), "total_timesteps": 60, "learning_starts": 20, "batch_size": 8, "num_envs": 2,

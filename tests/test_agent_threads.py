@@ -21,7 +21,7 @@ from diffac.parts.export import signature
 from diffac.parts.inputs import entry
 from diffac.training.callbacks import Callback, CallbackError
 from diffac.training.evaluation import evaluate
-from diffac.training.loop import Training
+from diffac.training.state import Training
 
 SMALL: dict[str, Any] = {
     "hidden_sizes": (8,), "total_timesteps": 120, "learning_starts": 20, "batch_size": 4, "num_envs": 2,

@@ -13,7 +13,8 @@ from diffac.agent import Agent
 from diffac.errors import RunError
 from diffac.runs.checkpoints import Checkpointer, Store
 from diffac.training.callbacks import Callback, CallbackError, Callbacks
-from diffac.training.loop import Training, train
+from diffac.training.loop import train
+from diffac.training.state import Training
 
 SMALL: dict[str, Any] = {
     "hidden_sizes": (8,), "total_timesteps": 90, "learning_starts": 30, "batch_size": 8, "num_envs": 2,

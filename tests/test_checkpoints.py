@@ -27,7 +27,8 @@ from diffac.data.environments import Stepper, close, make_envs
 from diffac.data.replay import ReplayBuffer
 from diffac.errors import RunError, UsageError
 from diffac.protocols import Transition
-from diffac.runs.checkpoints import Checkpoint, Snapshot, Store, read_checkpoint
+from diffac.runs.checkpoints import Checkpoint, Store, read_checkpoint
+from diffac.training.snapshot import Snapshot
 
 TESTS = Path(__file__).parent
 PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]

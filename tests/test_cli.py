@@ -20,7 +20,7 @@ import yaml
 import diffac
 import diffac.runs.recipes
 from diffac.commands.main import main, parse
-from diffac.training.loop import TrainConfig
+from diffac.training.config import TrainConfig
 
 TESTS = Path(__file__).parent
 PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]

@@ -21,7 +21,7 @@ from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.protocols import Batch
 from diffac.runs.engine import start_engine
-from diffac.training.loop import Training, train
+from diffac.training.loop import Loop, train
 from diffac_recipes import sdac
 
 SMALL: dict[str, Any] = {
@@ -64,7 +64,7 @@ def test_replay_on_the_device(backend: ModuleType) -> None:
     for choice in (False, True):
         run = dataclasses.replace(config, replay_on_device=choice)
         engine, state = start_engine(sdac, run, 3, 1)
-        with Training(engine, state, run) as training:
+        with Loop(engine, state, run) as training:
             assert isinstance(training.buffer._storage, backend.DeviceStorage) == choice  # type: ignore[attr-defined]
             training.advance(run.total_timesteps)
         runs.append(backend.to_arrays(training.state))

@@ -20,7 +20,7 @@ import pytest
 import diffac
 from diffac.parts import PARTS
 from diffac.runs.engine import start_engine
-from diffac.training.loop import TrainConfig
+from diffac.training.config import TrainConfig
 from diffac_recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent

@@ -127,7 +127,7 @@ def look_at_everything(folder: Path) -> None:
     """What a run looks at before it goes on."""
     checkpoint = read_checkpoint(folder)
     _ = checkpoint.config, checkpoint.entry("versions")
-    check_host(checkpoint.host(), "run.json", num_envs=4, streams=STREAMS, obs_dim=3)
+    check_host(checkpoint.host(), "run.json", num_envs=4, obs_dim=3)
     checkpoint.check_replay(100, 3, 1)
     checkpoint.restore_replay(ReplayBuffer(100, 3, 1))
     checkpoint.learner_arrays()

@@ -21,7 +21,7 @@ import diffac.logging.console
 from diffac.logging import ConsoleWriter, CsvWriter, JsonlWriter, TensorBoardWriter, Writers
 from diffac.logging.files import csv_row
 from diffac.runs.folder import create_run, git_revision, manifest, rewind, save_evaluations
-from diffac.training.loop import EvaluationRecord
+from diffac.training.evaluation import EvaluationRecord
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -16,10 +16,11 @@ import yaml
 import diffac.runs.recipes
 from diffac.agent import Agent
 from diffac.errors import UsageError
-from diffac.runs.configs import RECIPE, config_yaml, make_config, plain, read_config, vars_of
+from diffac.runs.configs import RECIPE, config_yaml, make_config, read_config
 from diffac.runs.folder import create_run
+from diffac.training.config import ActorCriticConfig, TrainConfig
 from diffac.training.evaluation import evaluate
-from diffac.training.loop import ActorCriticConfig, TrainConfig
+from diffac.values import plain, vars_of
 
 INTEGERS = (np.int8, np.int32, np.int64, np.uint8, np.uint64, np.array)
 FLOATS = (np.float16, np.float32, np.float64, np.longdouble, np.array)

@@ -35,7 +35,8 @@ from diffac.runs.folder import lock_run
 from diffac.runs.recipes import load_recipe
 from diffac.runs.run import resume
 from diffac.system.signals import Interrupted
-from diffac.training.loop import TrainConfig, TrainResult, train
+from diffac.training.config import TrainConfig
+from diffac.training.loop import TrainResult, train
 
 TESTS = Path(__file__).parent
 PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]

@@ -21,8 +21,8 @@ from diffac.reports.videos import record_video
 from diffac.runs.checkpoints import Checkpointer, Store
 from diffac.runs.folder import rewind
 from diffac.system.signals import Interrupted
-from diffac.training.evaluation import MAX_STEPS, Evaluation, Evaluator, evaluate
-from diffac.training.loop import EvaluationRecord, Training, train
+from diffac.training.evaluation import MAX_STEPS, Evaluation, EvaluationRecord, Evaluator, evaluate
+from diffac.training.loop import Loop, train
 from diffac_recipes import RECIPES
 
 
@@ -84,7 +84,7 @@ def test_a_limit_that_is_none_is_refused(call: Any) -> None:
 def test_training_says_once_that_evaluations_are_cut() -> None:
     said: list[str] = []
     config = fakes.config(env_id="fakes:Endless-v0", eval_max_steps=11)
-    with Training(*fake(), config, say=said.append) as training:
+    with Loop(*fake(), config, say=said.append) as training:
         training.advance(config.total_timesteps)
     assert [record.lengths.tolist() for record in training.evaluations] == [[11] * 3] * 2
     (text,) = said

@@ -18,7 +18,7 @@ import diffac.runs.recipes
 from diffac.agent import Agent
 from diffac.data.env_states import restore_env, save_env
 from diffac.data.environments import Stepper, close, make_envs
-from diffac.training.loop import Training, train
+from diffac.training.loop import Loop, train
 
 NORMALISERS = ("gymnasium.wrappers:NormalizeObservation", "gymnasium.wrappers:NormalizeReward")
 LAYERS: dict[str, Any] = {
@@ -95,7 +95,7 @@ def test_statistics_go_on(asynchronous: bool) -> None:
 def test_a_run_with_statistics_is_saved_and_says_who_has_others() -> None:
     said: list[str] = []
     config = fakes.config(wrappers=NORMALISERS)
-    with Training(fakes.FakeEngine(), fakes.FakeState(), config, say=said.append) as training:
+    with Loop(fakes.FakeEngine(), fakes.FakeState(), config, say=said.append) as training:
         training.advance(60)
         assert training.snapshot().host["environments"]["restart"] is None
     (text,) = said

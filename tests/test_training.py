@@ -13,8 +13,10 @@ from diffac.data.replay import ReplayBuffer
 from diffac.errors import RunError, UsageError
 from diffac.protocols import Transition
 from diffac.training.callbacks import Callback
-from diffac.training.loop import TrainConfig, Training, TrainResult, train
+from diffac.training.config import TrainConfig
+from diffac.training.loop import TrainResult, train
 from diffac.training.nonfinite import DivergenceError
+from diffac.training.state import Training
 
 
 @dataclasses.dataclass

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffac.data.replay import Column
+from diffac.parts.storage import Column
 from diffac.protocols import Array
 from diffac_equinox.devices import find_device
 

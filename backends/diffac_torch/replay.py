@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffac.data.replay import Column
+from diffac.parts.storage import Column
 from diffac_torch.devices import find_device
 
 

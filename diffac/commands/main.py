@@ -18,7 +18,6 @@ import tyro
 import yaml
 from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
-from diffac.__main__ import leave_at_once
 from diffac.data.code_by_name import came_from, typed
 from diffac.errors import RunError, UsageError, unknown
 from diffac.files.paths import absolute
@@ -27,9 +26,12 @@ from diffac.runs.configs import make_config, read_config
 from diffac.runs.recipes import load_recipe, preset_values, recipe_modules
 from diffac.runs.run import refuse_script, resume, run, script_of
 from diffac.scale.seeds import run_seeds
+from diffac.system.early_signals import leave_at_once
 from diffac.system.signals import StopRequest
 from diffac.system.terminal import tolerant_terminal
-from diffac.training.loop import TrainConfig, TrainResult
+from diffac.system.versions import diffac_version
+from diffac.training.config import TrainConfig
+from diffac.training.loop import TrainResult
 
 USAGE = """\
 usage: diffac COMMAND ...
@@ -308,9 +310,7 @@ def _dispatch(argv: Sequence[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
         print(USAGE, end="")
     elif argv[0] == "--version":
-        from diffac import __version__
-
-        print(__version__)
+        print(diffac_version())
     elif argv[0] in COMMANDS:
         COMMANDS[argv[0]](argv[1:])
     else:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import importlib.metadata
 import itertools
 import json
 import math
@@ -26,6 +25,7 @@ from diffac.system import configure
 from diffac.system.compiling import compiling
 from diffac.system.orphans import end_with_parent
 from diffac.system.signals import children_undisturbed
+from diffac.system.versions import installed_versions
 
 REFERENCE = "reference"
 PRECISIONS = ("float64", "float32")
@@ -404,11 +404,8 @@ def _collect(workers: Mapping[str, Any], queues: Mapping[str, Any]) -> tuple[lis
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("diffac", "numpy", "torch", "jax", "jaxlib", "equinox", "optax"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            versions[package] = importlib.metadata.version(package)
-    return versions
+    packages = ("diffac", "numpy", "torch", "jax", "jaxlib", "equinox", "optax")
+    return {"python": platform.python_version(), **installed_versions(*packages)}
 
 
 def _print(report: Mapping[str, Any], results: Sequence[Any]) -> None:

@@ -23,10 +23,10 @@ from diffac.data.wrapper import Adapter, adapt
 from diffac.errors import RunError, UsageError, said
 from diffac.files.paths import OwnFolder
 from diffac.protocols import Transition
-from diffac.runs.configs import natural
 from diffac.system.orphans import end_with_parent
 from diffac.system.signals import SIGNALS, children_undisturbed
 from diffac.system.terminal import make_tolerant
+from diffac.values import natural
 
 
 class Episode(NamedTuple):

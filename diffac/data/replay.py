@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from diffac.errors import UsageError, check_count, check_number
-from diffac.protocols import Array, Batch, Transition
+from diffac.parts.storage import Column, Storage
+from diffac.protocols import Batch, Transition
 
 
 class Replay(Protocol):
@@ -54,31 +55,6 @@ _STORED = ("obs", "action", "next_obs")
 """Fields of a transition that may lie on a device."""
 _ON_HOST = ("reward", "terminated", "first")
 """Fields that say which steps make a sample; small."""
-
-
-class Column(NamedTuple):
-    """A field of the transitions that a storage holds."""
-
-    shape: tuple[int, ...]
-    """[capacity ...]"""
-    dtype: type
-    """float32 or bool."""
-
-
-class Storage(Protocol):
-    """Where the columns of a `ReplayBuffer` lie, with equally many rows each."""
-
-    def write(self, start: int, rows: Sequence[np.ndarray]) -> None:
-        """Overwrites the rows from `start` on in every column."""
-        ...
-
-    def read(self, rows: slice) -> Sequence[np.ndarray]:
-        """These rows of every column on the host, perhaps views."""
-        ...
-
-    def take(self, index: np.ndarray) -> Sequence[Array]:
-        """Copies [*index ...] of the rows with these numbers, on the device of the storage."""
-        ...
 
 
 class HostStorage:

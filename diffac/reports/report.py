@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-import diffac
 from diffac.errors import UsageError
 from diffac.files.untrusted import inside, write_atomically
 from diffac.logging.files import csv_row
@@ -26,6 +25,7 @@ from diffac.reports.pictures import NOTHING, Series, duration, number
 from diffac.reports.reading import Run, read_runs
 from diffac.reports.search import PAGE, PARTS_OF_A_REPORT, Skipped
 from diffac.reports.statistics import FEW_SEEDS, MIN_SEEDS, RESAMPLES, Interval
+from diffac.system.versions import diffac_version
 
 PROFILE_POINTS = 201
 """Thresholds of a performance profile."""
@@ -75,7 +75,7 @@ class _Report:
             sections.append(self.left_out())
         sections.append(Section("How the numbers are made", page.definitions(DEFINITIONS)))
         footer = page.escape(
-            f"Made {datetime.datetime.now():%Y-%m-%d %H:%M} with diffac {diffac.__version__}. Pictures lie beside this "
+            f"Made {datetime.datetime.now():%Y-%m-%d %H:%M} with diffac {diffac_version()}. Pictures lie beside this "
             "page in pictures/, all that is drawn in data/ as CSV."
         )
         return page.page("Report of runs", lead, self.care(), [s for s in sections if s is not None], footer)

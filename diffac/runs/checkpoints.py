@@ -32,12 +32,12 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save as save_safetensors
 
-from diffac.backend import get_backend
+from diffac.backend import Codec
 from diffac.data.replay import NumberedReplay
 from diffac.errors import DamagedError, RunError, UsageError
 from diffac.files import checks, untrusted
@@ -47,6 +47,7 @@ from diffac.protocols import Transition
 from diffac.runs.configs import RECIPE
 from diffac.system.signals import Stop, undisturbed
 from diffac.training.nonfinite import diverged, nonfinite_arrays
+from diffac.training.snapshot import Snapshot
 
 FORMAT = "diffac checkpoint"
 VERSION = 1
@@ -63,33 +64,6 @@ FIELDS = Transition._fields
 METRICS = ("metrics.csv", "metrics.jsonl")
 NO_LINKS = {errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP}
 """What file systems without hard links answer."""
-
-
-class Codec(Protocol):
-    """Turns a learner's state into named arrays and back; a backend is one, and a learner can be one itself."""
-
-    def to_arrays(self, state: Any, /) -> Mapping[str, np.ndarray]:
-        """All arrays of a state, copied to the host."""
-        ...
-
-    def from_arrays(self, state: Any, arrays: Mapping[str, np.ndarray], /) -> Any:
-        """The state with these arrays in place of its own."""
-        ...
-
-
-def codec_of(learner: Any, backend: str) -> Codec:
-    """The learner itself where it is a `Codec`, else its backend."""
-    return learner if hasattr(learner, "to_arrays") else get_backend(backend)
-
-
-class Snapshot(NamedTuple):
-    """A run between two steps."""
-
-    state: Any
-    """The learner's."""
-    buffer: NumberedReplay
-    host: dict[str, Any]
-    """The rest: a nest of dictionaries, lists, numbers, texts and NumPy arrays."""
 
 
 @dataclasses.dataclass(frozen=True)

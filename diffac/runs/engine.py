@@ -1,16 +1,15 @@
-"""From a recipe to a learner that is ready to train or act."""
+"""From a recipe to an engine with a learner that is ready to train or act."""
 
 from __future__ import annotations
 
 from types import ModuleType
 from typing import Any
 
-from diffac.backend import engine_of, get_backend
+from diffac.backend import codec_of, engine_of, get_backend
 from diffac.errors import UsageError
 from diffac.protocols import Engine
-from diffac.runs.checkpoints import codec_of
 from diffac.system import configure
-from diffac.training.loop import TrainConfig
+from diffac.training.config import TrainConfig
 
 
 def configure_for(config: TrainConfig) -> None:

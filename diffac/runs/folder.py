@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import csv
 import datetime
-import importlib.metadata
 import io
 import json
 import math
@@ -29,7 +28,9 @@ from diffac.logging.files import csv_row
 from diffac.messages import note
 from diffac.runs.checkpoints import RUN_ID
 from diffac.runs.configs import config_yaml
-from diffac.training.loop import EvaluationRecord, TrainConfig
+from diffac.system.versions import installed_versions
+from diffac.training.config import TrainConfig
+from diffac.training.evaluation import EvaluationRecord
 
 EVALUATED = "eval/mean_reward"
 """What every line of an evaluation has."""
@@ -243,17 +244,11 @@ def _csv_line(line: str, first: str) -> dict[str, str]:
 
 def manifest(command: Sequence[str] | None = None) -> dict[str, Any]:
     """Versions, machine and command of this process. Imports none of the packages whose versions it states."""
-    versions = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return {
         "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": list(sys.argv if command is None else command),
         "python": platform.python_version(),
-        "versions": versions,
+        "versions": installed_versions(*PACKAGES),
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
         "cpu_count": os.cpu_count(),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from importlib.metadata import entry_points
 from types import ModuleType
 from typing import Any
@@ -63,3 +64,32 @@ def preset_values(module: ModuleType, name: str, preset: str = "default", env_id
     for prefix in sorted((prefix for prefix in module.ENV_CONSTANTS if env_id.startswith(prefix)), key=len):
         constants |= module.ENV_CONSTANTS[prefix]
     return {**constants, **chosen, "env_id": env_id}
+
+
+def name_of(module: ModuleType) -> str:
+    """The name by which other processes import a module.
+
+    Raises:
+        UsageError: they could not.
+    """
+    if sys.modules.get(module.__name__) is not module:
+        raise UsageError(
+            f"an agent is pickled with the name of its recipe's module, but {module.__name__!r} imports another one or "
+            f"none; write the recipe into a file that can be imported, or copy the agent by Agent.save and Agent.load"
+        )
+    return module.__name__
+
+
+def module_of(name: str) -> ModuleType:
+    """The module of that name.
+
+    Raises:
+        UsageError: it cannot be imported here, or is no recipe.
+    """
+    try:
+        module = importlib.import_module(name)
+    except ImportError as error:
+        raise UsageError(f"the agent's recipe {name!r} cannot be imported here: {error}") from error
+    if not hasattr(module, "Config") or not hasattr(module, "build"):
+        raise UsageError(f"the agent's recipe {name!r} is another module here: it has no Config or no build")
+    return module

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from diffac.backend import codec_of
 from diffac.data.code_by_name import came_from
 from diffac.data.environments import close, dims, make_envs
 from diffac.errors import RunError, UsageError
@@ -20,8 +21,8 @@ from diffac.files.untrusted import inside, write_atomically
 from diffac.logging import ConsoleWriter, CsvWriter, JsonlWriter, TensorBoardWriter, TrackerWriter, Writer, Writers
 from diffac.logging.trackers import load_tracker
 from diffac.messages import command, note, quoted, say
-from diffac.runs.checkpoints import Checkpoint, Checkpointer, Store, codec_of
-from diffac.runs.configs import RECIPE, config_yaml, make_config, plain, read_config, vars_of
+from diffac.runs.checkpoints import Checkpoint, Checkpointer, Store
+from diffac.runs.configs import RECIPE, config_yaml, make_config, read_config
 from diffac.runs.engine import configure_for, start_engine
 from diffac.runs.folder import (
     create_run,
@@ -35,9 +36,13 @@ from diffac.runs.folder import (
 )
 from diffac.system.signals import Interrupted, StopRequest
 from diffac.training.callbacks import Callback, CallbackError
-from diffac.training.loop import TrainConfig, Training, TrainResult, host_form, records, train
+from diffac.training.config import TrainConfig
+from diffac.training.evaluation import records
+from diffac.training.loop import TrainResult, train
 from diffac.training.nonfinite import DivergenceError
 from diffac.training.snapshot import check_host
+from diffac.training.state import Training
+from diffac.values import plain, vars_of
 
 FREE = {
     "backend", "device", "asynchronous", "progress", "replay_on_device", "run_root", "checkpoint_interval",
@@ -102,7 +107,7 @@ def resume(
             """Refuses what the run cannot go on from; of learner and replay memory as soon as their sizes are known."""
             _check_same(module, config, found, folder)
             obs_dim = None if sizes is None else sizes[0]
-            check_host(found.host(), f"{found.folder}, run.json", **host_form(config), obs_dim=obs_dim)
+            check_host(found.host(), f"{found.folder}, run.json", num_envs=config.num_envs, obs_dim=obs_dim)
             if sizes is not None:
                 found.check_replay(config.buffer_size, *sizes)
                 found.learner_state(codec_of(engine, config.backend), state)

@@ -15,14 +15,14 @@ from typing import TextIO
 import numpy as np
 from rich.progress import TaskID
 
-from diffac.__main__ import ONE_OF_SEVERAL
 from diffac.errors import RunError, UsageError
 from diffac.files.paths import absolute
 from diffac.logging.console import PLAIN_LINE, progress_bar, standard_error
 from diffac.messages import command, note, printable, say
+from diffac.system.early_signals import ONE_OF_SEVERAL
 from diffac.system.processors import usable_processors
 from diffac.system.signals import HEARD, Interrupted, StopRequest, children_undisturbed
-from diffac.training.loop import TrainConfig
+from diffac.training.config import TrainConfig
 
 AT_ONCE = "interrupted at once; go on from the last checkpoints with:"
 GLANCE = 0.05

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
 from diffac.errors import RunError, UsageError, said
-
-if TYPE_CHECKING:
-    from diffac.training.loop import Training
+from diffac.training.state import Training
 
 Moment = Literal["on_step", "on_evaluation", "on_end"]
 

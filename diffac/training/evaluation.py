@@ -14,8 +14,8 @@ from diffac.data.environments import Stepper, close, make_envs
 from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.protocols import Engine
-from diffac.runs.configs import natural
 from diffac.system.signals import Stop
+from diffac.values import natural
 
 MAX_ENVS = 10
 """Environments that an evaluation steps together unless it is told otherwise."""
@@ -76,6 +76,23 @@ class Evaluation(NamedTuple):
             f"{self.cut} of {len(self.lengths)} episodes had no end after {self.lengths.max():,} steps and were cut "
             f"there; their returns are those until then"
         )
+
+
+class EvaluationRecord(NamedTuple):
+    """An evaluation and when it took place."""
+
+    env_step: int
+    updates: int
+    returns: np.ndarray
+    """[eval_episodes]"""
+    lengths: np.ndarray
+    """[eval_episodes]"""
+
+
+def records(host: Mapping[str, Any]) -> list[EvaluationRecord]:
+    """The evaluations of a `Snapshot.host`."""
+    fields = EvaluationRecord._fields
+    return [EvaluationRecord(*(record[name] for name in fields)) for record in host["evaluations"]]
 
 
 class Evaluator:

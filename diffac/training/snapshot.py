@@ -1,15 +1,68 @@
-"""Whether what a checkpoint holds beside learner and replay memory is what a run can go on from."""
+"""A training between two steps as data: what is saved of it, by whom, and whether another one can go on from it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import Any
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
 
+from diffac.data.replay import NumberedReplay
 from diffac.errors import DamagedError
 from diffac.files import checks
+from diffac.system.signals import Stop
+from diffac.training.streams import Streams
 
 
-def check_host(host: Any, where: str, *, num_envs: int, streams: Collection[str], obs_dim: int | None = None) -> None:
+class Snapshot(NamedTuple):
+    """A run between two steps."""
+
+    state: Any
+    """The learner's."""
+    buffer: NumberedReplay
+    host: dict[str, Any]
+    """The rest: a nest of dictionaries, lists, numbers, texts and NumPy arrays."""
+
+
+class Saver(Protocol):
+    """What keeps a training on disk while it goes on, so that it can go on from there."""
+
+    stop: Stop | None
+    """Whether somebody wants the run to end; looked at after every save."""
+    say: Callable[[str], None]
+    """Told what a person should know."""
+
+    def restore(self, state: Any, buffer: NumberedReplay) -> tuple[Any, dict[str, Any] | None]:
+        """Fills the buffer; the learner's state and `Snapshot.host` to go on from, (state, None) at the beginning."""
+        ...
+
+    def due(self, before: int, env_step: int, last: bool) -> bool:
+        """Whether the training is to be saved now.
+
+        Args:
+            before: environment steps before the last step.
+            env_step: environment steps after it.
+            last: whether the training ends here.
+        """
+        ...
+
+    def is_at(self, env_step: int) -> bool:
+        """Whether what was saved last is of that step."""
+        ...
+
+    def save(self, snapshot: Snapshot) -> None:
+        """Saves the training.
+
+        Raises:
+            RunError: it could not.
+            KeyboardInterrupt: it did, and somebody wants the run to stop.
+        """
+        ...
+
+    def after_evaluation(self, env_step: int, updates: int, mean_reward: float, state: Any) -> None:
+        """Keeps the policy where it is the best so far."""
+        ...
+
+
+def check_host(host: Any, where: str, *, num_envs: int, obs_dim: int | None = None) -> None:
     """Looks at everything that `Training` takes from a `Snapshot.host`, before anything is made of it.
 
     The environments' own states are looked at where they are restored (`diffac.data.env_states`): environments that
@@ -19,7 +72,6 @@ def check_host(host: Any, where: str, *, num_envs: int, streams: Collection[str]
         host: as `Checkpoint.host` returns it.
         where: it comes from, for messages.
         num_envs: environments of the run.
-        streams: names of its random streams.
         obs_dim: entries of an observation; None: not known yet.
 
     Raises:
@@ -38,8 +90,8 @@ def check_host(host: Any, where: str, *, num_envs: int, streams: Collection[str]
         checks.array(record["lengths"], f"{where}: lengths of an evaluation", returns.shape, "iu", least=0)
     if not isinstance(host["evaluation_due"], bool):
         raise DamagedError(f"{where}: evaluation_due must be true or false, got {checks.shown(host['evaluation_due'])}")
-    states = checks.mapping(host["streams"], f"{where}: streams", *streams)
-    for name in streams:
+    states = checks.mapping(host["streams"], f"{where}: streams", *Streams._fields)
+    for name in Streams._fields:
         checks.bit_generator(states[name], f"{where}: random stream {name}", "PCG64")
     _check_log(host["log"], f"{where}: log", env_step, updates, num_envs)
     _check_environments(host["environments"], f"{where}: environments", num_envs, obs_dim)

@@ -8,7 +8,7 @@ from typing import Any
 from diffac.backend import get_backend
 from diffac.parts.schedules import vp_schedule
 from diffac.protocols import Critic, Learner
-from diffac.training.loop import ActorCriticConfig
+from diffac.training.config import ActorCriticConfig
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,7 @@ from typing import Any
 
 from diffac.backend import get_backend
 from diffac.data.environments import close, dims, make_envs
-from diffac.training.loop import Training
+from diffac.training.loop import Loop
 
 from .cases import configure
 from .devices import choose
@@ -65,7 +65,7 @@ class Run:
         close(envs)
         learner, actor, critic = self.module.build(self.config, *sizes)
         writer, sampling = Rows(), 0.0
-        with Training(
+        with Loop(
             get_backend(self.config.backend).Engine(learner), learner.init(actor, critic), self.config
         ) as training:
             sample = training.buffer.sample

@@ -1,20 +1,16 @@
-"""What the copy of an agent goes on from: a training between two steps in memory, and a recipe's module by its name."""
+"""A training between two steps, kept in memory: what the copy of an agent goes on from."""
 
 from __future__ import annotations
 
 import copy
-import importlib
-import sys
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from diffac.data.replay import NumberedReplay
-from diffac.errors import UsageError
 from diffac.protocols import Transition
-from diffac.runs.configs import plain
-from diffac.training.loop import Training
+from diffac.training.state import Training
+from diffac.values import plain
 
 
 class Kept(NamedTuple):
@@ -58,32 +54,3 @@ def keep_counters(training: Training) -> Kept:
         "evaluation_due": training.evaluation_due,
     }
     return Kept(copy.deepcopy(host), 0, ())
-
-
-def name_of(module: ModuleType) -> str:
-    """The name by which other processes import a module.
-
-    Raises:
-        UsageError: they could not.
-    """
-    if sys.modules.get(module.__name__) is not module:
-        raise UsageError(
-            f"an agent is pickled with the name of its recipe's module, but {module.__name__!r} imports another one or "
-            f"none; write the recipe into a file that can be imported, or copy the agent by Agent.save and Agent.load"
-        )
-    return module.__name__
-
-
-def module_of(name: str) -> ModuleType:
-    """The module of that name.
-
-    Raises:
-        UsageError: it cannot be imported here, or is no recipe.
-    """
-    try:
-        module = importlib.import_module(name)
-    except ImportError as error:
-        raise UsageError(f"the agent's recipe {name!r} cannot be imported here: {error}") from error
-    if not hasattr(module, "Config") or not hasattr(module, "build"):
-        raise UsageError(f"the agent's recipe {name!r} is another module here: it has no Config or no build")
-    return module
