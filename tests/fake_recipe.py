@@ -120,6 +120,6 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Any, Any, Any]
 
 
 if __name__ == "__main__":
-    from diffac.commands.main import recipe_main
+    from diffac.commands.script import recipe_main
 
     recipe_main("fake")

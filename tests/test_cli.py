@@ -19,7 +19,8 @@ import yaml
 
 import diffac
 import diffac.runs.recipes
-from diffac.commands.main import main, parse
+from diffac.commands.main import main
+from diffac.commands.train import parse
 from diffac.training.config import TrainConfig
 
 TESTS = Path(__file__).parent
@@ -162,9 +163,10 @@ def test_divergence_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("mode", ["--no-asynchronous", "--asynchronous"])
 def test_interrupt(mode: str, tmp_path: Path) -> None:
     script = (
-        "import signal, sys, fake_recipe, diffac.commands.main as c\n"
+        "import signal, sys, fake_recipe, diffac.commands.exit_codes as e, diffac.commands.script as c\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where the tests run in the background\n"
-        "sys.exit(c.exit_code(lambda: c.run_recipe(fake_recipe)))"
+        "with e.exit_code() as code: c.run_recipe(fake_recipe)\n"
+        "sys.exit(code.value)"
     )
     done = interpreter("-c", script, "--fail", "interrupt", mode, cwd=tmp_path)
     assert done.returncode == 130, done.stderr

@@ -26,7 +26,8 @@ import diffac.commands.export
 import diffac.runs.recipes
 from diffac.agent import Agent
 from diffac.commands.export import FORMATS, _check, _load_onnx
-from diffac.commands.main import main, run_recipe
+from diffac.commands.main import main
+from diffac.commands.script import run_recipe
 from diffac.data.spaces import action_scaler
 from diffac.errors import UsageError
 from diffac.noise import Integers, Normal, Uniform, Zeros, draw

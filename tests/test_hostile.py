@@ -23,7 +23,8 @@ from safetensors.numpy import load_file, save_file
 
 import diffac.runs.recipes
 from diffac.agent import Agent
-from diffac.commands.main import main, parse
+from diffac.commands.main import main
+from diffac.commands.train import parse
 from diffac.data.env_states import restore_env, save_env
 from diffac.data.environments import make_envs
 from diffac.data.replay import ReplayBuffer

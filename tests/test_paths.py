@@ -15,7 +15,9 @@ import pytest
 from diffac import Agent, reports
 from diffac.commands import evaluate as evaluate_command
 from diffac.commands import export as export_command
-from diffac.commands.main import exit_code, run_recipe
+from diffac.commands import report as report_command
+from diffac.commands.exit_codes import exit_code
+from diffac.commands.script import run_recipe
 from diffac.errors import RunError, UsageError
 from diffac.files.paths import absolute, expanded
 from diffac.logging import CsvWriter, JsonlWriter, TensorBoardWriter
@@ -24,7 +26,7 @@ from diffac.runs import checkpoints
 from diffac.runs.checkpoints import Checkpointer, Store, read_checkpoint
 from diffac.runs.configs import read_config
 from diffac.runs.find import find_checkpoint
-from diffac.runs.run import resume
+from diffac.runs.resume import resume
 from diffac.system.signals import Interrupted
 from diffac.training.evaluation import Evaluator
 
@@ -88,7 +90,7 @@ def test_an_agent_saves_where_its_user_is(here: Path, when: str) -> None:
     assert_stayed(here)
     assert Store("again").newest()[0].env_step == 80  # type: ignore[union-attr]
     with Evaluator("fakes:Wandering-v0", num_episodes=2, seed=0, env_kwargs=env_kwargs) as evaluator:
-        evaluator(agent.learner, agent.state)
+        evaluator(agent.engine, agent.state)
         assert_stayed(here)
 
 
@@ -114,7 +116,7 @@ def test_a_home_folder_may_be_typed_everywhere(here: Path) -> None:
     assert len(list((run / "evaluations").iterdir())) == 2
     run_recipe(fake_recipe, ["--config", f"{typed}/config.yaml", "--run-root", "~/again"], "fake")
     assert only_run(home / "again")
-    reports.main([f"fake={typed}", "~/again", "--out", "~/report"])
+    report_command.main([f"fake={typed}", "~/again", "--out", "~/report"])
     assert (home / "report" / "report.html").exists()
     for folder in ("~/saved", Path("~/saved")):
         Agent.load(typed, recipe=fake_recipe).save(folder)
@@ -163,7 +165,9 @@ def test_a_folder_may_be_called_like_a_home(here: Path) -> None:
 @pytest.mark.parametrize("root", ["~", "~/x", "~root/x"])
 def test_a_file_chooses_no_home_folder(here: Path, root: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("given.yaml").write_text(f"recipe: fake\nrun_root: {root!r}\n")
-    assert exit_code(lambda: run_recipe(fake_recipe, ["--config", "given.yaml"], "fake")) == 2
+    with exit_code() as code:
+        run_recipe(fake_recipe, ["--config", "given.yaml"], "fake")
+    assert code.value == 2
     assert f"given.yaml says run_root: {root!r}" in capsys.readouterr().err
     assert [path.name for path in here.iterdir()] == ["given.yaml"]
     assert not list((here.parent / "home").iterdir())
@@ -198,7 +202,9 @@ def test_the_folder_of_a_run_is_not_made_anew(
 
     monkeypatch.setattr(JsonlWriter, "write", meddle)
     options = [*FAST, "--log-interval", "5", "--no-progress"]
-    assert exit_code(lambda: run_recipe(fake_recipe, options, "fake")) == 1
+    with exit_code() as code:
+        run_recipe(fake_recipe, options, "fake")
+    assert code.value == 1
     (folder,) = away
     said = capsys.readouterr().err
     what = "deleted or replaced" if fate == "deleted" else f"renamed to {here / 'moved'}"

@@ -33,16 +33,20 @@ from diffac.runs.checkpoints import Checkpoint, Checkpointer, Store, read_checkp
 from diffac.runs.configs import make_config
 from diffac.runs.folder import lock_run
 from diffac.runs.recipes import load_recipe
-from diffac.runs.run import resume
+from diffac.runs.resume import resume
 from diffac.system.signals import Interrupted
 from diffac.training.config import TrainConfig
 from diffac.training.loop import TrainResult, train
 
 TESTS = Path(__file__).parent
 PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]
-CODE = "import sys, signal, fake_recipe, diffac.commands.main as c; "
-CODE += "signal.signal(signal.SIGINT, signal.default_int_handler); "
-CODE += "sys.exit(c.exit_code(lambda: c.run_recipe(fake_recipe, name='fake')))"
+CODE = """
+import sys, signal, fake_recipe, diffac.commands.exit_codes as e, diffac.commands.script as c
+signal.signal(signal.SIGINT, signal.default_int_handler)
+with e.exit_code() as code:
+    c.run_recipe(fake_recipe, name='fake')
+sys.exit(code.value)
+"""
 
 
 @pytest.fixture(autouse=True)

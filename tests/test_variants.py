@@ -140,7 +140,7 @@ def test_arguments_of_vector_environments(asynchronous: bool) -> None:
 def test_how_arguments_are_typed(text: str, value: Any) -> None:
     import fake_recipe
 
-    from diffac.commands.main import parse
+    from diffac.commands.train import parse
 
     config, _ = parse(fake_recipe, ["--env-kwargs", f"x={text}", "y=2", "--seed", "5"], "fake")
     assert config.env_kwargs == {"x": value, "y": 2}

@@ -342,14 +342,19 @@ def validate(config: ValidateConfig) -> bool:
     return report["agree"]
 
 
-def main(argv: Sequence[str]) -> bool:
-    """The command `diffac validate`; says whether everything agrees."""
+def main(argv: Sequence[str]) -> None:
+    """Compares them.
+
+    Raises:
+        SystemExit: they disagree (code 1).
+    """
     description = (
         "Compares the installed backends with each other and with the NumPy reference: the same parameters and the "
         "same noise through every part, in double and single precision. Exit code 1 if anything disagrees."
     )
     config = tyro.cli(ValidateConfig, args=list(argv), prog="diffac validate", description=description)
-    return validate(config)
+    if not validate(config):
+        raise SystemExit(1)
 
 
 def _finite(value: Any) -> Any:

@@ -1,16 +1,13 @@
-"""`diffac report`: curves, tables and comparisons of runs on one page, with everything beside it as files."""
+"""Reports of runs: curves, tables and comparisons on one page with everything beside it as files, and videos."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
-
-import tyro
 
 from diffac.errors import UsageError
 from diffac.files.paths import expanded
-from diffac.messages import note, say
+from diffac.messages import note
 
 SAID = 20
 """What is left out and said in the terminal, too; the page lists all."""
@@ -50,27 +47,3 @@ def make_report(
     if len(left_out) > SAID:
         note(f"left out: {len(left_out) - SAID:,} more; the page lists them")
     return page
-
-
-def main(argv: Sequence[str]) -> None:
-    """The command `diffac report`."""
-    tyro.cli(_command, args=list(argv), prog="diffac report", description=DESCRIPTION)
-
-
-DESCRIPTION = """Curves, tables and comparisons of runs on one page.
-
-Reads folders of diffac (runs/), CSV files with columns step, return, seed (and perhaps env_id, recipe, backend,
-seconds), and Stable-Baselines3's evaluations.npz and monitor.csv. "NAME=PATH" gives a method's name:
-
-  diffac report runs/ "SB3 SAC=logs/sac" --out report/"""
-
-
-def _command(
-    paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH [PATH ...]")],
-    out: Annotated[Path, tyro.conf.arg(help="Folder to write to.")] = Path("report"),
-    env_id: Annotated[str | None, tyro.conf.arg(help="Environment of data that do not name theirs.")] = None,
-    unfinished: Annotated[bool, tyro.conf.arg(help="Take unfinished runs, too.")] = False,
-) -> None:
-    if not paths:
-        raise UsageError("which runs? diffac report PATH [PATH ...] [--out FOLDER], for example: diffac report runs/")
-    say(make_report(paths, out, env_id=env_id, unfinished=unfinished))

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
 from types import ModuleType
 from typing import Any
 
 from diffac.backend import codec_of, engine_of, get_backend
+from diffac.data.environments import close, dims, make_envs
 from diffac.errors import UsageError
+from diffac.logging.trackers import load_tracker
 from diffac.protocols import Engine
 from diffac.system import configure
 from diffac.training.config import TrainConfig
@@ -38,3 +41,17 @@ def start_engine(module: ModuleType, config: TrainConfig, obs_dim: int, action_d
         )
     engine = engine_of(learner, config.backend)
     return engine, engine.init(*networks)
+
+
+def build(module: ModuleType, config: TrainConfig) -> tuple[Any, Any, tuple[int, int]]:
+    """The engine and the learner's first state, for the environments' dimensions; and these, (obs_dim, action_dim)."""
+    importlib.import_module("tensorboardX")  # imports torch, which must come before jax
+    if config.track is not None:
+        load_tracker(config.track)
+    probe = make_envs(config.env_id, 1, **config.env_arguments)
+    try:
+        sizes = dims(probe)
+    finally:
+        close(probe)
+    configure_for(config)
+    return *start_engine(module, config, *sizes), sizes

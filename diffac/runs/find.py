@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-from diffac.errors import DamagedError, UsageError
+from diffac.errors import DamagedError, RunError, UsageError
 from diffac.files.paths import absolute
 from diffac.files.untrusted import inside
+from diffac.messages import command, quoted
 from diffac.runs.checkpoints import Checkpoint, Store, read_checkpoint
 from diffac.runs.folder import read_manifest
 
@@ -77,3 +78,13 @@ def refuse_run(folder: Path) -> None:
     is_part = folder.name in ("best", "checkpoints") and (folder.parent / "config.yaml").exists()
     if is_part or any((folder / name).exists() for name in ("config.yaml", "learner.safetensors")):
         raise UsageError(f"{folder} belongs to a run or is a checkpoint; save the agent to a folder of its own")
+
+
+def refuse_script(folder: Path, *arguments: str) -> None:
+    """Refuses to take the recipe that is installed under a name for the script that made the run."""
+    with contextlib.suppress(UsageError):
+        if script := read_manifest(folder)["recipe_file"]:
+            raise RunError(
+                f"{folder} was trained by a script, {quoted(script)} according to its manifest.json; run that script "
+                f"yourself, if you trust it, with the arguments: {command(*arguments)}"
+            )

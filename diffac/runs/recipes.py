@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -93,3 +94,8 @@ def module_of(name: str) -> ModuleType:
     if not hasattr(module, "Config") or not hasattr(module, "build"):
         raise UsageError(f"the agent's recipe {name!r} is another module here: it has no Config or no build")
     return module
+
+
+def script_of(module: ModuleType) -> str | None:
+    """The file of a recipe that is run as a script."""
+    return str(Path(str(module.__file__)).resolve()) if module.__name__ == "__main__" else None

@@ -106,6 +106,6 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
 
 
 if __name__ == "__main__":
-    from diffac.commands.main import recipe_main
+    from diffac.commands.script import recipe_main
 
     recipe_main("sac")

@@ -21,7 +21,8 @@ from rich.console import Console
 from test_resume import PATHS
 from test_signals import HEARD, LONG, RECIPE, SECONDS, Program
 
-from diffac.commands.main import main, run_recipe
+from diffac.commands.main import main
+from diffac.commands.script import run_recipe
 from diffac.errors import UsageError
 from diffac.logging import ConsoleWriter
 from diffac.runs.checkpoints import Checkpoint, Store

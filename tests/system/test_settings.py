@@ -16,7 +16,7 @@ from conftest import FRAMEWORKS, INSTALLED, load_backend
 
 from diffac.agent import Agent
 from diffac.commands import validate as validation
-from diffac.commands.main import run_recipe
+from diffac.commands.script import run_recipe
 from diffac.errors import UsageError
 from diffac.system import configure
 

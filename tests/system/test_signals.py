@@ -28,13 +28,13 @@ from diffac.system.signals import HEARD, Interrupted, StopRequest, undisturbed
 pytestmark = pytest.mark.skipif(os.name == "nt", reason="sends signals to process groups")
 
 CODE = (
-    "import sys, signal, fake_recipe, diffac.commands.main as c\n"
+    "import sys, signal, fake_recipe, diffac.commands.main as c, diffac.commands.script as s\n"
     "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
     "signal.signal(signal.SIGTERM, signal.SIG_DFL)\n"
     "signal.signal(signal.SIGHUP, signal.SIG_DFL)\n"
     "print('ready', flush=True)\n"
 )
-RECIPE = CODE + "sys.modules['__main__'] = fake_recipe\nc.recipe_main('fake')"
+RECIPE = CODE + "sys.modules['__main__'] = fake_recipe\ns.recipe_main('fake')"
 SECONDS = 10.0
 
 

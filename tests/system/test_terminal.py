@@ -25,10 +25,12 @@ from diffac.system.terminal import TolerantStream, tolerant
 TESTS = Path(__file__).parents[1]
 PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]
 PROGRAM = """
-import signal, sys, fake_recipe, diffac.commands.main as cli
+import signal, sys, fake_recipe, diffac.commands.exit_codes as e, diffac.commands.script as c
 signal.signal(signal.SIGINT, signal.default_int_handler)
 if __name__ == "__main__":
-    sys.exit(cli.exit_code(lambda: cli.run_recipe(fake_recipe, name="fake")))
+    with e.exit_code() as code:
+        c.run_recipe(fake_recipe, name="fake")
+    sys.exit(code.value)
 """
 FIELDS = ["--total-timesteps", "400", "--log-interval", "15", "--checkpoint-interval", "40", "--eval-interval", "20"]
 
