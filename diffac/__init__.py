@@ -14,13 +14,13 @@ if _TYPE_CHECKING:
     from diffac.backend import Backend as Backend
     from diffac.backend import backend_names as backend_names
     from diffac.backend import get_backend as get_backend
-    from diffac.data.environments import Episode as Episode
-    from diffac.data.environments import Stepper as Stepper
-    from diffac.data.environments import StepResult as StepResult
-    from diffac.data.environments import dims as dims
     from diffac.data.environments import make_envs as make_envs
     from diffac.data.replay import Replay as Replay
     from diffac.data.replay import ReplayBuffer as ReplayBuffer
+    from diffac.data.stepper import Episode as Episode
+    from diffac.data.stepper import Stepper as Stepper
+    from diffac.data.stepper import StepResult as StepResult
+    from diffac.data.vectors import dims as dims
     from diffac.errors import RunError as RunError
     from diffac.errors import UsageError as UsageError
     from diffac.logging import ConsoleWriter as ConsoleWriter
@@ -85,13 +85,13 @@ _NAMES = {
         "backend_names",
         "get_backend",
     ),
-    "data.environments": (
+    "data.stepper": (
         "Episode",
         "Stepper",
         "StepResult",
-        "dims",
-        "make_envs",
     ),
+    "data.vectors": ("dims",),
+    "data.environments": ("make_envs",),
     "data.replay": (
         "Replay",
         "ReplayBuffer",

@@ -25,12 +25,13 @@ from diffac.files.paths import absolute
 from diffac.logging import Writer
 from diffac.messages import quoted
 from diffac.noise import draw
-from diffac.runs.checkpoints import Checkpoint, Store
+from diffac.runs.checkpoints import Checkpoint
 from diffac.runs.configs import RECIPE, make_config
 from diffac.runs.engine import configure_for, start_engine
 from diffac.runs.find import find_checkpoint, refuse_run, trained_by, warn
-from diffac.runs.folder import manifest
+from diffac.runs.manifest import manifest
 from diffac.runs.recipes import load_recipe, module_of, name_of, preset_values, recipe_modules
+from diffac.runs.store import Store
 from diffac.system.compiling import compiling
 from diffac.system.signals import StopRequest
 from diffac.training.callbacks import Callback, check_callback

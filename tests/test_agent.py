@@ -26,8 +26,8 @@ from diffac.agent import Agent
 from diffac.commands.main import main
 from diffac.data.spaces import action_scaler, flat_observations
 from diffac.errors import RunError, UsageError
-from diffac.runs.checkpoints import Store
 from diffac.runs.find import find_checkpoint
+from diffac.runs.store import Store
 from diffac.testing.conformance import unchecked_shapes
 from diffac.training.callbacks import Callback, CallbackError, Callbacks
 from diffac.training.evaluation import Evaluation, Evaluator

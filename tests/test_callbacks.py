@@ -11,7 +11,8 @@ import pytest
 
 from diffac.agent import Agent
 from diffac.errors import RunError
-from diffac.runs.checkpoints import Checkpointer, Store
+from diffac.runs.checkpointer import Checkpointer
+from diffac.runs.store import Store
 from diffac.training.callbacks import Callback, CallbackError, Callbacks
 from diffac.training.loop import train
 from diffac.training.state import Training

@@ -21,13 +21,16 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-import diffac.runs.checkpoints as checkpoints
+import diffac.runs.store as store_module
 from diffac.data.env_states import restore_env, save_env
-from diffac.data.environments import Stepper, close, make_envs
+from diffac.data.environments import make_envs
 from diffac.data.replay import ReplayBuffer
+from diffac.data.stepper import Stepper
+from diffac.data.vectors import close
 from diffac.errors import RunError, UsageError
 from diffac.protocols import Transition
-from diffac.runs.checkpoints import Checkpoint, Store, read_checkpoint
+from diffac.runs.checkpoints import Checkpoint, read_checkpoint
+from diffac.runs.store import Store
 from diffac.training.snapshot import Snapshot
 
 TESTS = Path(__file__).parent
@@ -89,7 +92,7 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize("seed", range(4))
 def test_any_rhythm_of_steps_and_checkpoints(seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Few rows, many, more than the memory holds, none; files of several pieces."""
-    monkeypatch.setattr(checkpoints, "CHUNK", 200)
+    monkeypatch.setattr("diffac.runs.replay_files.CHUNK", 200)
     rng, store, buffer, previous = random.Random(seed), Store(tmp_path), ReplayBuffer(50, 3, 1), None
     for _ in range(12):
         for _ in range(rng.randrange(5)):
@@ -191,9 +194,9 @@ def test_foreign_and_newer_checkpoints_are_refused(tmp_path: Path, monkeypatch: 
     (last.folder / "manifest.json").write_text(json.dumps({"format": "something", "sha256": ""}))
     with pytest.raises(RunError, match=r"manifest\.json is not what diffac writes"):
         read_checkpoint(last.folder)
-    monkeypatch.setattr(checkpoints, "VERSION", 2)
+    monkeypatch.setattr(store_module, "VERSION", 2)
     *_, last = filled(Store(tmp_path / "new"))
-    monkeypatch.setattr(checkpoints, "VERSION", 1)
+    monkeypatch.setattr(store_module, "VERSION", 1)
     with pytest.raises(RunError, match="newer diffac; upgrade"):
         read_checkpoint(last.folder)
 
@@ -241,7 +244,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(call: str, tmp_path: Path, mon
     first = write(store, buffer)
     buffer.add(rows(20, 20))
     real = {
-        "write": checkpoints._write, "fsync": os.fsync, "link": os.link, "rename": Path.rename, "mkdir": Path.mkdir
+        "write": store_module.write_file, "fsync": os.fsync, "link": os.link, "rename": Path.rename, "mkdir": Path.mkdir
     }[call]  # fmt: skip
     failures = 0
     for failing in range(1, 12):
@@ -256,7 +259,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(call: str, tmp_path: Path, mon
             return real(*args, **kwargs)
 
         owner, name = {
-            "write": (checkpoints, "_write"), "fsync": (os, "fsync"), "link": (os, "link"),
+            "write": (store_module, "write_file"), "fsync": (os, "fsync"), "link": (os, "link"),
             "rename": (Path, "rename"), "mkdir": (Path, "mkdir"),
         }[call]  # fmt: skip
         with monkeypatch.context() as patch:

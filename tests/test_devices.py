@@ -77,7 +77,7 @@ def test_replay_on_the_device_of_nobody(backend: ModuleType, monkeypatch: pytest
     engine, state = start_engine(sdac, config, 3, 1)
     with pytest.raises(UsageError, match="give your own replay memory the device yourself"):
         train(engine, state, config, replay=lambda *sizes, **given: ReplayBuffer(*sizes, **given))
-    monkeypatch.setattr("diffac.training.loop.get_backend", lambda name: SimpleNamespace())
+    monkeypatch.setattr("diffac.training.state.get_backend", lambda name: SimpleNamespace())
     with pytest.raises(UsageError, match=r"offers no DeviceStorage; leave out replay_on_device"):
         train(engine, state, config)
 
@@ -153,7 +153,7 @@ def test_less_exact_products(backend: ModuleType, restored: None) -> None:
 def test_a_backend_without_devices(monkeypatch: pytest.MonkeyPatch) -> None:
     engine = SimpleNamespace(init=lambda *networks: networks, update=None)
     module = SimpleNamespace(build=lambda *_: (engine, "actor", "critic"))
-    monkeypatch.setattr("diffac.runs.checkpoints.get_backend", lambda name: SimpleNamespace(name=name))
+    monkeypatch.setattr("diffac.backend.get_backend", lambda name: SimpleNamespace(name=name))
     config = sdac.Config(backend="third", **SMALL)
     assert start_engine(module, config, 3, 1)[1] == ("actor", "critic")
     with pytest.raises(UsageError, match=r"backend 'third' offers no choice of device.*'cuda'"):

@@ -13,7 +13,9 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from diffac.data.environments import Stepper, close, dims, make_envs
+from diffac.data.environments import make_envs
+from diffac.data.stepper import Stepper
+from diffac.data.vectors import close, dims
 from diffac.errors import RunError, UsageError
 
 BOTH = pytest.mark.parametrize("asynchronous", [False, True], ids=["sync", "async"])

@@ -24,7 +24,7 @@ from diffac.commands.evaluate import SEED
 from diffac.commands.main import main
 from diffac.errors import RunError, UsageError
 from diffac.reports.reading import read_runs
-from diffac.runs.checkpoints import Store
+from diffac.runs.store import Store
 from diffac.training.evaluation import Evaluation, evaluate
 
 TESTS = Path(__file__).parent

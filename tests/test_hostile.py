@@ -29,7 +29,8 @@ from diffac.data.env_states import restore_env, save_env
 from diffac.data.environments import make_envs
 from diffac.data.replay import ReplayBuffer
 from diffac.errors import RunError, UsageError
-from diffac.runs.checkpoints import Store, read_checkpoint
+from diffac.runs.checkpoints import read_checkpoint
+from diffac.runs.store import Store
 from diffac.training.snapshot import check_host
 
 STREAMS = ("envs", "random_actions", "acting", "replay", "updates", "evaluation")

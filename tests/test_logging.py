@@ -20,7 +20,9 @@ from rich.console import Console
 import diffac.logging.console
 from diffac.logging import ConsoleWriter, CsvWriter, JsonlWriter, TensorBoardWriter, Writers
 from diffac.logging.files import csv_row
-from diffac.runs.folder import create_run, git_revision, manifest, rewind, save_evaluations
+from diffac.runs.folder import create_run
+from diffac.runs.logs import rewind, save_evaluations
+from diffac.runs.manifest import git_revision, manifest
 from diffac.training.evaluation import EvaluationRecord
 
 

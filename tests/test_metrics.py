@@ -26,9 +26,10 @@ from diffac.errors import UsageError
 from diffac.logging import JsonlWriter, TrackerWriter
 from diffac.parts.metrics import columns
 from diffac.protocols import Batch, Transition
-from diffac.runs.checkpoints import Checkpointer, Store
+from diffac.runs.checkpointer import Checkpointer
 from diffac.runs.engine import start_engine
-from diffac.runs.folder import rewind
+from diffac.runs.logs import rewind
+from diffac.runs.store import Store
 from diffac.training.interval_log import IntervalLog
 from diffac.training.loop import train
 from diffac.training.nonfinite import DivergenceError, diverged

@@ -15,7 +15,9 @@ import pytest
 
 import diffac.runs.recipes
 from diffac.agent import Agent
-from diffac.data.environments import Stepper, close, make_envs
+from diffac.data.environments import make_envs
+from diffac.data.stepper import Stepper
+from diffac.data.vectors import close
 from diffac.errors import RunError, UsageError
 from diffac.training.evaluation import Evaluator, evaluate
 

@@ -22,11 +22,13 @@ from diffac.errors import RunError, UsageError
 from diffac.files.paths import absolute, expanded
 from diffac.logging import CsvWriter, JsonlWriter, TensorBoardWriter
 from diffac.reports.videos import record_video
-from diffac.runs import checkpoints
-from diffac.runs.checkpoints import Checkpointer, Store, read_checkpoint
+from diffac.runs import checkpointer as keeping
+from diffac.runs.checkpointer import Checkpointer
+from diffac.runs.checkpoints import read_checkpoint
 from diffac.runs.configs import read_config
 from diffac.runs.find import find_checkpoint
 from diffac.runs.resume import resume
+from diffac.runs.store import Store
 from diffac.system.signals import Interrupted
 from diffac.training.evaluation import Evaluator
 
@@ -224,7 +226,7 @@ def test_the_folder_of_a_run_is_not_made_anew(
 def test_a_run_looks_for_its_folder_every_second(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run, seconds = here / "run", [0.0]
     run.mkdir()
-    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: seconds[0])
+    monkeypatch.setattr(keeping.time, "monotonic", lambda: seconds[0])
     checkpointer = Checkpointer(run, fake_recipe, interval=100, info={})
     assert not checkpointer.due(0, 1, False)
     run.rename(here / "moved")

@@ -29,11 +29,13 @@ from diffac.data.replay import ReplayBuffer
 from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.protocols import Batch
-from diffac.runs.checkpoints import Checkpoint, Checkpointer, Store, read_checkpoint
+from diffac.runs.checkpointer import Checkpointer
+from diffac.runs.checkpoints import Checkpoint, read_checkpoint
 from diffac.runs.configs import make_config
 from diffac.runs.folder import lock_run
 from diffac.runs.recipes import load_recipe
 from diffac.runs.resume import resume
+from diffac.runs.store import Store
 from diffac.system.signals import Interrupted
 from diffac.training.config import TrainConfig
 from diffac.training.loop import TrainResult, train

@@ -18,8 +18,9 @@ from diffac.agent import Agent
 from diffac.commands.main import main
 from diffac.errors import UsageError
 from diffac.reports.videos import record_video
-from diffac.runs.checkpoints import Checkpointer, Store
-from diffac.runs.folder import rewind
+from diffac.runs.checkpointer import Checkpointer
+from diffac.runs.logs import rewind
+from diffac.runs.store import Store
 from diffac.system.signals import Interrupted
 from diffac.training.evaluation import MAX_STEPS, Evaluation, EvaluationRecord, Evaluator, evaluate
 from diffac.training.loop import Loop, train
@@ -248,7 +249,7 @@ def test_an_agent_plays_the_evaluation_again(when: int, tmp_path: Path) -> None:
                     signal.raise_signal(signal.SIGTERM)
                 return fakes.FakeEngine.act(learner, state, obs, noise)  # noqa: B023
 
-        learner, agent._training = agent.learner, None
+        learner, agent._training = agent.engine, None
         training = agent._begin()
         training._evaluator = partial(lambda play, other, _, *rest: play(other, *rest), training._evaluator, Stop())  # type: ignore[assignment]
         with pytest.raises(Interrupted):

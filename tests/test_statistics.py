@@ -17,7 +17,9 @@ from numpy.testing import assert_array_equal
 import diffac.runs.recipes
 from diffac.agent import Agent
 from diffac.data.env_states import restore_env, save_env
-from diffac.data.environments import Stepper, close, make_envs
+from diffac.data.environments import make_envs
+from diffac.data.stepper import Stepper
+from diffac.data.vectors import close
 from diffac.training.loop import Loop, train
 
 NORMALISERS = ("gymnasium.wrappers:NormalizeObservation", "gymnasium.wrappers:NormalizeReward")

@@ -19,7 +19,9 @@ import diffac.data.code_by_name
 import diffac.runs.recipes
 from diffac.agent import Agent
 from diffac.commands.main import main
-from diffac.data.environments import Stepper, close, make_envs
+from diffac.data.environments import make_envs
+from diffac.data.stepper import Stepper
+from diffac.data.vectors import close
 from diffac.errors import UsageError
 from diffac.training.evaluation import evaluate
 

@@ -24,7 +24,7 @@ from diffac.messages import note, say
 from diffac.noise import draw
 from diffac.reports.videos import choose_renderer, record_video
 from diffac.runs.find import find_checkpoint
-from diffac.runs.folder import manifest
+from diffac.runs.manifest import manifest
 from diffac.training.evaluation import Evaluation, Evaluator
 
 SEED = 1_000_000

@@ -27,7 +27,7 @@ from diffac.noise import Integers
 from diffac.parts.export import BATCH, NoiseEntry, Signature, signature
 from diffac.runs.checkpoints import Checkpoint
 from diffac.runs.find import find_checkpoint
-from diffac.runs.folder import manifest
+from diffac.runs.manifest import manifest
 from diffac.system.compiling import compiling
 from diffac.system.signals import undisturbed
 

@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from gymnasium.vector import VectorEnv
 
-from diffac.data.environments import Episode, Stepper, close, make_envs
+from diffac.data.environments import make_envs
+from diffac.data.stepper import Episode, Stepper
+from diffac.data.vectors import close
 from diffac.errors import RunError, UsageError
 from diffac.files.paths import absolute
 from diffac.system.signals import children_undisturbed

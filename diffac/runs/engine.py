@@ -7,7 +7,8 @@ from types import ModuleType
 from typing import Any
 
 from diffac.backend import codec_of, engine_of, get_backend
-from diffac.data.environments import close, dims, make_envs
+from diffac.data.environments import make_envs
+from diffac.data.vectors import close, dims
 from diffac.errors import UsageError
 from diffac.logging.trackers import load_tracker
 from diffac.protocols import Engine

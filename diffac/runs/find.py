@@ -13,8 +13,9 @@ from diffac.errors import DamagedError, RunError, UsageError
 from diffac.files.paths import absolute
 from diffac.files.untrusted import inside
 from diffac.messages import command, quoted
-from diffac.runs.checkpoints import Checkpoint, Store, read_checkpoint
+from diffac.runs.checkpoints import Checkpoint, read_checkpoint
 from diffac.runs.folder import read_manifest
+from diffac.runs.store import Store
 
 
 def warn(text: str) -> None:

@@ -3,45 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import datetime
-import io
-import json
-import math
 import os
 import platform
 import re
-import subprocess
-import sys
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from diffac.errors import DamagedError, UsageError
 from diffac.files import checks
 from diffac.files.paths import absolute
-from diffac.files.untrusted import inside, open_lock, read_bytes, read_json, remove, write_atomically
-from diffac.logging.files import csv_row
+from diffac.files.untrusted import inside, open_lock, read_json, remove, write_atomically
 from diffac.messages import note
 from diffac.runs.checkpoints import RUN_ID
 from diffac.runs.configs import config_yaml
-from diffac.system.versions import installed_versions
+from diffac.runs.manifest import manifest, manifest_json
 from diffac.training.config import TrainConfig
-from diffac.training.evaluation import EvaluationRecord
-
-EVALUATED = "eval/mean_reward"
-"""What every line of an evaluation has."""
 
 try:
     import fcntl
 except ImportError:  # Windows has no such locks
     fcntl = None
-
-PACKAGES = ("diffac", "numpy", "gymnasium", "mujoco", "torch", "jax", "jaxlib", "equinox", "optax")
-"""Packages whose versions a manifest holds, where they are installed."""
 
 
 def create_run(
@@ -82,7 +66,7 @@ def create_run(
                 number += 1
                 folder = parent / f"{name}_{number}"
         write_atomically(folder / "config.yaml", config_yaml(config, recipe_name))
-        write_atomically(folder / "manifest.json", _json(about))
+        write_atomically(folder / "manifest.json", manifest_json(about))
     except OSError as error:
         raise UsageError(
             f"cannot make the folder of the run in {parent}: {error.strerror or error}; choose another --run-root"
@@ -125,7 +109,7 @@ def finish_folder(folder: Path) -> None:
     for name in left - {"config.yaml"}:
         remove(folder / name)
     if "config.yaml" in left:
-        write_atomically(folder / "manifest.json", _json(manifest() | {"run_id": uuid.uuid4().hex}))
+        write_atomically(folder / "manifest.json", manifest_json(manifest() | {"run_id": uuid.uuid4().hex}))
         note(f"{folder} was left before its run began; it begins now")
     elif left:
         folder.rmdir()
@@ -139,7 +123,7 @@ def note_resume(folder: Path, backend: str, env_step: int) -> None:
         name: now[name] for name in ("started", "command", "versions")
     }
     about["resumed"] = [*about["resumed"], entry]
-    write_atomically(folder / "manifest.json", _json(about))
+    write_atomically(folder / "manifest.json", manifest_json(about))
 
 
 @contextlib.contextmanager
@@ -168,124 +152,6 @@ def lock_run(folder: Path) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {platform.node()}")
         file.flush()
         yield
-
-
-def rewind(folder: Path, env_step: int, evaluations: Sequence[EvaluationRecord]) -> None:
-    """Takes out of a run what was logged after a step, because it is about to happen again.
-
-    Lines of `metrics.csv` and `metrics.jsonl` with a greater step go, a line that was not finished, and that of an
-    evaluation which the step is still to get; `evaluations.npz` is written anew.
-
-    Raises:
-        DamagedError: one of the first two is no file.
-    """
-    evaluated = bool(evaluations) and evaluations[-1].env_step == env_step
-
-    def stays(line: Mapping[str, Any]) -> bool:
-        if not math.isfinite(step := float(line["step"])):
-            raise ValueError(step)
-        return step < env_step or (step == env_step and (evaluated or not line.get(EVALUATED)))
-
-    _rewind(inside(folder, "metrics.jsonl"), lambda line, _: stays(json.loads(line)))
-    _rewind(inside(folder, "metrics.csv"), lambda line, first: stays(_csv_line(line, first)), has_header=True)
-    if evaluations:
-        save_evaluations(folder / "evaluations.npz", evaluations)
-    else:
-        (folder / "evaluations.npz").unlink(missing_ok=True)
-
-
-def _rewind(path: Path, stays: Callable[[str, str], bool], has_header: bool = False) -> None:
-    """Keeps some lines of a log.
-
-    What is no line of it (a power failure leaves NUL bytes) is left out; where such a thing stands, the file as it was
-    is kept beside it.
-
-    Args:
-        path: of the log; need not exist.
-        stays: whether a line does, given it and the first one; raises an error for what is no line.
-        has_header: whether the first line is no entry.
-    """
-    if not path.exists():
-        return
-    data = read_bytes(path)
-    lines = [line.decode(errors="replace") for line in data[: data.rfind(b"\n") + 1].split(b"\n")[:-1]]
-    kept, damaged = [], False
-    for number, line in enumerate(lines):
-        try:
-            if has_header and number == 0:
-                kept.append(_header(line))
-            elif stays(line, lines[0]):
-                kept.append(f"{line}\n")
-        except (ValueError, KeyError, IndexError, TypeError, AttributeError, RecursionError, StopIteration, csv.Error):
-            damaged = True
-    if damaged:
-        aside = path.with_name(f"damaged-{path.name}")
-        write_atomically(aside, data)
-        note(f"{path} held lines that are none of its own; as it was, it is now {aside}")
-    write_atomically(path, "".join(kept).encode())
-
-
-def _header(line: str) -> str:
-    """The first line of a table: names, without what a spreadsheet would calculate."""
-    if "step" not in (names := next(csv.reader([line]))):
-        raise ValueError(line)
-    text = io.StringIO(newline="")
-    csv.writer(text, lineterminator="\n").writerow(csv_row(names))
-    return text.getvalue()
-
-
-def _csv_line(line: str, first: str) -> dict[str, str]:
-    """A line of numbers in a table, by the names in its first one."""
-    cells = next(csv.reader([line]))
-    for cell in filter(None, cells):
-        float(cell)
-    return dict(zip(next(csv.reader([first])), cells, strict=False))
-
-
-def manifest(command: Sequence[str] | None = None) -> dict[str, Any]:
-    """Versions, machine and command of this process. Imports none of the packages whose versions it states."""
-    return {
-        "started": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-        "command": list(sys.argv if command is None else command),
-        "python": platform.python_version(),
-        "versions": installed_versions(*PACKAGES),
-        "platform": platform.platform(),
-        "processor": platform.processor() or platform.machine(),
-        "cpu_count": os.cpu_count(),
-        "git_revision": git_revision(Path(__file__).parents[2]),
-    }
-
-
-def git_revision(folder: Path) -> str | None:
-    """The revision of a source folder, with "-dirty" after changes; None where it is no git repository."""
-    if not (folder / ".git").exists():
-        return None
-    try:
-        describe = ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-        return subprocess.run(describe, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None
-
-
-def save_evaluations(path: Path, evaluations: Sequence[EvaluationRecord]) -> None:
-    """Writes all evaluations, under the names of Stable-Baselines3's `EvalCallback` plus `updates`.
-
-    `timesteps` [n], `updates` [n], `results` [n, episodes], `ep_lengths` [n, episodes]. Nobody sees half a file.
-    """
-    content = io.BytesIO()
-    np.savez(
-        content,
-        timesteps=np.array([record.env_step for record in evaluations]),
-        updates=np.array([record.updates for record in evaluations]),
-        results=np.array([record.returns for record in evaluations]),
-        ep_lengths=np.array([record.lengths for record in evaluations]),
-    )
-    write_atomically(path, content.getvalue())
-
-
-def _json(value: Any) -> bytes:
-    """Bytes of a path that are no text become question marks, as what is no text is not read."""
-    return json.dumps(value, indent=2, ensure_ascii=False).encode(errors="replace")
 
 
 def _file_name(text: str) -> str:

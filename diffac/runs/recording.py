@@ -14,9 +14,12 @@ from diffac.errors import RunError, UsageError
 from diffac.files.untrusted import inside
 from diffac.logging import ConsoleWriter, CsvWriter, JsonlWriter, TensorBoardWriter, TrackerWriter, Writer, Writers
 from diffac.messages import command, note, say
-from diffac.runs.checkpoints import Checkpoint, Checkpointer
+from diffac.runs.checkpointer import Checkpointer
+from diffac.runs.checkpoints import Checkpoint
 from diffac.runs.configs import RECIPE
-from diffac.runs.folder import manifest, read_manifest, save_evaluations
+from diffac.runs.folder import read_manifest
+from diffac.runs.logs import save_evaluations
+from diffac.runs.manifest import manifest
 from diffac.system.signals import Interrupted, StopRequest
 from diffac.training.callbacks import Callback, CallbackError
 from diffac.training.config import TrainConfig

@@ -14,11 +14,14 @@ from diffac.errors import RunError, UsageError
 from diffac.files.paths import absolute
 from diffac.files.untrusted import inside, write_atomically
 from diffac.messages import note, quoted, say
-from diffac.runs.checkpoints import Checkpoint, Store
+from diffac.runs.checkpoints import Checkpoint
 from diffac.runs.configs import config_yaml, make_config, read_config
 from diffac.runs.engine import build
-from diffac.runs.folder import finish_folder, lock_run, manifest, note_resume, read_manifest, rewind
+from diffac.runs.folder import finish_folder, lock_run, note_resume, read_manifest
+from diffac.runs.logs import rewind
+from diffac.runs.manifest import manifest
 from diffac.runs.recording import recorded
+from diffac.runs.store import Store
 from diffac.training.config import TrainConfig
 from diffac.training.evaluation import records
 from diffac.training.loop import TrainResult, train

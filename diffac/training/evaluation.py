@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from diffac.data.environments import Stepper, close, make_envs
+from diffac.data.environments import make_envs
+from diffac.data.stepper import Stepper
+from diffac.data.vectors import close
 from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.protocols import Engine

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from diffac.data.environments import Episode
+from diffac.data.stepper import Episode
 from diffac.protocols import Metrics
 
 EPISODE_WINDOW = 100

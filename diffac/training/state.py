@@ -11,8 +11,10 @@ from types import TracebackType
 from typing import Any, Self
 
 from diffac.backend import get_backend
-from diffac.data.environments import Episode, Stepper, dims, make_envs, of_statistics
+from diffac.data.environments import make_envs, of_statistics
 from diffac.data.replay import NumberedReplay, Replay, ReplayBuffer
+from diffac.data.stepper import Episode, Stepper
+from diffac.data.vectors import dims
 from diffac.errors import UsageError
 from diffac.protocols import Engine
 from diffac.training.config import TrainConfig

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from diffac.backend import get_backend
-from diffac.data.environments import close, dims, make_envs
+from diffac.data.environments import make_envs
+from diffac.data.vectors import close, dims
 from diffac.training.loop import Loop
 
 from .cases import configure

@@ -25,8 +25,9 @@ from diffac.commands.main import main
 from diffac.commands.script import run_recipe
 from diffac.errors import UsageError
 from diffac.logging import ConsoleWriter
-from diffac.runs.checkpoints import Checkpoint, Store
+from diffac.runs.checkpoints import Checkpoint
 from diffac.runs.folder import read_manifest
+from diffac.runs.store import Store
 from diffac.scale import seeds
 
 METADATA = {"METADATA": "Name: fake\nVersion: 1\n", "entry_points.txt": "[diffac.recipes]\nfake = fake_recipe\n"}

@@ -21,7 +21,7 @@ from conftest import INSTALLED
 from test_resume import PATHS
 
 from diffac.data.environments import make_envs
-from diffac.runs.checkpoints import Store
+from diffac.runs.store import Store
 from diffac.system import signals
 from diffac.system.signals import HEARD, Interrupted, StopRequest, undisturbed
 

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from diffac.logging import ConsoleWriter
-from diffac.runs.checkpoints import Store
+from diffac.runs.store import Store
 from diffac.system.terminal import TolerantStream, tolerant
 
 TESTS = Path(__file__).parents[1]
