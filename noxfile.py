@@ -37,7 +37,10 @@ def tests(session: nox.Session) -> None:
     pytest(session)
 
 
-AGREEMENT = [f"tests/test_{name}.py" for name in ("agreement", "conformance", "reference", "reference_gradients")]
+AGREEMENT = [
+    "tests/backends/test_agreement.py",
+    *(f"tests/testing/test_{name}.py" for name in ("conformance", "reference", "reference_gradients")),
+]
 
 
 @nox.session(python=PYTHON)

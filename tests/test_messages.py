@@ -6,11 +6,11 @@ import ast
 import json
 import os
 import pickle
-import unicodedata
 from pathlib import Path
 
 import pytest
 import yaml
+from program import harmless
 
 from diffac.commands.exit_codes import exit_code
 from diffac.commands.main import main
@@ -36,11 +36,6 @@ HOSTILE = {
     "NUL": "a\x00b",
     "long": "a" * 100_000,
 }
-
-
-def harmless(text: str) -> bool:
-    """Neither control nor format characters, nor halves of others; line breaks at the end of lines only."""
-    return not {unicodedata.category(c) for c in text} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"}
 
 
 @pytest.mark.parametrize("name", HOSTILE)

@@ -39,10 +39,10 @@ from worker import PRELOADED, run_pytest
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-KIT = "tests/test_conformance.py"
+KIT = "tests/testing/test_conformance.py"
 OTHERS = [
-    f"tests/test_{name}.py"
-    for name in ("learner", "traps", "properties", "networks", "temperatures", "bad_input", "schedules")
+    *(f"tests/backends/test_{name}.py" for name in ("learner", "traps", "properties", "networks", "temperatures")),
+    *(f"tests/parts/test_{name}.py" for name in ("bad_input", "schedules")),
 ]
 DISAGREEMENTS = ("AssertionError", "Failed", "TypeCheckError")
 """What a test raises that notices something: a comparison, `pytest.raises`, a checked shape. Others are crashes."""

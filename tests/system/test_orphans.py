@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import INSTALLED
-from test_signals import CODE, RECIPE, Program
+from program import CODE, RECIPE, Program
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="looks for processes in /proc")
 

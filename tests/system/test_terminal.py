@@ -17,13 +17,12 @@ from typing import Any
 import fakes
 import numpy as np
 import pytest
+from program import PATHS
 
 from diffac.logging import ConsoleWriter
 from diffac.runs.store import Store
 from diffac.system.terminal import TolerantStream, tolerant
 
-TESTS = Path(__file__).parents[1]
-PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]
 PROGRAM = """
 import signal, sys, fake_recipe, diffac.commands.exit_codes as e, diffac.commands.script as c
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -16,15 +16,13 @@ import fake_recipe
 import numpy as np
 import pytest
 import yaml
+from program import PATHS, TESTS
 
 import diffac
 import diffac.runs.recipes
 from diffac.commands.main import main
 from diffac.commands.train import parse
 from diffac.training.config import TrainConfig
-
-TESTS = Path(__file__).parent
-PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]
 
 
 @pytest.fixture(autouse=True)

@@ -35,7 +35,7 @@ from diffac.training.loop import train
 from diffac.training.nonfinite import DivergenceError, diverged
 from diffac_recipes import RECIPES, sac
 
-PAGE = (Path(__file__).parent.parent / "docs/use/metrics.md").read_text()
+PAGE = (Path(__file__).parents[2] / "docs/use/metrics.md").read_text()
 TINY = {
     "total_timesteps": 60,
     "num_envs": 4,

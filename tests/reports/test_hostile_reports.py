@@ -25,7 +25,7 @@ import yaml
 pytest.importorskip("matplotlib")
 pytest.importorskip("scipy")
 
-from test_messages import harmless
+from program import harmless
 from test_reports import Page, write_csv, write_run
 
 from diffac.commands.main import main

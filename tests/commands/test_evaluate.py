@@ -16,6 +16,7 @@ from typing import Any
 import fakes
 import numpy as np
 import pytest
+from program import PATHS, TESTS
 
 import diffac.commands.evaluate
 import diffac.runs.recipes
@@ -27,7 +28,6 @@ from diffac.reports.reading import read_runs
 from diffac.runs.store import Store
 from diffac.training.evaluation import Evaluation, evaluate
 
-TESTS = Path(__file__).parent
 SHORT = ["--num-envs", "4", "--eval-interval", "40", "--env-id", "fakes:Named-v0", "--seed", "13"]  # best at step 40
 
 
@@ -251,8 +251,7 @@ def test_a_script_evaluates_its_runs(tmp_path: Path, capsys: pytest.CaptureFixtu
     """Never the installed recipe of the same name."""
     script = tmp_path / "mine.py"
     shutil.copy(TESTS / "fake_recipe.py", script)
-    paths = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
 
     def python(*argv: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "mine.py", *argv]

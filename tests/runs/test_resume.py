@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import yaml
 from conftest import load_backend
+from program import PATHS, TESTS
 
 import diffac.runs.recipes
 from diffac.commands.main import main
@@ -40,8 +41,6 @@ from diffac.system.signals import Interrupted
 from diffac.training.config import TrainConfig
 from diffac.training.loop import TrainResult, train
 
-TESTS = Path(__file__).parent
-PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]
 CODE = """
 import sys, signal, fake_recipe, diffac.commands.exit_codes as e, diffac.commands.script as c
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -17,9 +17,8 @@ import fake_recipe
 import numpy as np
 import pytest
 import yaml
+from program import LONG, PATHS, RECIPE, SECONDS, Program
 from rich.console import Console
-from test_resume import PATHS
-from test_signals import HEARD, LONG, RECIPE, SECONDS, Program
 
 from diffac.commands.main import main
 from diffac.commands.script import run_recipe
@@ -29,6 +28,7 @@ from diffac.runs.checkpoints import Checkpoint
 from diffac.runs.folder import read_manifest
 from diffac.runs.store import Store
 from diffac.scale import seeds
+from diffac.system.signals import HEARD
 
 METADATA = {"METADATA": "Name: fake\nVersion: 1\n", "entry_points.txt": "[diffac.recipes]\nfake = fake_recipe\n"}
 

@@ -35,7 +35,7 @@ from diffac.parts.export import NoiseEntry, Signature, signature
 from diffac.testing.conformance import unchecked_shapes
 from diffac_recipes import RECIPES
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 ENV = "fakes:Named-v0"
 TINY: dict[str, Any] = {"num_diffusion_steps": 2, "num_candidates": 3, "hidden_sizes": (8,)}
 

@@ -20,6 +20,7 @@ import fakes
 import gymnasium as gym
 import numpy as np
 import pytest
+from program import PATHS
 
 import diffac.runs.store as store_module
 from diffac.data.env_states import restore_env, save_env
@@ -33,8 +34,6 @@ from diffac.runs.checkpoints import Checkpoint, read_checkpoint
 from diffac.runs.store import Store
 from diffac.training.snapshot import Snapshot
 
-TESTS = Path(__file__).parent
-PATHS = [str(TESTS), *(str(TESTS.parent / name) for name in (".", "backends", "recipes"))]
 MUJOCO = [
     "HalfCheetah", "Ant", "Humanoid", "HumanoidStandup", "Hopper", "Walker2d", "Swimmer", "Reacher", "Pusher",
     "InvertedPendulum", "InvertedDoublePendulum",
@@ -326,7 +325,7 @@ while True:
 
 def kill_while_writing(folder: Path, kills: int, rng: random.Random) -> None:
     """After every kill -9 the checkpoint that was confirmed last, or a newer one, is there and whole."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *PATHS])}
     store, confirmed = Store(folder), 0
     for _ in range(kills):
         process = subprocess.Popen(
