@@ -68,7 +68,7 @@ def test_importing(entry: str, signum: int, tmp_path: Path) -> None:
         "diffac": f"import sys\nfrom {module} import {function}\nsys.exit({function}())",
         "python -m diffac": "import runpy\nrunpy.run_module('diffac', run_name='__main__', alter_sys=True)",
     }[entry]
-    program = Program(default + code, tmp_path, "recipes")
+    program = Program(default + code, tmp_path, "train")
     program.wait_for("importing")
     assert program.stop(signum) < SECONDS / 2
     assert program.lines == ["importing", "", "interrupted"]
