@@ -43,13 +43,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: arguments; None: those of this process, which is then ours to end.
     """
     given = sys.argv[1:] if argv is None else argv
+    command = None
+    if given and given[0] in COMMANDS:  # before signals raise anything, which some libraries take for something else
+        command = importlib.import_module(f"diffac.commands.{given[0]}")
     with exit_code() as code:
         if not given or given[0] in ("-h", "--help"):
             print(USAGE, end="")
         elif given[0] == "--version":
             print(diffac_version())
-        elif given[0] in COMMANDS:
-            importlib.import_module(f"diffac.commands.{given[0]}").main(given[1:])
+        elif command is not None:
+            command.main(given[1:])
         else:
             raise unknown("command", given[0], COMMANDS)
     return leave(code.value) if argv is None else code.value
