@@ -10,9 +10,12 @@ import json
 import os
 import subprocess
 import sys
+import traceback
 from pathlib import Path
+from typing import Any
 
 import fake_recipe
+import fakes
 import numpy as np
 import pytest
 import yaml
@@ -156,6 +159,22 @@ def test_divergence_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[st
     assert main(["train", "fake", "--fail", "diverge", "--log-interval", "10"]) == 1
     err = capsys.readouterr().err.splitlines()[-1]
     assert err.startswith("error: training diverged: the critic's loss or gradient was NaN or infinite in update 5 ")
+
+
+def test_a_training_is_six_calls_from_main_to_update(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The way that a newcomer reads, named in full."""
+    called: list[list[str]] = []
+    update = fakes.FakeEngine.update
+
+    def noted(self: Any, *args: Any, **kwargs: Any) -> Any:
+        ours = [f for f, _ in traceback.walk_stack(sys._getframe(1)) if f.f_globals["__name__"].startswith("diffac.")]
+        called.append([f"{f.f_globals['__name__'].removeprefix('diffac.')}.{f.f_code.co_name}" for f in reversed(ours)])
+        return update(self, *args, **kwargs)
+
+    monkeypatch.setattr(fakes.FakeEngine, "update", noted)
+    assert main(["train", "fake"]) == 0
+    way = ["commands.main.main", "commands.train.main", "runs.run.run", "training.loop.train"]
+    assert called[0] == [*way, "training.loop.advance", "training.loop._update"]
 
 
 @pytest.mark.parametrize("mode", ["--no-asynchronous", "--asynchronous"])
