@@ -331,7 +331,7 @@ def test_a_state_that_was_consumed_says_so(capfd: pytest.CaptureFixture[str]) ->
         lambda: agent.engine.compile_act(state, 3, 1, (1,)),
         lambda: evaluate(agent.engine, state, "fakes:Random-v0", num_episodes=1, seed=0),
         lambda: backend.to_arrays(state),
-        lambda: export.export_policy(agent.engine, state, described, "jax", ""),
+        lambda: export.export_policy(agent.engine.learner, state, described, "jax", ""),
     ):
         with pytest.raises(UsageError, match="this state of the learner is gone: an update has consumed it; take the"):
             use()
