@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from diffac.errors import UsageError, unknown
-from diffac.parts import critics, learner, objectives, samplers, temperatures
+from diffac.parts import critics, learner, networks, objectives, optimisers, samplers, temperatures
 from diffac.protocols import Array, Engine, NoiseSchedule
 
 GROUP = "diffac.backends"
@@ -31,12 +31,12 @@ class Backend(Protocol):
     predicted_action: Callable[[NoiseSchedule, Any, Array, Array, Time], Array]
     predicted_eps: Callable[[NoiseSchedule, Any, Array, Array, Time], Array]
     # networks
-    MLPDenoiser: Any
-    DeterministicActor: Any
-    GaussianActor: Any
-    EnsembleCritic: Any
-    TwinCritic: Any
-    GaussianCritic: Any
+    MLPDenoiser: type[networks.MLPDenoiser]
+    DeterministicActor: type[networks.DeterministicActor]
+    GaussianActor: type[networks.GaussianActor]
+    EnsembleCritic: type[networks.EnsembleCritic]
+    TwinCritic: type[networks.TwinCritic]
+    GaussianCritic: type[networks.GaussianCritic]
     # samplers
     DDPMSampler: type[samplers.DDPMSampler]
     DDIMSampler: type[samplers.DDIMSampler]
@@ -62,7 +62,7 @@ class Backend(Protocol):
     TargetEntropyTemperature: type[temperatures.TargetEntropyTemperature]
     mixture_entropy: Any
     # learning
-    Adam: Any
+    Adam: type[optimisers.Adam]
     Learner: type[learner.Learner]
     Engine: Callable[[learner.Learner], Engine]
     # parameters and states to and from NumPy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,10 +12,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from diffac.errors import UsageError, check_count
-from diffac.parts.constructors import check_arguments
+from diffac.parts import networks as declared
 from diffac.parts.declaration import Ensemble
 from diffac.parts.initialisers import layer_parameters
-from diffac.protocols import Prediction
 from diffac_equinox.activations import Function, activation
 from diffac_equinox.devices import all_devices
 
@@ -112,51 +111,14 @@ class Condition(NamedTuple):
     """[T hidden], with the bias."""
 
 
-class MLPDenoiser(eqx.Module):
-    """A diffusion policy's actor, an MLP of concat(obs, noisy, time features); a `ConditionalDenoiser`.
+class MLPDenoiser(declared.MLPDenoiser, eqx.Module):
+    time_layers: tuple[Linear, ...] = eqx.field(kw_only=True)
+    layers: tuple[Linear, ...] = eqx.field(kw_only=True)
 
-    Time features: `time_embedding`, then Linear(2 time_dim), activation, Linear(time_dim), as in the official SDAC
-    code. The concatenation is never formed: the first layer's shares of obs, noisy and time are added, so batch axes
-    broadcast and the first and last share can be reused along a chain.
-
-    Args:
-        obs_dim: length of an observation.
-        action_dim: length of an action.
-        key: seed of the initial parameters.
-        hidden_sizes: widths of the hidden layers.
-        activation: a name known to `activation`.
-        time_dim: number of time features, even.
-        prediction: what it predicts, "eps", "velocity" or "action"; says how others read its output.
-
-    Raises:
-        UsageError: a size is not positive, time_dim is odd, or the activation is unknown.
-    """
-
-    time_layers: tuple[Linear, ...]
-    layers: tuple[Linear, ...]
-    obs_dim: int = eqx.field(static=True)
-    action_dim: int = eqx.field(static=True)
-    time_dim: int = eqx.field(static=True)
-    activation: str = eqx.field(static=True)
-    prediction: Prediction = eqx.field(static=True)
-
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        *,
-        key: int,
-        hidden_sizes: tuple[int, ...] = (256, 256, 256),
-        activation: str = "mish",
-        time_dim: int = 16,
-        prediction: Prediction = "eps",
-    ) -> None:
-        check_arguments("MLPDenoiser", locals())
-        rng = np.random.default_rng(key)
-        self.time_layers = _layers(rng, (time_dim, 2 * time_dim, time_dim))
-        self.layers = _layers(rng, (obs_dim + action_dim + time_dim, *hidden_sizes, action_dim))
-        self.obs_dim, self.action_dim, self.time_dim = obs_dim, action_dim, time_dim
-        self.activation, self.prediction = activation, prediction
+    def build(self, rng: np.random.Generator) -> None:
+        self.time_layers = _layers(rng, (self.time_dim, 2 * self.time_dim, self.time_dim))
+        inputs = self.obs_dim + self.action_dim + self.time_dim
+        self.layers = _layers(rng, (inputs, *self.hidden_sizes, self.action_dim))
 
     def condition(self, obs: Float[Array, "*batch obs"], num_steps: int) -> Condition:
         """The shares of obs and of all times t < num_steps; may stand for `obs` in `__call__`."""
@@ -189,37 +151,11 @@ class MLPDenoiser(eqx.Module):
         return features @ first.weight[:, self.obs_dim + self.action_dim :].T + first.bias
 
 
-class DeterministicActor(eqx.Module):
-    """An action for an observation: a multilayer perceptron with a tanh, the actor of TD3 (arXiv 1802.09477).
+class DeterministicActor(declared.DeterministicActor, eqx.Module):
+    layers: tuple[Linear, ...] = eqx.field(kw_only=True)
 
-    Args:
-        obs_dim: number of observation entries.
-        action_dim: number of action entries.
-        key: determines the initial parameters, equal in all backends.
-        hidden_sizes: widths of the hidden layers.
-        activation: name for `activation`.
-
-    Raises:
-        UsageError: a size is not positive or the activation is unknown.
-    """
-
-    layers: tuple[Linear, ...]
-    obs_dim: int = eqx.field(static=True)
-    action_dim: int = eqx.field(static=True)
-    activation: str = eqx.field(static=True)
-
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        *,
-        key: int,
-        hidden_sizes: tuple[int, ...] = (256, 256, 256),
-        activation: str = "mish",
-    ) -> None:
-        check_arguments("DeterministicActor", locals())
-        self.layers = _layers(np.random.default_rng(key), (obs_dim, *hidden_sizes, action_dim))
-        self.obs_dim, self.action_dim, self.activation = obs_dim, action_dim, activation
+    def build(self, rng: np.random.Generator) -> None:
+        self.layers = _layers(rng, (self.obs_dim, *self.hidden_sizes, self.action_dim))
 
     def __call__(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch act"]:
         """The action [*batch act] in [-1, 1] for obs [*batch obs]."""
@@ -227,43 +163,11 @@ class DeterministicActor(eqx.Module):
         return jnp.tanh(_rest(self.layers, activation(self.activation), self.layers[0](obs)))
 
 
-class GaussianActor(eqx.Module):
-    """Mean and logarithmic standard deviation of a Gaussian, for `TanhGaussianSampler`.
+class GaussianActor(declared.GaussianActor, eqx.Module):
+    layers: tuple[Linear, ...] = eqx.field(kw_only=True)
 
-    Args:
-        obs_dim: length of an observation.
-        action_dim: length of an action.
-        key: seed of the initial parameters.
-        hidden_sizes: widths of the hidden layers.
-        activation: a name known to `activation`.
-        log_std_min: lower end to which log_std is clipped.
-        log_std_max: upper end.
-
-    Raises:
-        UsageError: a size is not positive, the activation is unknown, or log_std_min >= log_std_max.
-    """
-
-    layers: tuple[Linear, ...]
-    obs_dim: int = eqx.field(static=True)
-    activation: str = eqx.field(static=True)
-    log_std_min: float = eqx.field(static=True)
-    log_std_max: float = eqx.field(static=True)
-
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        *,
-        key: int,
-        hidden_sizes: tuple[int, ...] = (256, 256, 256),
-        activation: str = "mish",
-        log_std_min: float = -20.0,
-        log_std_max: float = 2.0,
-    ) -> None:
-        check_arguments("GaussianActor", locals())
-        self.layers = _layers(np.random.default_rng(key), (obs_dim, *hidden_sizes, 2 * action_dim))
-        self.obs_dim, self.activation = obs_dim, activation
-        self.log_std_min, self.log_std_max = log_std_min, log_std_max
+    def build(self, rng: np.random.Generator) -> None:
+        self.layers = _layers(rng, (self.obs_dim, *self.hidden_sizes, 2 * self.action_dim))
 
     def __call__(
         self, obs: Float[Array, "*batch obs"]
@@ -300,100 +204,48 @@ def _ensemble_outputs(layers: tuple[Linear, ...], function: Function, obs: Array
     return hidden.reshape(len(hidden), *batch, hidden.shape[-1])
 
 
-class EnsembleCritic(eqx.Module):
-    """Independent state-action values, with stacked parameters, so that each layer is one batched product.
+class _Values:
+    """What the classes of critics share, which cannot inherit from one another."""
 
-    Args:
-        obs_dim: length of an observation.
-        action_dim: length of an action.
-        key: seed of the initial parameters.
-        size: number of members.
-        hidden_sizes: widths of the hidden layers.
-        activation: a name known to `activation`.
+    outputs = 1
+    layers: Any
+    obs_dim: int
+    action_dim: int
+    size: int
+    hidden_sizes: tuple[int, ...]
+    activation: str
 
-    Raises:
-        UsageError: a size is not positive or the activation is unknown.
-    """
-
-    layers: tuple[Linear, ...]
-    obs_dim: int = eqx.field(static=True)
-    action_dim: int = eqx.field(static=True)
-    size: int = eqx.field(static=True)
-    activation: str = eqx.field(static=True)
-
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        *,
-        key: int,
-        size: int = 2,
-        hidden_sizes: tuple[int, ...] = (256, 256, 256),
-        activation: str = "mish",
-    ) -> None:
-        check_arguments("EnsembleCritic", locals())
-        self.layers = _layers(np.random.default_rng(key), (obs_dim + action_dim, *hidden_sizes, 1), size)
-        self.obs_dim, self.action_dim, self.size, self.activation = obs_dim, action_dim, size, activation
+    def build(self, rng: np.random.Generator) -> None:
+        self.layers = _layers(rng, (self.obs_dim + self.action_dim, *self.hidden_sizes, self.outputs), self.size)
 
     def __call__(
         self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*#batch act"]
     ) -> Float[Array, "size *#batch"]:
         """Values [size *batch]."""
+        return self._outputs(obs, action)[..., 0]
+
+    def _outputs(self, obs: Array, action: Array) -> Array:
+        """[size *batch outputs]"""
         _check_input("obs", obs, self.obs_dim)
         _check_input("action", action, self.action_dim)
-        return _ensemble_outputs(self.layers, activation(self.activation), obs, action)[..., 0]
+        return _ensemble_outputs(self.layers, activation(self.activation), obs, action)
 
 
-def TwinCritic(
-    obs_dim: int,
-    action_dim: int,
-    *,
-    key: int,
-    hidden_sizes: tuple[int, ...] = (256, 256, 256),
-    activation: str = "mish",
-) -> EnsembleCritic:
-    """An `EnsembleCritic` of two (clipped double Q-learning, Fujimoto et al. 2018, arXiv 1802.09477)."""
-    return EnsembleCritic(obs_dim, action_dim, key=key, size=2, hidden_sizes=hidden_sizes, activation=activation)
+class TwinCritic(_Values, declared.TwinCritic, eqx.Module):
+    layers: tuple[Linear, ...] = eqx.field(kw_only=True)
 
 
-class GaussianCritic(eqx.Module):
-    """An ensemble of Gaussians of the return (DSAC-T, arXiv 2310.05858); a `DistributionalCritic`.
+class EnsembleCritic(_Values, declared.EnsembleCritic, eqx.Module):
+    layers: tuple[Linear, ...] = eqx.field(kw_only=True)
 
-    Outputs are the mean and a raw number whose softplus is the standard deviation. Arguments and errors as
-    `EnsembleCritic`.
-    """
 
-    layers: tuple[Linear, ...]
-    obs_dim: int = eqx.field(static=True)
-    action_dim: int = eqx.field(static=True)
-    size: int = eqx.field(static=True)
-    activation: str = eqx.field(static=True)
-
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        *,
-        key: int,
-        size: int = 2,
-        hidden_sizes: tuple[int, ...] = (256, 256, 256),
-        activation: str = "mish",
-    ) -> None:
-        check_arguments("EnsembleCritic", locals())
-        self.layers = _layers(np.random.default_rng(key), (obs_dim + action_dim, *hidden_sizes, 2), size)
-        self.obs_dim, self.action_dim, self.size, self.activation = obs_dim, action_dim, size, activation
-
-    def __call__(
-        self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*#batch act"]
-    ) -> Float[Array, "size *#batch"]:
-        """Means [size *batch]."""
-        return self.distribution(obs, action)[0]
+class GaussianCritic(_Values, declared.GaussianCritic, eqx.Module):
+    layers: tuple[Linear, ...] = eqx.field(kw_only=True)
+    outputs = 2
 
     def distribution(
         self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*#batch act"]
     ) -> tuple[Float[Array, "size *#batch"], Float[Array, "size *#batch"]]:
         """Mean and standard deviation, each [size *batch]."""
-        _check_input("obs", obs, self.obs_dim)
-        _check_input("action", action, self.action_dim)
-        outputs = _ensemble_outputs(self.layers, activation(self.activation), obs, action)
+        outputs = self._outputs(obs, action)
         return outputs[..., 0], jax.nn.softplus(outputs[..., 1])

@@ -10,8 +10,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, PyTree
 
-from diffac.parts.constructors import check_arguments
-from diffac.parts.schedules import LinearSchedule
+from diffac.parts import optimisers as declared
 from diffac.protocols import Metrics
 
 
@@ -30,29 +29,7 @@ def adam_direction(state: AdamState, gradient: Any, b1: float, b2: float, eps: f
     return direction, AdamState(new.mu, new.nu, new.count)  # type: ignore[attr-defined]
 
 
-class Adam(eqx.Module):
-    """Adam (Kingma and Ba 2015, arXiv 1412.6980), optionally behind a clip of the gradient's global norm.
-
-    Args:
-        learning_rate: a positive number, or a schedule over the number of steps done before.
-        max_grad_norm: gradients g become g min(1, max_grad_norm/|g|); None: no clip.
-        b1: decay of the first moment.
-        b2: decay of the second moment.
-        eps: added to the root of the second moment.
-
-    Raises:
-        UsageError: a number is out of range.
-    """
-
-    learning_rate: float | LinearSchedule = 3e-4
-    max_grad_norm: float | None = None
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-
-    def __check_init__(self) -> None:
-        check_arguments("Adam", vars(self))
-
+class Adam(eqx.Module, declared.Adam):
     def init(self, module: Any) -> AdamState:
         """The state before the first step."""
         parameters = eqx.filter(module, eqx.is_inexact_array)

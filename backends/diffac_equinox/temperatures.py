@@ -12,7 +12,6 @@ from jaxtyping import Float
 
 from diffac.noise import Noise
 from diffac.parts import temperatures as declared
-from diffac.parts.constructors import check_arguments
 from diffac.protocols import Array, Metrics, Policy, Sampler, State
 from diffac_equinox.optimisers import AdamState, adam_direction
 from diffac_equinox.samplers import AdditiveNoise
@@ -142,7 +141,7 @@ def mixture_entropy(
         num_iterations: of expectation maximisation, at most.
         covariance_floor: added to the diagonal of every covariance, as scikit-learn does.
     """
-    check_arguments("mixture_entropy", locals())
+    declared.check_mixture(num_components, num_iterations, covariance_floor)
     batch, dim = samples.shape[1:-1], samples.shape[-1]
     states = samples.reshape(len(samples), -1, dim).swapaxes(0, 1)
     fit = jax.vmap(lambda x: _entropy_of_fit(x, num_components, num_iterations, covariance_floor))

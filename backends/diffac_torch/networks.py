@@ -18,10 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from diffac.errors import UsageError, check_count
-from diffac.parts.constructors import check_arguments
+from diffac.parts import networks as declared
 from diffac.parts.declaration import Ensemble
 from diffac.parts.initialisers import layer_parameters
-from diffac.protocols import Prediction
 from diffac_torch.activations import activation
 from diffac_torch.devices import check_defaults
 from diffac_torch.diffusion import Time
@@ -31,8 +30,6 @@ _MIN_WORK = 1 << 21
 """Multiply-adds from which a product of oneDNN saves more than its call costs."""
 
 _HAS_ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
-
-_activation = activation  # for constructors, which have an argument of that name
 
 
 def time_embedding(t: int | Int[Tensor, "*t"] | Float[Tensor, "*t"], dim: int = 16) -> Float[Tensor, "*t dim"]:
@@ -182,44 +179,14 @@ def _smallest(values: Tensor) -> Tensor:
     return values.min(0).values
 
 
-class MLPDenoiser(nn.Module):
-    """A diffusion policy's actor: a multilayer perceptron on (obs, noisy, embedded time), linear output.
+class MLPDenoiser(declared.MLPDenoiser, nn.Module):
+    __call__ = nn.Module.__call__
 
-    The embedded time passes through Linear(2 time_dim), activation, Linear(time_dim) first (official SDAC network,
-    ALGORITHMS section 0). Satisfies `ConditionalDenoiser`.
-
-    Args:
-        obs_dim: number of observation entries.
-        action_dim: number of action entries.
-        key: determines the initial parameters, equal in all backends.
-        hidden_sizes: widths of the hidden layers.
-        activation: name for `activation`.
-        time_dim: size of the time embedding, even.
-        prediction: what it predicts, "eps", "velocity" or "action"; says how others read its output.
-
-    Raises:
-        UsageError: a size is not positive, time_dim is odd, or the activation is unknown.
-    """
-
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        *,
-        key: int,
-        hidden_sizes: Sequence[int] = (256, 256, 256),
-        activation: str = "mish",
-        time_dim: int = 16,
-        prediction: Prediction = "eps",
-    ) -> None:
-        super().__init__()
-        check_arguments("MLPDenoiser", locals())
-        self.prediction: Prediction = prediction
-        self.obs_dim, self.action_dim, self.time_dim = obs_dim, action_dim, time_dim
-        self.activation = _activation(activation)
-        rng = np.random.default_rng(key)
-        self.time_layers = _layers(rng, (time_dim, 2 * time_dim, time_dim))
-        self.layers = _layers(rng, (obs_dim + action_dim + time_dim, *hidden_sizes, action_dim))
+    def build(self, rng: np.random.Generator) -> None:
+        nn.Module.__init__(self)
+        self.time_layers = _layers(rng, (self.time_dim, 2 * self.time_dim, self.time_dim))
+        inputs = self.obs_dim + self.action_dim + self.time_dim
+        self.layers = _layers(rng, (inputs, *self.hidden_sizes, self.action_dim))
 
     def condition(self, obs: Float[Tensor, "*#batch obs"], num_steps: int) -> Condition:
         """The shares of obs and of all times t < num_steps, to be passed to the network in place of obs."""
@@ -246,7 +213,7 @@ class MLPDenoiser(nn.Module):
         if torch.compiler.is_exporting() or noisy.shape[:-1] != share.shape[:-1]:
             batch = torch.broadcast_shapes(noisy.shape[:-1], share.shape[:-1])
             noisy, share = noisy.expand(*batch, -1), share.expand(*batch, -1)
-        return _after_first(self.layers, _affine(noisy, action_weight).add_(share), self.activation)
+        return _after_first(self.layers, _affine(noisy, action_weight).add_(share), activation(self.activation))
 
     def _first_weights(self) -> tuple[Tensor, ...]:
         return _first(self.layers).weight.split([self.obs_dim, self.action_dim, self.time_dim], dim=1)
@@ -254,105 +221,53 @@ class MLPDenoiser(nn.Module):
     def _time_features(self, t: Tensor) -> Tensor:
         first = _first(self.time_layers)
         embedding = time_embedding(t.to(first.weight.dtype), self.time_dim)
-        return _after_first(self.time_layers, first(embedding), self.activation)
+        return _after_first(self.time_layers, first(embedding), activation(self.activation))
 
 
-class DeterministicActor(nn.Module):
-    """An action for an observation: a multilayer perceptron with a tanh, the actor of TD3 (arXiv 1802.09477).
+class DeterministicActor(declared.DeterministicActor, nn.Module):
+    __call__ = nn.Module.__call__
 
-    Args:
-        obs_dim: number of observation entries.
-        action_dim: number of action entries.
-        key: determines the initial parameters, equal in all backends.
-        hidden_sizes: widths of the hidden layers.
-        activation: name for `activation`.
-
-    Raises:
-        UsageError: a size is not positive or the activation is unknown.
-    """
-
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        *,
-        key: int,
-        hidden_sizes: Sequence[int] = (256, 256, 256),
-        activation: str = "mish",
-    ) -> None:
-        super().__init__()
-        check_arguments("DeterministicActor", locals())
-        self.obs_dim, self.action_dim = obs_dim, action_dim
-        self.activation = _activation(activation)
-        self.layers = _layers(np.random.default_rng(key), (obs_dim, *hidden_sizes, action_dim))
+    def build(self, rng: np.random.Generator) -> None:
+        nn.Module.__init__(self)
+        self.layers = _layers(rng, (self.obs_dim, *self.hidden_sizes, self.action_dim))
 
     def forward(self, obs: Float[Tensor, "*batch obs"]) -> Float[Tensor, "*batch act"]:
         """The action [*batch act] in [-1, 1] for obs [*batch obs]."""
-        return _after_first(self.layers, _first(self.layers)(obs), self.activation).tanh()
+        return _after_first(self.layers, _first(self.layers)(obs), activation(self.activation)).tanh()
 
 
-class GaussianActor(nn.Module):
-    """Mean and log standard deviation of a diagonal Gaussian: a multilayer perceptron on obs; the actor of SAC.
+class GaussianActor(declared.GaussianActor, nn.Module):
+    __call__ = nn.Module.__call__
 
-    Haarnoja et al. 2018 (arXiv 1801.01290), appendix C.
-
-    Args:
-        obs_dim: number of observation entries.
-        action_dim: number of action entries.
-        key: determines the initial parameters, equal in all backends.
-        hidden_sizes: widths of the hidden layers.
-        activation: name for `activation`.
-        log_std_min: lower bound of the log standard deviation.
-        log_std_max: upper bound; beyond a bound the value is clipped and its gradient is zero.
-
-    Raises:
-        UsageError: a size is not positive, the activation is unknown, or log_std_min >= log_std_max.
-    """
-
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        *,
-        key: int,
-        hidden_sizes: Sequence[int] = (256, 256, 256),
-        activation: str = "mish",
-        log_std_min: float = -20.0,
-        log_std_max: float = 2.0,
-    ) -> None:
-        super().__init__()
-        check_arguments("GaussianActor", locals())
-        self.obs_dim, self.action_dim = obs_dim, action_dim
-        self.log_std_min, self.log_std_max = log_std_min, log_std_max
-        self.activation = _activation(activation)
-        self.layers = _layers(np.random.default_rng(key), (obs_dim, *hidden_sizes, 2 * action_dim))
+    def build(self, rng: np.random.Generator) -> None:
+        nn.Module.__init__(self)
+        self.layers = _layers(rng, (self.obs_dim, *self.hidden_sizes, 2 * self.action_dim))
 
     def forward(
         self, obs: Float[Tensor, "*batch obs"]
     ) -> tuple[Float[Tensor, "*batch act"], Float[Tensor, "*batch act"]]:
         """(mean, log_std), each [*batch act], for obs [*batch obs]."""
-        mean, log_std = _after_first(self.layers, _first(self.layers)(obs), self.activation).chunk(2, dim=-1)
+        mean, log_std = _after_first(self.layers, _first(self.layers)(obs), activation(self.activation)).chunk(
+            2, dim=-1
+        )
         return mean, log_std.clamp(self.log_std_min, self.log_std_max)
 
 
-class _Ensemble(nn.Module):
+class _Ensemble:
     """Networks of (obs, action) with stacked parameters."""
 
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        outputs: int,
-        key: int,
-        size: int,
-        hidden_sizes: Sequence[int],
-        activation: str,
-    ) -> None:
-        super().__init__()
-        check_arguments("EnsembleCritic", locals())
-        self.obs_dim, self.action_dim, self.size = obs_dim, action_dim, size
-        self.activation = _activation(activation)
-        self.layers = _layers(np.random.default_rng(key), (obs_dim + action_dim, *hidden_sizes, outputs), size)
+    outputs = 1
+    obs_dim: int
+    action_dim: int
+    size: int
+    hidden_sizes: tuple[int, ...]
+    activation: str
+
+    layers: nn.ModuleList
+
+    def build(self, rng: np.random.Generator) -> None:
+        nn.Module.__init__(self)  # type: ignore[arg-type]
+        self.layers = _layers(rng, (self.obs_dim + self.action_dim, *self.hidden_sizes, self.outputs), self.size)
 
     def _outputs(self, obs: Tensor, action: Tensor) -> Tensor:
         """[size *batch outputs]"""
@@ -370,7 +285,7 @@ class _Ensemble(nn.Module):
         share = share.expand(self.size, *batch, -1)
         rows = action.expand(*batch, -1).reshape(1, -1, self.action_dim).expand(self.size, -1, -1)
         hidden = torch.bmm(rows, action_weight.mT).view(share.shape).add_(share).view(self.size, -1, share.shape[-1])
-        return _after_first(self.layers, hidden, self.activation).view(*share.shape[:-1], -1)
+        return _after_first(self.layers, hidden, activation(self.activation)).view(*share.shape[:-1], -1)
 
     def _member(
         self, parameters: list[tuple[Tensor, Tensor]], obs: Tensor, action: Tensor, batch: Sequence[int]
@@ -380,90 +295,29 @@ class _Ensemble(nn.Module):
         weight, bias = parameters[0]
         obs_weight, action_weight = weight.split([self.obs_dim, self.action_dim], dim=1)
         hidden = _affine(action.expand(*batch, -1), action_weight).add_(_affine(obs, obs_weight, bias))
-        return _after_first(layers, hidden, self.activation)
+        return _after_first(layers, hidden, activation(self.activation))
 
 
-class EnsembleCritic(_Ensemble):
-    """An ensemble of state-action values.
-
-    Args:
-        obs_dim: number of observation entries.
-        action_dim: number of action entries.
-        key: determines the initial parameters, equal in all backends.
-        size: number of members.
-        hidden_sizes: widths of the hidden layers.
-        activation: name for `activation`.
-
-    Raises:
-        UsageError: a size is not positive or the activation is unknown.
-    """
-
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        *,
-        key: int,
-        size: int = 2,
-        hidden_sizes: Sequence[int] = (256, 256, 256),
-        activation: str = "mish",
-    ) -> None:
-        super().__init__(obs_dim, action_dim, 1, key, size, hidden_sizes, activation)
+class _Values(_Ensemble):
+    __call__ = nn.Module.__call__
 
     def forward(
         self, obs: Float[Tensor, "*#batch obs"], action: Float[Tensor, "*#batch act"]
     ) -> Float[Tensor, "size *#batch"]:
         """Values [size *batch] of obs [*batch obs] and action [*batch act]."""
-        return self._outputs(obs, action).squeeze(-1)
-
-
-def TwinCritic(
-    obs_dim: int,
-    action_dim: int,
-    *,
-    key: int,
-    hidden_sizes: Sequence[int] = (256, 256, 256),
-    activation: str = "mish",
-) -> EnsembleCritic:
-    """An `EnsembleCritic` of two, for the minimum of two critics (Fujimoto et al. 2018, arXiv 1802.09477)."""
-    return EnsembleCritic(obs_dim, action_dim, key=key, size=2, hidden_sizes=hidden_sizes, activation=activation)
-
-
-class GaussianCritic(_Ensemble):
-    """An ensemble of Gaussian laws of the return, as in DSAC-T (arXiv 2310.05858) and DACER (arXiv 2405.15177).
-
-    Two outputs each: the mean, and a number whose softplus is the standard deviation. Called like an `EnsembleCritic`
-    it gives the means.
-
-    Args:
-        obs_dim: number of observation entries.
-        action_dim: number of action entries.
-        key: determines the initial parameters, equal in all backends.
-        size: number of members.
-        hidden_sizes: widths of the hidden layers.
-        activation: name for `activation`.
-
-    Raises:
-        UsageError: a size is not positive or the activation is unknown.
-    """
-
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        *,
-        key: int,
-        size: int = 2,
-        hidden_sizes: Sequence[int] = (256, 256, 256),
-        activation: str = "mish",
-    ) -> None:
-        super().__init__(obs_dim, action_dim, 2, key, size, hidden_sizes, activation)
-
-    def forward(
-        self, obs: Float[Tensor, "*#batch obs"], action: Float[Tensor, "*#batch act"]
-    ) -> Float[Tensor, "size *#batch"]:
-        """Means [size *batch] of the return of obs [*batch obs] and action [*batch act]."""
         return self._outputs(obs, action)[..., 0]
+
+
+class TwinCritic(_Values, declared.TwinCritic, nn.Module):
+    pass
+
+
+class EnsembleCritic(_Values, declared.EnsembleCritic, nn.Module):
+    pass
+
+
+class GaussianCritic(_Values, declared.GaussianCritic, nn.Module):
+    outputs = 2
 
     def distribution(
         self, obs: Float[Tensor, "*#batch obs"], action: Float[Tensor, "*#batch act"]

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from diffac.errors import UsageError
-from diffac.parts.constructors import check_arguments
-from diffac.parts.schedules import LinearSchedule
+from diffac.parts import optimisers as declared
 from diffac.protocols import Metrics
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -43,30 +42,7 @@ class AdamState:
             state["step"].fill_(count)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Adam:
-    """Adam (Kingma and Ba 2015, arXiv 1412.6980, algorithm 1), optionally behind a clip of the gradient's global norm.
-
-    Args:
-        learning_rate: a positive number, or a schedule over the number of steps done before the present one.
-        max_grad_norm: gradients g become g min(1, max_grad_norm / ||g||); None: no clip.
-        b1: decay of the first moment.
-        b2: decay of the second moment.
-        eps: added to the root of the second moment.
-
-    Raises:
-        UsageError: a number outside its range.
-    """
-
-    learning_rate: float | LinearSchedule = 3e-4
-    max_grad_norm: float | None = None
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-
-    def __post_init__(self) -> None:
-        check_arguments("Adam", vars(self))
-
+class Adam(declared.Adam):
     def init(self, module: nn.Module) -> AdamState:
         """The state before the first step.
 

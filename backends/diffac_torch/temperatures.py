@@ -8,7 +8,6 @@ from torch import Tensor
 
 from diffac.noise import Noise
 from diffac.parts import temperatures as declared
-from diffac.parts.constructors import check_arguments
 from diffac.protocols import Metrics, Policy, Sampler, State
 from diffac_torch.samplers import AdditiveNoise
 
@@ -113,7 +112,7 @@ def mixture_entropy(
     Returns:
         Entropies [*batch] in nats.
     """
-    check_arguments("mixture_entropy", locals())
+    declared.check_mixture(num_components, num_iterations, covariance_floor)
     _, *batch, d = samples.shape
     x = samples.detach().double().flatten(1, -2).transpose(0, 1) if batch else samples.detach().double().unsqueeze(0)
     responsibility = _clusters(x, num_components)

@@ -71,20 +71,26 @@ class Part:
         if cls.__doc__ is None:
             cls.__doc__ = next(base.__doc__ for base in cls.__mro__[1:] if issubclass(base, Part))
 
-    def check(self) -> None:
+    def check(self, **others: Any) -> None:
         """Refuses arguments that make no sense, and converts those that come in several forms; called when it is made.
+
+        Args:
+            **others: values of arguments that the part does not keep.
 
         Raises:
             UsageError: says which argument, what is allowed and what was given.
         """
         for name, argument in self.arguments.items():
+            if name in others:
+                argument.check(name, others[name])
+                continue
             value = getattr(self, name)
             argument.check(name, value)
             if argument.convert is not None:
                 object.__setattr__(self, name, argument.convert(value))
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name in vars(self):
+        if name in self.arguments and name in vars(self):
             raise dataclasses.FrozenInstanceError(f"{type(self).__name__}.{name} cannot be set; make another part")
         super().__setattr__(name, value)
 
@@ -95,12 +101,12 @@ Declaration = TypeVar("Declaration", bound=type[Part])
 @overload
 def declared(cls: Declaration) -> Declaration: ...
 @overload
-def declared(*, kw_only: bool) -> Callable[[Declaration], Declaration]: ...
+def declared(*, kw_only: bool = ..., check: bool = ...) -> Callable[[Declaration], Declaration]: ...
 @dataclass_transform(eq_default=False)
-def declared(cls: Any = None, *, kw_only: bool = False) -> Any:
+def declared(cls: Any = None, *, kw_only: bool = False, check: bool = True) -> Any:
     """Makes a class the declaration of a part.
 
-    kw_only: its arguments must be named in a call.
+    kw_only: its arguments must be named in a call; check: `check` is called when one is made.
 
     Each field needs a type that says which values make sense: one of the numbers above, `bool`, a `Literal` of texts,
     a key of `EXAMPLES`, or one of these or None.
@@ -109,19 +115,21 @@ def declared(cls: Any = None, *, kw_only: bool = False) -> Any:
         TypeError: a field has another type.
     """
     if cls is None:
-        return functools.partial(declared, kw_only=kw_only)
+        return functools.partial(declared, kw_only=kw_only, check=check)
     # Not of Part, because Equinox warns where __init__ is written by hand.
-    cls.__post_init__ = _check  # pyright: ignore[reportAttributeAccessIssue]
+    if check:
+        cls.__post_init__ = _check  # pyright: ignore[reportAttributeAccessIssue]
     dataclasses.dataclass(eq=False, kw_only=kw_only)(cls)
     hints = get_type_hints(cls, include_extras=True)
+    fields: Mapping[str, Any] = cls.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue]
     cls.arguments = {
-        field.name: dataclasses.replace(
-            _argument(cls, field.name, hints[field.name]),
+        name: dataclasses.replace(
+            _argument(cls, name, hints[name]),
             default=REQUIRED if field.default is dataclasses.MISSING else field.default,
-            kind=KEYWORD if kw_only else POSITIONAL,
+            kind=KEYWORD if field.kw_only else POSITIONAL,
         )
-        for field in dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
-        if field.init
+        for name, field in fields.items()
+        if field.init and get_origin(hints[name]) is not ClassVar
     }
     return cls
 
@@ -131,6 +139,8 @@ def _check(part: Part) -> None:
 
 
 def _argument(cls: type, name: str, hint: Any) -> Argument:
+    if isinstance(hint, dataclasses.InitVar):
+        hint = hint.type
     origin, inner = get_origin(hint), get_args(hint)
     if origin is Annotated:
         return next(extra for extra in inner[1:] if isinstance(extra, Argument))

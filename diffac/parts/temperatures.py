@@ -9,6 +9,7 @@ import numpy as np
 
 from diffac.errors import UsageError
 from diffac.noise import Noise, NoiseSpec, Shape
+from diffac.parts.arguments import Argument, count, number
 from diffac.parts.declaration import Count, Part, Positive, Real, Whole, declared
 from diffac.parts.samplers import AdditiveNoise
 from diffac.protocols import Array, Metrics, Policy, Sampler, State
@@ -212,3 +213,19 @@ def _samples_spec(sampler: Sampler, num_samples: int, num_states: int, shape: Sh
 def _adam_state(temperature: float) -> State:
     zeros = {name: np.zeros(()) for name in ("m", "v", "count")}
     return {"log_temperature": np.asarray(math.log(temperature)), **zeros}
+
+
+MIXTURE_ARGUMENTS: dict[str, Argument] = {
+    "samples": Argument(lambda name, value: None),
+    "num_components": count(3),
+    "num_iterations": count(100),
+    "covariance_floor": number("[0, inf)", 1e-6),
+}
+"""Of the backends' function `mixture_entropy`."""
+
+
+def check_mixture(num_components: Any, num_iterations: Any, covariance_floor: Any) -> None:
+    """Refuses arguments of `mixture_entropy` that make no sense."""
+    given = {"num_components": num_components, "num_iterations": num_iterations, "covariance_floor": covariance_floor}
+    for name, value in given.items():
+        MIXTURE_ARGUMENTS[name].check(name, value)

@@ -39,9 +39,9 @@ from diffac import protocols
 from diffac.backend import Backend
 from diffac.errors import UsageError
 from diffac.noise import draw
-from diffac.parts import constructors as arguments
-from diffac.parts.inputs import entry
-from diffac.parts.schedules import flow_schedule
+from diffac.parts import PARTS
+from diffac.parts.arguments import REQUIRED
+from diffac.parts.temperatures import MIXTURE_ARGUMENTS
 from diffac.protocols import Policy, Rollout
 from diffac.runs.recipes import load_recipe, preset_values, recipe_modules
 from diffac.testing import parts, problems, reference
@@ -118,14 +118,24 @@ def test_names(backend: Any) -> None:
     assert not missing
 
 
-@pytest.mark.parametrize("name", arguments.CONSTRUCTORS)
+ARGUMENTS = {**{name: part.arguments for name, part in PARTS.items()}, "mixture_entropy": MIXTURE_ARGUMENTS}
+"""Name in every backend -> its arguments, in their order."""
+
+
+def signature(name: str) -> inspect.Signature:
+    """What the constructor of a part must look like, without annotations."""
+    arguments = ARGUMENTS[name].items()
+    return inspect.Signature([inspect.Parameter(n, a.kind, default=a.default) for n, a in arguments])
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
 def test_constructors(backend: Any, name: str) -> None:
-    """Arguments, their order, kinds and defaults, as `diffac.parts.constructors` declares them: recipes rely on it."""
+    """Arguments, their order, kinds and defaults, as `diffac.parts` declares them: recipes rely on all of it."""
 
     def described(signature: inspect.Signature) -> list[str]:
         return [str(p.replace(annotation=p.empty)) for p in signature.parameters.values()]
 
-    given, wanted = inspect.signature(getattr(backend, name)), arguments.signature(name)
+    given, wanted = inspect.signature(getattr(backend, name)), signature(name)
     assert described(given) == described(wanted), f"{name} takes {given}, and should take {wanted}"
     kinds = [p.kind for p in wanted.parameters.values()]
     assert [p.kind for p in given.parameters.values()] == kinds, f"{name} takes {given}, and should take {wanted}"
@@ -148,17 +158,17 @@ def sensible_arguments(B: Any, name: str) -> dict[str, Any]:
         "actor_optimiser": B.Adam(),
         "critic_optimiser": B.Adam(),
     }
-    declared = arguments.CONSTRUCTORS[name].items()
-    return {n: sensible[n] for n, argument in declared if argument.default is arguments.REQUIRED}
+    declared = ARGUMENTS[name].items()
+    return {n: sensible[n] for n, argument in declared if argument.default is REQUIRED}
 
 
-@pytest.mark.parametrize("name", [name for name in arguments.CONSTRUCTORS if name != "Sum"])
+@pytest.mark.parametrize("name", [name for name in ARGUMENTS if name != "Sum"])
 def test_arguments_without_sense_are_refused(backend: Any, name: str) -> None:
-    """Each number out of its range, not finite or of another type, with the sentence of `diffac.parts.constructors`."""
+    """Each number out of its range, not finite or of another type, with the sentence of `diffac.parts`."""
     make, sensible, wrong = getattr(backend, name), sensible_arguments(backend, name), []
     with unchecked_shapes():
         make(**sensible)
-        for argument, declared in arguments.CONSTRUCTORS[name].items():
+        for argument, declared in ARGUMENTS[name].items():
             for value in declared.wrong:
                 with pytest.raises(UsageError) as expected:
                     declared.check(argument, value)

@@ -9,25 +9,20 @@ import numpy as np
 
 from diffac.noise import draw, without_exploration
 from diffac.parts import learner as declared
-from diffac.parts.constructors import check_arguments
+from diffac.parts import optimisers
 from diffac.parts.inputs import check_batch, check_noise, entry
-from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Batch, Policy
 from diffac.testing import reference
 from diffac_numpy.networks import lifted
 from diffac_numpy.parts import bare
 
 
-def Adam(
-    learning_rate: float | LinearSchedule = 3e-4,
-    max_grad_norm: float | None = None,
-    b1: float = 0.9,
-    b2: float = 0.999,
-    eps: float = 1e-8,
-) -> reference.Adam:
-    """The reference's, with checked arguments."""
-    check_arguments("Adam", locals())
-    return reference.Adam(learning_rate, max_grad_norm, b1, b2, eps)
+class Adam(optimisers.Adam):
+    """The reference's."""
+
+    def check(self, **others: Any) -> None:
+        super().check(**others)
+        self.bare = reference.Adam(self.learning_rate, self.max_grad_norm, self.b1, self.b2, self.eps)
 
 
 class Learner(declared.Learner):

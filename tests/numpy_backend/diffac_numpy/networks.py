@@ -6,12 +6,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from diffac.parts.constructors import check_arguments
+from diffac.parts import networks as declared
 from diffac.parts.initialisers import layer_parameters
 from diffac.testing import reference
 
 Sizes = tuple[int, ...]
-HIDDEN = (256, 256, 256)
 
 
 def layers(
@@ -36,26 +35,11 @@ class Condition(NamedTuple):
     obs: Any
 
 
-class MLPDenoiser(Network):
-    """A diffusion policy's actor."""
-
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        *,
-        key: int,
-        hidden_sizes: Sizes = HIDDEN,
-        activation: str = "mish",
-        time_dim: int = 16,
-        prediction: str = "eps",
-    ) -> None:
-        check_arguments("MLPDenoiser", locals())
-        rng = np.random.default_rng(key)
-        arrays = layers(rng, (time_dim, 2 * time_dim, time_dim), "time_layers")
-        arrays |= layers(rng, (obs_dim + action_dim + time_dim, *hidden_sizes, action_dim))
-        self.bound = reference.MLPDenoiser(arrays, activation, prediction)
-        self.prediction = prediction
+class MLPDenoiser(declared.MLPDenoiser, Network):
+    def build(self, rng: np.random.Generator) -> None:
+        arrays = layers(rng, (self.time_dim, 2 * self.time_dim, self.time_dim), "time_layers")
+        arrays |= layers(rng, (self.obs_dim + self.action_dim + self.time_dim, *self.hidden_sizes, self.action_dim))
+        self.bound = reference.MLPDenoiser(arrays, self.activation, self.prediction)
 
     def condition(self, obs: Any, num_steps: int) -> Condition:
         return Condition(obs)
@@ -64,76 +48,47 @@ class MLPDenoiser(Network):
         return self.bound(obs.obs if isinstance(obs, Condition) else obs, noisy, t)[0]
 
 
-class DeterministicActor(Network):
-    """An action."""
-
-    def __init__(
-        self, obs_dim: int, action_dim: int, *, key: int, hidden_sizes: Sizes = HIDDEN, activation: str = "mish"
-    ) -> None:
-        check_arguments("DeterministicActor", locals())
-        arrays = layers(np.random.default_rng(key), (obs_dim, *hidden_sizes, action_dim))
-        self.bound = reference.DeterministicActor(arrays, activation)
+class DeterministicActor(declared.DeterministicActor, Network):
+    def build(self, rng: np.random.Generator) -> None:
+        arrays = layers(rng, (self.obs_dim, *self.hidden_sizes, self.action_dim))
+        self.bound = reference.DeterministicActor(arrays, self.activation)
 
     def __call__(self, obs: Any) -> Any:
         return self.bound(obs)[0]
 
 
-class GaussianActor(Network):
-    """Mean and logarithm of the standard deviation."""
-
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        *,
-        key: int,
-        hidden_sizes: Sizes = HIDDEN,
-        activation: str = "mish",
-        log_std_min: float = -20.0,
-        log_std_max: float = 2.0,
-    ) -> None:
-        check_arguments("GaussianActor", locals())
-        arrays = layers(np.random.default_rng(key), (obs_dim, *hidden_sizes, 2 * action_dim))
-        self.bound = reference.GaussianActor(arrays, activation, log_std_min, log_std_max)
+class GaussianActor(declared.GaussianActor, Network):
+    def build(self, rng: np.random.Generator) -> None:
+        arrays = layers(rng, (self.obs_dim, *self.hidden_sizes, 2 * self.action_dim))
+        self.bound = reference.GaussianActor(arrays, self.activation, self.log_std_min, self.log_std_max)
 
     def __call__(self, obs: Any) -> Any:
         return self.bound(obs)[0]
 
 
-class EnsembleCritic(Network):
-    """Several state-action values."""
+class Values(Network):
+    """An ensemble."""
 
     outputs, kind = 1, reference.EnsembleCritic
 
-    def __init__(
-        self,
-        obs_dim: int,
-        action_dim: int,
-        *,
-        key: int,
-        size: int = 2,
-        hidden_sizes: Sizes = HIDDEN,
-        activation: str = "mish",
-    ) -> None:
-        check_arguments("EnsembleCritic", locals())
-        sizes = (obs_dim + action_dim, *hidden_sizes, self.outputs)
-        self.size = size
-        self.bound = self.kind(layers(np.random.default_rng(key), sizes, ensemble=size), activation)
+    def build(self, rng: np.random.Generator) -> None:
+        own: Any = self
+        sizes = (own.obs_dim + own.action_dim, *own.hidden_sizes, self.outputs)
+        self.bound = self.kind(layers(rng, sizes, ensemble=own.size), own.activation)
 
     def __call__(self, obs: Any, action: Any) -> Any:
         return self.bound(obs, action)[0]
 
 
-def TwinCritic(
-    obs_dim: int, action_dim: int, *, key: int, hidden_sizes: Sizes = HIDDEN, activation: str = "mish"
-) -> EnsembleCritic:
-    """Two of them."""
-    return EnsembleCritic(obs_dim, action_dim, key=key, hidden_sizes=hidden_sizes, activation=activation)
+class TwinCritic(Values, declared.TwinCritic):
+    pass
 
 
-class GaussianCritic(EnsembleCritic):
-    """Several Gaussian laws of the return."""
+class EnsembleCritic(Values, declared.EnsembleCritic):
+    pass
 
+
+class GaussianCritic(Values, declared.GaussianCritic):
     outputs, kind = 2, reference.GaussianCritic
 
     def distribution(self, obs: Any, action: Any) -> Any:

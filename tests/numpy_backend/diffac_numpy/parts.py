@@ -11,7 +11,6 @@ from typing import Any
 
 from diffac.errors import check_present
 from diffac.parts import PARTS, critics, objectives, samplers, temperatures
-from diffac.parts.constructors import check_arguments
 from diffac.parts.critics import LOG_PROB, next_rollout
 from diffac.parts.schedules import check_signal, prediction_of
 from diffac.protocols import Loss, Policy, Rollout
@@ -147,7 +146,7 @@ globals().update(MAKERS)
 def mixture_entropy(
     samples: Any, num_components: int = 3, num_iterations: int = 100, covariance_floor: float = 1e-6
 ) -> Any:
-    check_arguments("mixture_entropy", locals())
+    temperatures.check_mixture(num_components, num_iterations, covariance_floor)
     return reference.mixture_entropy(samples, num_components, num_iterations, covariance_floor)
 
 

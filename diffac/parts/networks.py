@@ -1,0 +1,229 @@
+"""Actors and critics. Their parameters are drawn on the host, so one key gives the same network in every backend."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
+
+import numpy as np
+
+from diffac.errors import UsageError, check_count
+from diffac.parts.arguments import Argument
+from diffac.parts.declaration import STATIC, Count, Part, Real, Whole, declared
+from diffac.protocols import Activation, Array, Prediction
+
+__all__ = ["DeterministicActor", "EnsembleCritic", "GaussianActor", "GaussianCritic", "MLPDenoiser", "TwinCritic"]
+
+
+def _check_sizes(name: str, value: Any) -> None:
+    if not isinstance(value, tuple | list):
+        raise UsageError(f"{name} must be widths of layers, such as (256, 256), got {value!r}")
+    for i, size in enumerate(value):
+        check_count(f"{name}[{i}]", size)
+
+
+_WRONG_SIZES = ((8, 0), (8, -1), (2.5,), (None,), 256, "256", None)
+Widths = Annotated[Sequence[int], Argument(_check_sizes, wrong=_WRONG_SIZES, convert=tuple)]
+"""Of hidden layers."""
+
+Declaration = TypeVar("Declaration", bound=type["Network"])
+
+
+@dataclass_transform(eq_default=False)
+def network(cls: Declaration) -> Declaration:
+    """Declares a network: when one is made, its arguments are checked, and its parameters drawn from the key."""
+    cls = declared(check=False)(cls)
+    keep: Any = cls.__init__
+
+    @functools.wraps(keep)
+    def init(self: Any, *sizes: Any, **options: Any) -> None:
+        keep(self, *sizes, **options)
+        self.check(key=options["key"])
+        self.build(np.random.default_rng(options["key"]))
+
+    cls.__init__ = init
+    return cls
+
+
+@network
+class Network(Part):
+    """What all networks share. Their arguments describe them; the key is not kept.
+
+    A backend's class adds `build`, which draws the initial parameters.
+    """
+
+    obs_dim: Count = dataclasses.field(metadata=STATIC)
+    action_dim: Count = dataclasses.field(metadata=STATIC)
+    key: dataclasses.InitVar[Whole] = dataclasses.field(kw_only=True)
+    hidden_sizes: Widths = dataclasses.field(default=(256, 256, 256), kw_only=True, metadata=STATIC)
+    activation: Activation = dataclasses.field(default="mish", kw_only=True, metadata=STATIC)
+
+    def build(self, rng: np.random.Generator) -> None:
+        """Draws the initial parameters; called when the arguments have been checked."""
+        raise NotImplementedError
+
+
+@network
+class MLPDenoiser(Network):
+    """A diffusion policy's actor, a multilayer perceptron on (obs, noisy, time features); a `ConditionalDenoiser`.
+
+    Time features: a sinusoidal embedding of the time (`time_embedding`), then Linear(2 time_dim), activation,
+    Linear(time_dim), as in the official SDAC code. The concatenation is never formed: the first layer's shares of obs,
+    noisy and time are added, so batch axes broadcast, and the first and last share serve a whole chain.
+
+    Args:
+        obs_dim: length of an observation.
+        action_dim: length of an action.
+        key: seed of the initial parameters, equal in all backends.
+        hidden_sizes: widths of the hidden layers.
+        activation: between the layers.
+        time_dim: number of time features, even.
+        prediction: what it predicts, "eps", "velocity" or "action"; says how others read its output.
+
+    Raises:
+        UsageError: a size is not positive, time_dim is odd, or the activation is unknown.
+    """
+
+    time_dim: Count = dataclasses.field(default=16, kw_only=True, metadata=STATIC)
+    prediction: Prediction = dataclasses.field(default="eps", kw_only=True, metadata=STATIC)
+
+    def check(self, **others: Any) -> None:
+        """As every part's; time_dim is even."""
+        super().check(**others)
+        if self.time_dim % 2:
+            raise UsageError(f"time_dim must be even (half sines, half cosines), got {self.time_dim!r}")
+
+    def condition(self, obs: Array, num_steps: int) -> Any:
+        """The shares of obs and of all times t < num_steps in the first layer; may stand for obs in a call."""
+        raise NotImplementedError
+
+    def __call__(self, obs: Any, noisy: Array, t: Array | int) -> Array:
+        """The prediction [*batch act]; obs [*batch obs] or what `condition` returned, t an integer or [*batch]."""
+        raise NotImplementedError
+
+
+@network
+class DeterministicActor(Network):
+    """An action for an observation: a multilayer perceptron with a tanh, the actor of TD3 (arXiv 1802.09477).
+
+    Args:
+        obs_dim: length of an observation.
+        action_dim: length of an action.
+        key: seed of the initial parameters, equal in all backends.
+        hidden_sizes: widths of the hidden layers.
+        activation: between the layers.
+
+    Raises:
+        UsageError: a size is not positive or the activation is unknown.
+    """
+
+    def __call__(self, obs: Array) -> Array:
+        """The action [*batch act] in [-1, 1] for obs [*batch obs]."""
+        raise NotImplementedError
+
+
+@network
+class GaussianActor(Network):
+    """Mean and logarithmic standard deviation of a diagonal Gaussian: a multilayer perceptron, the actor of SAC.
+
+    Haarnoja et al. 2018 (arXiv 1801.01290), appendix C. `TanhGaussianSampler` draws from it.
+
+    Args:
+        obs_dim: length of an observation.
+        action_dim: length of an action.
+        key: seed of the initial parameters, equal in all backends.
+        hidden_sizes: widths of the hidden layers.
+        activation: between the layers.
+        log_std_min: lower bound of the logarithmic standard deviation.
+        log_std_max: upper bound; beyond a bound it is clipped and its gradient is zero.
+
+    Raises:
+        UsageError: a size is not positive, the activation is unknown, or log_std_min >= log_std_max.
+    """
+
+    log_std_min: Real = dataclasses.field(default=-20.0, kw_only=True, metadata=STATIC)
+    log_std_max: Real = dataclasses.field(default=2.0, kw_only=True, metadata=STATIC)
+
+    def check(self, **others: Any) -> None:
+        """As every part's; the bounds are in order."""
+        super().check(**others)
+        low, high = self.log_std_min, self.log_std_max
+        if low >= high:
+            raise UsageError(f"log_std_min must be below log_std_max, got {low!r} and {high!r}")
+
+    def __call__(self, obs: Array) -> tuple[Array, Array]:
+        """(mean, log_std), each [*batch act], for obs [*batch obs]."""
+        raise NotImplementedError
+
+
+class CriticNetwork(Part):
+    """A `Critic`, which a backend computes."""
+
+    def __call__(self, obs: Array, action: Array) -> Array:
+        """Values [size *batch] of obs [*batch obs] and action [*batch act]; of a distribution the means."""
+        raise NotImplementedError
+
+
+@network
+class TwinCritic(CriticNetwork, Network):
+    """Two independent state-action values (clipped double Q-learning, Fujimoto et al. 2018, arXiv 1802.09477).
+
+    Args:
+        obs_dim: length of an observation.
+        action_dim: length of an action.
+        key: seed of the initial parameters, equal in all backends.
+        hidden_sizes: widths of the hidden layers.
+        activation: between the layers.
+
+    Raises:
+        UsageError: a size is not positive or the activation is unknown.
+    """
+
+    size: ClassVar[int] = 2
+    """Number of members."""
+
+
+@network
+class EnsembleCritic(CriticNetwork, Network):
+    """Independent state-action values, with stacked parameters, so that each layer is one batched product.
+
+    Args:
+        obs_dim: length of an observation.
+        action_dim: length of an action.
+        key: seed of the initial parameters, equal in all backends.
+        hidden_sizes: widths of the hidden layers.
+        activation: between the layers.
+        size: number of members.
+
+    Raises:
+        UsageError: a size is not positive or the activation is unknown.
+    """
+
+    size: Count = dataclasses.field(default=2, kw_only=True, metadata=STATIC)
+
+
+@network
+class GaussianCritic(CriticNetwork, Network):
+    """An ensemble of Gaussians of the return (DSAC-T, arXiv 2310.05858; DACER, arXiv 2405.15177).
+
+    A `DistributionalCritic`. Outputs are the mean and a number whose softplus is the standard deviation.
+
+    Args:
+        obs_dim: length of an observation.
+        action_dim: length of an action.
+        key: seed of the initial parameters, equal in all backends.
+        hidden_sizes: widths of the hidden layers.
+        activation: between the layers.
+        size: number of members.
+
+    Raises:
+        UsageError: a size is not positive or the activation is unknown.
+    """
+
+    size: Count = dataclasses.field(default=2, kw_only=True, metadata=STATIC)
+
+    def distribution(self, obs: Array, action: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation of the return, each [size *batch]; the standard deviation is positive."""
+        raise NotImplementedError

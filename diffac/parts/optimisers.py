@@ -1,0 +1,56 @@
+"""Optimisers: from a gradient to a step of a network."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from diffac.errors import check_number
+from diffac.parts.arguments import NO_NUMBERS, Argument, number
+from diffac.parts.declaration import Part, Positive, declared
+from diffac.parts.schedules import LinearSchedule
+from diffac.protocols import Metrics
+
+__all__ = ["Adam"]
+
+
+def _check_rate(name: str, value: Any) -> None:
+    if not isinstance(value, LinearSchedule):
+        return check_number(name, value, "(0, inf)")
+    check_number(f"{name}.initial", value.initial, "[0, inf)")
+    check_number(f"{name}.final", value.final, "[0, inf)")
+    return None
+
+
+_WRONG_RATES = (0.0, -1.0, LinearSchedule(-1.0, 1.0, 0, 1), *NO_NUMBERS)
+LearningRate = Annotated[float | LinearSchedule, Argument(_check_rate, wrong=_WRONG_RATES)]
+Decay = Annotated[float, number("[0, 1)")]
+
+
+@declared
+class Adam(Part):
+    """Adam (Kingma and Ba 2015, arXiv 1412.6980, algorithm 1), optionally behind a clip of the gradient's global norm.
+
+    Args:
+        learning_rate: a positive number, or a schedule over the number of steps done before the present one.
+        max_grad_norm: gradients g become g min(1, max_grad_norm / ||g||); None: no clip.
+        b1: decay of the first moment.
+        b2: decay of the second moment.
+        eps: added to the root of the second moment.
+
+    Raises:
+        UsageError: a number is out of range.
+    """
+
+    learning_rate: LearningRate = 3e-4
+    max_grad_norm: Positive | None = None
+    b1: Decay = 0.9
+    b2: Decay = 0.999
+    eps: Positive = 1e-8
+
+    def init(self, module: Any) -> Any:
+        """The state before the first step of a network."""
+        raise NotImplementedError
+
+    def step(self, opt_state: Any, module: Any, grads: Any) -> tuple[Any, Any, Metrics]:
+        """One step, as `Optimiser` says; {"grad_norm"} is the norm before the clip."""
+        raise NotImplementedError
