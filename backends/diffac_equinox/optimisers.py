@@ -11,6 +11,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from diffac.parts import optimisers as declared
+from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Metrics
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from diffac.errors import UsageError
 from diffac.parts import optimisers as declared
+from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Metrics
 
 Module = TypeVar("Module", bound=nn.Module)
