@@ -1,6 +1,10 @@
-"""Sessions: `nox -l` lists them, `nox` runs all but the slow ones, `nox -s tests` is the usual one."""
+"""Sessions: `nox -l` lists them, `nox` runs all but the slow ones, `nox -s tests` is the usual one.
+
+They run on the Python that nox runs on, but `newest`.
+"""
 
 import os
+import sys
 import tempfile
 from pathlib import Path
 
@@ -8,9 +12,12 @@ import nox
 
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
+nox.options.error_on_missing_interpreters = True
 nox.options.sessions = ["lint", "types", "tests", "agreement", "core", "torch", "equinox", "docs", "build"]
 
-PYTHON = "3.11"
+if not (3, 11) <= sys.version_info[:2] <= (3, 13):
+    sys.exit(f"diffac is tested with Python 3.11 to 3.13, and nox runs on {sys.version.split()[0]}; start it with one")
+
 RUNTIME = "mujoco,plot,video,export,test"
 
 
@@ -30,7 +37,7 @@ def pytest(session: nox.Session, *arguments: str, optimised: bool = False) -> No
     session.run("pytest", "-n", "2", *arguments, *session.posargs, env={"OMP_NUM_THREADS": "1", "XLA_FLAGS": flags})
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def tests(session: nox.Session) -> None:
     """Everything fast, with both backends."""
     install(session, f"torch,equinox,{RUNTIME},test-sb3")
@@ -43,7 +50,7 @@ AGREEMENT = [
 ]
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def agreement(session: nox.Session) -> None:
     """Only the comparison of the backends and the NumPy reference: more examples, more sizes, optimised programs."""
     install(session, f"torch,equinox,{RUNTIME}")
@@ -51,21 +58,21 @@ def agreement(session: nox.Session) -> None:
     pytest(session, *AGREEMENT, optimised=True)
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def core(session: nox.Session) -> None:
     """Neither torch nor jax installed."""
     install(session, RUNTIME)
     pytest(session)
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def torch(session: nox.Session) -> None:
     """Only the torch backend installed."""
     install(session, f"torch,{RUNTIME},test-sb3")
     pytest(session)
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def equinox(session: nox.Session) -> None:
     """Only the Equinox backend installed."""
     install(session, f"equinox,{RUNTIME}")
@@ -82,7 +89,7 @@ def newest(session: nox.Session) -> None:
     pytest(session)
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def lowest(session: nox.Session) -> None:
     """Slow: the Equinox backend with the lower bounds in pyproject.toml as versions; torch's bound is not checked."""
     project = nox.project.load_toml("pyproject.toml")["project"]
@@ -94,14 +101,14 @@ def lowest(session: nox.Session) -> None:
     pytest(session)
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def learning(session: nox.Session) -> None:
     """Slow: trains on a bandit and on InvertedPendulum with both backends."""
     install(session, f"torch,equinox,{RUNTIME}")
     session.run("pytest", "-m", "learning", *session.posargs)
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def learns(session: nox.Session) -> None:
     """Hours: the `quick` presets on unseen seeds, written to docs/data; each recipe must solve 9 in 10.
 
@@ -111,35 +118,35 @@ def learns(session: nox.Session) -> None:
     session.run("python", "-m", "tests.learning.learns", *session.posargs)
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def theory(session: nox.Session) -> None:
     """Minutes: trained parts against exact mathematics (quadrature, orders of convergence) with both backends."""
     install(session, f"torch,equinox,{RUNTIME}")
     pytest(session, "-m", "theory", optimised=True)
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def official(session: nox.Session) -> None:
     """Minutes: recordings of the authors' code (`-- --data FOLDER`, default ../shared/official) through our presets."""
     install(session, f"torch,equinox,{RUNTIME}")
     pytest(session, "-m", "official", "tests/official")
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def mutation(session: nox.Session) -> None:
     """Minutes: makes known mistakes in copies of the backends, one at a time; the tests must notice each."""
     install(session, f"torch,equinox,{RUNTIME}")
     session.run("python", "tests/mutation/run.py", "--jobs", "2", *session.posargs)
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def soak(session: nox.Session) -> None:
     """Slow: kills runs at random moments and resumes them; long runs stopped and resumed, compared bit for bit."""
     install(session, f"torch,equinox,{RUNTIME}")
     session.run("pytest", "-m", "soak", *session.posargs)
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def bench(session: nox.Session) -> None:
     """Slow: updates, latency, memory and whole runs against naive code, Stable-Baselines3, SBX and the machine's peak.
 
@@ -155,7 +162,7 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "tests.benchmarks", "--peers", str(python), *session.posargs)
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def lint(session: nox.Session) -> None:
     """Style and formatting."""
     session.install("-c", "constraints.txt", "ruff")
@@ -163,7 +170,7 @@ def lint(session: nox.Session) -> None:
     session.run("ruff", "format", "--check", ".")
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def types(session: nox.Session) -> None:
     """Static types."""
     install(session, f"torch,equinox,{RUNTIME}")
@@ -171,14 +178,14 @@ def types(session: nox.Session) -> None:
     session.run("pyright")
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def docs(session: nox.Session) -> None:
     """Builds the documentation; a warning is an error."""
     install(session, "torch,equinox,docs")
     session.run("zensical", "build", "--clean", "--strict", "-f", "mkdocs.yml")
 
 
-@nox.session(python=PYTHON)
+@nox.session
 def build(session: nox.Session) -> None:
     """Builds the wheel, installs it, and uses it from an empty directory."""
     session.install("-c", "constraints.txt", "hatchling")
