@@ -316,6 +316,7 @@ def test_a_state_that_was_consumed_says_so(capfd: pytest.CaptureFixture[str]) ->
     backend, export = (pytest.importorskip(f"diffac_equinox{name}") for name in ("", ".export"))
     agent = Agent.from_recipe("sac", "fakes:Random-v0", backend="equinox", **SMALL)
     state = agent.state
+    never_acted = backend.from_arrays(state, backend.to_arrays(state))
     agent.learn(40)
     assert agent._training is not None
     batches = agent._training.buffer.sample(np.random.default_rng(0), 1, 4)
@@ -323,7 +324,9 @@ def test_a_state_that_was_consumed_says_so(capfd: pytest.CaptureFixture[str]) ->
     act_noise = draw(np.random.default_rng(0), agent.engine.act_noise_spec((1, 1)))
     step_noise = agent.engine.draw_noise(0, 0, (4, 1))
     described = signature(agent.engine, 3, np.array([-1.0]), np.array([1.0]))
+    agent.engine.update(never_acted, batches, 0)
     for use in (
+        lambda: agent.engine.act(never_acted, np.zeros((1, 3), np.float32), act_noise),
         lambda: agent.engine.act(state, np.zeros((1, 3), np.float32), act_noise),
         lambda: agent.engine.update(state, batches, 0),
         lambda: agent.engine.step(state, batch, step_noise),

@@ -17,7 +17,7 @@ from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
 from diffac.noise import draw as draw_on_host
 from diffac.parts.inputs import check_batch, check_noise, check_obs
 from diffac.parts.metrics import PackedMetrics, columns
-from diffac.protocols import Array, Batch, Metrics
+from diffac.protocols import Array, Batch, Metrics, Policy
 from diffac_equinox.convert import check_alive
 from diffac_equinox.learner import Learner, LearnerState, cast, parameter_dtype
 from diffac_equinox.programs import _at_hand, _compiler_options, _Kept, _put_together, _take_apart
@@ -128,9 +128,13 @@ class Engine:
             UsageError: obs is not a floating array [num_envs obs_dim].
         """
         check_obs(obs, ("num_envs",), state.actor)
-        arrays, structure, others = self._policies.get(state, lambda: self.learner.policy(state))
+        arrays, structure, others = self._policies.get(state, lambda: self._policy(state))
         check_alive(arrays[:1])  # all go at once
         return np.asarray(self._act_program(structure, others)(arrays, obs, noise), np.float32)
+
+    def _policy(self, state: LearnerState) -> Policy:
+        check_alive(state)
+        return self.learner.policy(state)
 
     def compile_act(self, state: LearnerState, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
         """Compiles `act` for these numbers of observations, by calling it: later calls do not wait for the compiler.
