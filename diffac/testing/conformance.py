@@ -41,6 +41,8 @@ from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.parts import PARTS
 from diffac.parts.arguments import REQUIRED
+from diffac.parts.inputs import entry
+from diffac.parts.schedules import flow_schedule
 from diffac.parts.temperatures import MIXTURE_ARGUMENTS
 from diffac.protocols import Policy, Rollout
 from diffac.runs.recipes import load_recipe, preset_values, recipe_modules
@@ -691,7 +693,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
     ),
     "critics without distribution": (
         lambda B: B.GaussianTD().init_state(parts.CRITICS["twin"](B, DIMS, 0)),
-        ("GaussianTD needs a critic with a method `distribution`", "EnsembleCritic"),
+        ("GaussianTD needs a critic with a method `distribution`", "TwinCritic"),
     ),
     "no reward": (lambda B: _step(B, reward=None), ("reward must be an array of shape (5,), got NoneType",)),
     "no critic": (lambda B: _sample(B, B.BestOf(_chain(B), num_candidates=2)), ("critic",)),

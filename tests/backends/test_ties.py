@@ -85,7 +85,7 @@ def test_recorded_for_compilation_too(both: Any) -> None:
     """What torch compiles for large networks."""
     import torch
 
-    from diffac_torch.optimisers import loss_and_gradient
+    from diffac_torch.gradients import loss_and_gradient
     from diffac_torch.programs import _take_apart, record
 
     actor = parts.make_actor(both.torch, OBJECTIVES["value_ddpm"])

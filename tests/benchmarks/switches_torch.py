@@ -38,7 +38,7 @@ def shares(patch: Any) -> None:
         pieces = [x.expand(*batch, x.shape[-1]) for x in (obs, noisy, features)]
         first = self.layers[0]
         hidden = torch.nn.functional.linear(torch.cat(pieces, dim=-1), first.weight, first.bias)
-        return networks._after_first(self.layers, hidden, self.activation)
+        return networks._after_first(self.layers, hidden, networks.activation(self.activation))
 
     patch(networks.MLPDenoiser, "forward", forward)
     for module in (samplers, objectives):

@@ -873,8 +873,8 @@ LEARNER = [
         "td3: tanh left out",
         "network",
         "networks.py",
-        "self.activation).tanh()",
-        "self.activation)",
+        "activation(self.activation)).tanh()",
+        "activation(self.activation))",
     ),
     torch(
         "ensemble: mean taken for the first",
