@@ -1,6 +1,6 @@
 """Tells mkdocstrings which classes are dataclasses, so that their fields are shown as their arguments.
 
-Declarations of parts (`diffac.parts.declaration.declared`), and subclasses of `eqx.Module`.
+Declarations of parts (`declared` and `network` of `diffac.parts`), and subclasses of `eqx.Module`.
 """
 
 from typing import Any
@@ -15,7 +15,8 @@ class Dataclasses(griffe.Extension):
 
     def on_class_members(self, *, cls: griffe.Class, **kwargs: Any) -> None:
         """Called when all members of a class are known."""
-        is_declared = "declared" in [str(decorator.value).partition("(")[0] for decorator in cls.decorators]
+        decorators = {str(decorator.value).partition("(")[0] for decorator in cls.decorators}
+        is_declared = bool(decorators & {"declared", "network"})
         is_module = "eqx.Module" in map(str, cls.bases) and "__init__" not in cls.members
         for member in cls.members.values() if is_module else ():
             value = str(member.value) if member.is_attribute else ""
