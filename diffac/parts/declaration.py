@@ -106,7 +106,8 @@ def declared(*, kw_only: bool = ..., check: bool = ...) -> Callable[[Declaration
 def declared(cls: Any = None, *, kw_only: bool = False, check: bool = True) -> Any:
     """Makes a class the declaration of a part.
 
-    kw_only: its arguments must be named in a call; check: `check` is called when one is made.
+    kw_only: its arguments must be named in a call; check: `check` is called when one is made; a network,
+    which is checked otherwise, is shown as its framework shows networks.
 
     Each field needs a type that says which values make sense: one of the numbers above, `bool`, a `Literal` of texts,
     a key of `EXAMPLES`, or one of these or None.
@@ -119,7 +120,7 @@ def declared(cls: Any = None, *, kw_only: bool = False, check: bool = True) -> A
     # Not of Part, because Equinox warns where __init__ is written by hand.
     if check:
         cls.__post_init__ = _check  # pyright: ignore[reportAttributeAccessIssue]
-    dataclasses.dataclass(eq=False, kw_only=kw_only)(cls)
+    dataclasses.dataclass(eq=False, repr=check, kw_only=kw_only)(cls)
     hints = get_type_hints(cls, include_extras=True)
     fields: Mapping[str, Any] = cls.__dataclass_fields__  # pyright: ignore[reportAttributeAccessIssue]
     cls.arguments = {
