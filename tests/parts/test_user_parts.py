@@ -131,6 +131,31 @@ def test_any_number_is_a_metric_or_a_state(user_backend: ModuleType, fused: bool
     engine.step(state, make_batch(rng, filled=False), make_noise(rng, engine))
 
 
+class Inconstant:
+    """A metric that comes and goes."""
+
+    def __init__(self, inner: Any) -> None:
+        self.inner, self.calls = inner, 0
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "inner":  # an unfinished copy has none
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def __call__(self, *arguments: Any) -> Loss:
+        loss, self.calls = self.inner(*arguments), self.calls + 1
+        return loss._replace(metrics={**loss.metrics, f"call_{self.calls}": 1.0})
+
+
+def test_metrics_that_change_their_names() -> None:
+    """In torch; in Equinox names are those of the compiled program."""
+    B, rng = load_backend("torch"), np.random.default_rng(0)
+    engine, state = an_engine(B, critic_objective=Inconstant(B.MeanSquaredTD(soft=True)))
+    engine.step(state, make_batch(rng, filled=False), make_noise(rng, engine))
+    with pytest.raises(UsageError, match="metrics must keep their names, got critic_call_2 for the first time"):
+        engine.step(state, make_batch(rng, filled=False), make_noise(rng, engine))
+
+
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "text": ({"metrics": {"note": "good"}}, "metric 'note' of UserObjective must be one number, got str"),
     "nothing": ({"metrics": {"note": None}}, "metric 'note' of UserObjective must be one number, got NoneType"),
