@@ -807,11 +807,11 @@ OPTIMISERS = [
 
 LEARNER = [
     torch(
-        "learner: temperature one update early",
+        "learner: temperature steps twice in an interval",
         "learner-dacer2",
         "learner.py",
         "state.updates % self.temperature.interval == 0",
-        "(state.updates + 1) % self.temperature.interval == 0",
+        "state.updates % self.temperature.interval < 2",
     ),
     torch(
         "learner: actor led by the target critic",
@@ -1136,11 +1136,11 @@ IN_BOTH = [
         "learner.py",
         (
             "state.updates % self.actor_delay == self.first_actor_update",
-            "(state.updates + 1) % self.actor_delay == self.first_actor_update",
+            "state.updates // self.actor_delay % self.actor_delay == self.first_actor_update",
         ),
         (
             "_is_multiple(update - self.first_actor_update, self.actor_delay)",
-            "_is_multiple(update + 1 - self.first_actor_update, self.actor_delay)",
+            "_is_multiple(update // self.actor_delay - self.first_actor_update, self.actor_delay)",
         ),
     ),
     both(
