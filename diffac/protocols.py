@@ -231,8 +231,8 @@ class ActorObjective(Protocol):
 class RolloutObjective(ActorObjective, Protocol):
     """An actor objective that looks at a rollout of the current policy on `batch.obs`.
 
-    Its noise has an entry "rollout". `Sum` runs the rollout once for all of its terms with the same sampler and passes
-    it on; the noise entry "rollout" is then not read.
+    Its noise has an entry "rollout". A `Sum` that is given the sampler runs the rollout once for all of its terms and
+    passes it on; the noise entry "rollout" is then not read.
     """
 
     @property

@@ -14,7 +14,7 @@ import numpy as np
 
 from diffac.errors import UsageError, check_number
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
-from diffac.parts.arguments import Argument, part
+from diffac.parts.arguments import Argument, optional, part
 from diffac.parts.declaration import (
     EXAMPLES,
     STATIC,
@@ -407,10 +407,7 @@ class EntropyRegularisedValue(OfRollout):
 
 @dataclasses.dataclass(eq=False, init=False)
 class Sum(Part):
-    """A weighted sum of objectives: `Sum((1.0, first), (0.01, second))`.
-
-    The first sampler that two or more terms roll out (the very same object) is run once for all of them; others stay
-    with their terms.
+    """A weighted sum of objectives: `Sum((1.0, first), (0.01, second), rollout=sampler)`.
 
     Noise: "rollout" if one is shared; "term0", "term1", ...: what each term needs besides.
 
@@ -420,31 +417,47 @@ class Sum(Part):
 
     Args:
         *terms: pairs (weight, objective).
+        rollout: the sampler whose rollout at `batch.obs` is computed once, and given to every term that looks at one
+            (`RolloutObjective`); it must be their own sampler. None: each computes its own, with noise of its own.
 
     Raises:
-        UsageError: there are no terms, or one is no such pair.
+        UsageError: there are no terms, one is no such pair, or a term looks at the rollout of another sampler.
     """
 
     terms: tuple[tuple[float, ActorObjective], ...]
-    # Found once, because identity does not survive jax.jit, which rebuilds every part.
-    sharing: tuple[int, ...] = dataclasses.field(metadata={"static": True})
-    """Which terms share a rollout."""
+    rollout: Sampler | None
 
-    def __init__(self, *terms: tuple[float, ActorObjective]) -> None:
+    def __init__(self, *terms: tuple[float, ActorObjective], rollout: Sampler | None = None) -> None:
         self.terms = terms
+        self.rollout = rollout
         self.check()
-        samplers = [getattr(objective, "rollout_sampler", None) for _, objective in terms]
-        groups = [tuple(i for i, other in enumerate(samplers) if other is one) for one in samplers if one is not None]
-        self.sharing = next((group for group in groups if len(group) > 1), ())
+
+    def check(self) -> None:
+        """As every part's, and that the terms look at the rollout that they share."""
+        super().check()
+        if self.rollout is None:
+            return
+        samplers = [getattr(objective, "rollout_sampler", None) for _, objective in self.terms]
+        if not any(samplers):
+            raise UsageError(f"no term of Sum looks at a rollout; leave rollout out, got {self.rollout!r}")
+        for i, sampler in enumerate(samplers):
+            if sampler is not None and sampler is not self.rollout:
+                raise UsageError(
+                    f"term {i} of Sum looks at the rollout of another sampler; give both the very same object, or "
+                    f"leave rollout out, got {sampler!r} and rollout={self.rollout!r}"
+                )
+
+    def _shares(self, objective: Any) -> bool:
+        """Whether a term is given the common rollout."""
+        return self.rollout is not None and getattr(objective, "rollout_sampler", None) is not None
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for a batch of actions of that shape."""
-        spec: dict[str, Any] = {}
+        spec: dict[str, Any] = {} if self.rollout is None else {"rollout": self.rollout.noise_spec(shape)}
         for i, (_, objective) in enumerate(self.terms):
-            own = dict(objective.noise_spec(shape))
-            if i in self.sharing:
-                spec = {"rollout": own.pop("rollout"), **spec}
-            spec[f"term{i}"] = own
+            own = objective.noise_spec(shape)
+            without = {"rollout"} if self._shares(objective) else set()
+            spec[f"term{i}"] = {name: law for name, law in own.items() if name not in without}
         return spec
 
     def init_state(self) -> State:
@@ -457,12 +470,12 @@ class Sum(Part):
     ) -> Loss:
         """The loss on a batch, as `ActorObjective` says."""
         rollout: dict[str, Any] = {}
-        if self.sharing:
-            sampler = self.terms[self.sharing[0]][1].rollout_sampler  # pyright: ignore[reportAttributeAccessIssue]
-            rollout["rollout"] = sampler.rollout(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
+        if self.rollout is not None:
+            policy = Policy(actor, critic, temperature)
+            rollout["rollout"] = self.rollout.rollout(policy, batch.obs, noise["rollout"])
         losses = []
         for i, (_, objective) in enumerate(self.terms):
-            own, shared = _part(state, f"term{i}."), rollout if i in self.sharing else {}
+            own, shared = _part(state, f"term{i}."), rollout if self._shares(objective) else {}
             losses.append(objective(actor, critic, batch, noise[f"term{i}"], temperature, own, **shared))
 
         names = [name for loss in losses for name in loss.metrics]
@@ -499,4 +512,7 @@ def _check_terms(name: str, terms: Any) -> None:
         part(EXAMPLES[ActorObjective]).check(f"the objective of term {i} of Sum", term[1])
 
 
-Sum.arguments = {"terms": Argument(_check_terms, kind=inspect.Parameter.VAR_POSITIONAL)}
+Sum.arguments = {
+    "terms": Argument(_check_terms, kind=inspect.Parameter.VAR_POSITIONAL),
+    "rollout": optional(part(EXAMPLES[Sampler])).by_keyword(),
+}

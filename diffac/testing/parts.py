@@ -227,7 +227,9 @@ def _reverse(B: Any, d: Dims, truncated: bool) -> Any:
 def _shared_sum(B: Any, d: Dims, noisy: bool = True) -> Any:
     sampler = B.AdditiveNoise(chain(B, d), noise_scale=0.1) if noisy else chain(B, d)
     return B.Sum(
-        (1.0, B.ValueThroughSampler(sampler)), (0.5, B.TimeWeightedQGradient(sampler, schedule(d), source="chain"))
+        (1.0, B.ValueThroughSampler(sampler)),
+        (0.5, B.TimeWeightedQGradient(sampler, schedule(d), source="chain")),
+        rollout=sampler,
     )
 
 
@@ -355,7 +357,9 @@ def _dacer2(B: Any, d: Dims) -> Any:
     return B.Learner(
         sampler=sampler,
         actor_objective=B.Sum(
-            (1.0, B.ValueThroughSampler(sampler)), (0.01, B.TimeWeightedQGradient(sampler, schedule(d)))
+            (1.0, B.ValueThroughSampler(sampler)),
+            (0.01, B.TimeWeightedQGradient(sampler, schedule(d))),
+            rollout=sampler,
         ),
         critic_objective=B.GaussianTD(),
         temperature=B.MixtureEntropyTemperature(sampler, interval=5, num_samples=20, num_iterations=10),

@@ -92,9 +92,10 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
         policy, config.initial_temperature, config.target_entropy_per_dim,
         config.temperature_interval or max(250, config.total_updates // 150), config.temperature_learning_rate,
     )  # fmt: skip
+    value = b.ValueThroughSampler(policy, config.relative_eta)
     learner = b.Learner(
         sampler=policy,
-        actor_objective=b.Sum((1.0, b.ValueThroughSampler(policy, config.relative_eta)), (config.eta, q_gradient)),
+        actor_objective=b.Sum((1.0, value), (config.eta, q_gradient), rollout=policy),
         critic_objective=b.GaussianTD(config.tau),
         temperature=temperature,
         actor_optimiser=b.Adam(config.learning_rate),

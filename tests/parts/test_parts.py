@@ -92,11 +92,18 @@ def test_a_users_class_may_have_further_fields(backend: Any) -> None:
         kind(rate=1.5)
 
 
-def test_terms_share_the_rollout_of_one_sampler(backend: Any) -> None:
-    """Also where the program that computes it has been made anew."""
+def test_a_shared_rollout_is_that_of_the_terms(backend: Any) -> None:
     schedule = vp_schedule(3)
-    sampler = backend.DDPMSampler(schedule)
+    sampler, equal = backend.DDPMSampler(schedule), backend.DDPMSampler(schedule)
     value, gradient = backend.ValueThroughSampler(sampler), backend.TimeWeightedQGradient(sampler, schedule)
-    other = backend.ValueThroughSampler(backend.DDPMSampler(schedule))
-    assert backend.Sum((1.0, other), (1.0, value), (0.1, gradient)).sharing == (1, 2)
-    assert backend.Sum((1.0, value), (1.0, other)).sharing == ()
+    replayed = backend.TimeWeightedQGradient(equal, schedule, source="replay")
+    own = backend.Sum((1.0, value), (0.1, gradient)).noise_spec((2, 1))
+    assert "rollout" not in own
+    assert all("rollout" in own[term] for term in ("term0", "term1"))
+    shared = backend.Sum((1.0, value), (0.1, gradient), (0.1, replayed), rollout=sampler).noise_spec((2, 1))
+    assert list(shared) == ["rollout", "term0", "term1", "term2"]
+    assert [set(shared[f"term{i}"]) for i in range(3)] == [set(), set(), {"eps"}]
+    with pytest.raises(UsageError, match="term 1 of Sum looks at the rollout of another sampler"):
+        backend.Sum((1.0, value), (1.0, backend.ValueThroughSampler(equal)), rollout=sampler)
+    with pytest.raises(UsageError, match="no term of Sum looks at a rollout"):
+        backend.Sum((1.0, replayed), rollout=sampler)

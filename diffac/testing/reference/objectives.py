@@ -402,18 +402,16 @@ class EntropyRegularisedValue(ThroughSampler):
 class Sum:
     """A weighted sum of objectives, pairs (weight, objective).
 
-    The first sampler that two or more of them roll out, the very same object, runs once for all of them. State, noise
-    and metrics of term i are told apart by "term{i}", metrics only where two have the same name.
+    The rollout of a sampler may be made once, for all terms that look at one. State, noise and metrics of term i are
+    told apart by "term{i}", metrics only where two have the same name.
     """
 
-    def __init__(self, *terms: tuple[float, Any]) -> None:
-        self.terms = terms
-        samplers = [getattr(objective, "rollout_sampler", None) for _, objective in terms]
-        self.shared = next((s for s in samplers if s is not None and sum(s is other for other in samplers) > 1), None)
+    def __init__(self, *terms: tuple[float, Any], rollout: Any = None) -> None:
+        self.terms, self.shared = terms, rollout
 
     def shares(self, objective: Any) -> bool:
         """Whether this term takes part in the common rollout."""
-        return self.shared is not None and getattr(objective, "rollout_sampler", None) is self.shared
+        return self.shared is not None and getattr(objective, "rollout_sampler", None) is not None
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """The common rollout's, and what each term needs besides."""
