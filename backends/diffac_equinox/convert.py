@@ -17,7 +17,9 @@ Tree = TypeVar("Tree")
 
 
 def _name(path: tuple) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator=".")
+    """The keys of a path; that of a `Frozen` is empty."""
+    keys = (jax.tree_util.keystr((key,), simple=True) for key in path)
+    return ".".join(filter(None, keys))
 
 
 def check_alive(tree: Any) -> None:

@@ -19,7 +19,8 @@ from diffac.parts.inputs import check_batch, check_noise, check_obs
 from diffac.parts.metrics import PackedMetrics, columns
 from diffac.protocols import Array, Batch, Metrics, Policy
 from diffac_equinox.convert import check_alive
-from diffac_equinox.learner import Learner, LearnerState, cast, parameter_dtype
+from diffac_equinox.learner import Learner, LearnerState, cast
+from diffac_equinox.parameters import parameter_dtype, parameters
 from diffac_equinox.programs import _at_hand, _compiler_options, _Kept, _put_together, _take_apart
 from diffac_equinox.random import draw, key_data, stream
 
@@ -248,5 +249,5 @@ def _compiled_draw(learner: Learner, key: Array, index: Array, shape: Shape) -> 
 
 
 def _norm(module: Any) -> Array:
-    """The joint norm of all parameters."""
-    return jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(eqx.filter(module, eqx.is_inexact_array))))
+    """The joint norm of all parameters that are trained."""
+    return jnp.sqrt(sum(jnp.vdot(x, x) for x in jax.tree.leaves(parameters(module))))

@@ -11,10 +11,11 @@ from jaxtyping import Array
 
 from diffac.parts.outputs import checked_loss
 from diffac.protocols import Loss
+from diffac_equinox.parameters import divided
 
 
 def loss_and_gradient(objective: Any, module: Any, *args: Any) -> tuple[Loss, Any]:
-    """objective(module, *args) and the gradient of its value with respect to the parameters of `module`.
+    """objective(module, *args) and the gradient of its value in those parameters of `module` that are trained.
 
     Args:
         objective: of the actor or the critic, of any origin.
@@ -24,12 +25,14 @@ def loss_and_gradient(objective: Any, module: Any, *args: Any) -> tuple[Loss, An
     Raises:
         UsageError: the objective returned what it must not (`diffac.parts.outputs`).
     """
+    parameters, rest = divided(module)
 
-    def value(module: Any) -> tuple[Array, Loss]:
-        loss = checked_loss(objective, objective(module, *args), args[-1], without_gradient)
+    def value(parameters: Any) -> tuple[Array, Loss]:
+        result = objective(eqx.combine(parameters, rest), *args)
+        loss = checked_loss(objective, result, args[-1], without_gradient)
         return jnp.asarray(loss.value), loss
 
-    (number, loss), gradient = eqx.filter_value_and_grad(value, has_aux=True)(module)
+    (number, loss), gradient = eqx.filter_value_and_grad(value, has_aux=True)(parameters)
     return loss._replace(value=number), gradient
 
 

@@ -10,12 +10,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 
-from diffac.errors import UsageError
 from diffac.noise import Noise
 from diffac.parts import learner as declared
 from diffac.parts.outputs import checked_metrics, checked_state, initial_state
 from diffac.protocols import Array, Batch, Loss, Metrics, Policy, Rollout, State, TrackingObjective
 from diffac_equinox.gradients import loss_and_gradient, without_gradient
+from diffac_equinox.parameters import divided, in_evaluation_mode, parameter_dtype
 
 Tree = TypeVar("Tree")
 
@@ -41,6 +41,7 @@ class Learner(eqx.Module, declared.Learner):
     def init(self, actor: Any, critic: Any) -> LearnerState:
         """The state before the first update. It holds copies: the networks given stay valid."""
         dtype, critic_dtype = parameter_dtype("actor", actor), parameter_dtype("critic", critic)
+        actor, critic = in_evaluation_mode(actor), in_evaluation_mode(critic)
         state = LearnerState(
             actor=actor,
             critic=critic,
@@ -176,8 +177,9 @@ def _run_if(
 
 
 def _towards(slow: Tree, fast: Tree, tau: float) -> Tree:
-    """(1 - tau) slow + tau fast for every parameter."""
-    return jax.tree.map(lambda s, f: (1 - tau) * s + tau * f if eqx.is_inexact_array(s) else s, slow, fast)
+    """(1 - tau) slow + tau fast for every parameter that is trained; that of `fast` for all else."""
+    trained, rest = divided(fast)
+    return eqx.combine(jax.tree.map(lambda s, f: (1 - tau) * s + tau * f, divided(slow)[0], trained), rest)
 
 
 def _of_loss(network: str, loss: Loss) -> dict[str, Array]:
@@ -203,15 +205,3 @@ def _first_state(part: Any, dtype: Any, *args: Any) -> State:
 def cast(tree: Tree, dtype: Any) -> Tree:
     """Arrays of the device; floating ones get the type."""
     return jax.tree.map(lambda x: jnp.asarray(x, dtype if jnp.issubdtype(x.dtype, jnp.floating) else x.dtype), tree)
-
-
-def parameter_dtype(name: str, module: Any) -> Any:
-    """The type of a network's parameters.
-
-    Raises:
-        UsageError: it has none.
-    """
-    leaves = jax.tree.leaves(eqx.filter(module, eqx.is_inexact_array))
-    if not isinstance(module, eqx.Module) or not leaves:
-        raise UsageError(f"{name} must be an equinox.Module with parameters, got {type(module).__name__}")
-    return leaves[0].dtype

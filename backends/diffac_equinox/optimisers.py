@@ -13,6 +13,7 @@ from jaxtyping import Array, PyTree
 from diffac.parts import optimisers as declared
 from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Metrics
+from diffac_equinox.parameters import parameters
 
 
 class AdamState(eqx.Module):
@@ -33,8 +34,7 @@ def adam_direction(state: AdamState, gradient: Any, b1: float, b2: float, eps: f
 class Adam(eqx.Module, declared.Adam):
     def init(self, module: Any) -> AdamState:
         """The state before the first step."""
-        parameters = eqx.filter(module, eqx.is_inexact_array)
-        m, v = (jax.tree.map(jnp.zeros_like, parameters) for _ in range(2))
+        m, v = (jax.tree.map(jnp.zeros_like, parameters(module)) for _ in range(2))
         return AdamState(m, v, jnp.zeros((), jnp.int32))
 
     def step(self, opt_state: AdamState, module: Any, grads: Any) -> tuple[Any, AdamState, Metrics]:

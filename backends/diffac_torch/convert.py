@@ -75,15 +75,21 @@ def from_arrays(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
     if problems:
         raise UsageError("these arrays do not fit: " + "; ".join(problems))
     for name, slot in slots.items():
+        own = slot.get()
         # in C order, as everything else: torch's fused Adam takes it for granted
-        slot.put(torch.tensor(np.asarray(arrays[name], order="C"), device=slot.get().device))
+        given = torch.tensor(np.asarray(arrays[name], order="C"), device=own.device)
+        slot.put(given if own.is_floating_point() else given.to(own.dtype))
+    for module in (tree,) if isinstance(tree, nn.Module) else vars(tree).values():
+        _convert_unsaved(module)
     return tree
 
 
 def _slots(tree: Any) -> dict[str, _Slot]:
     """The arrays of a tree by name."""
     if isinstance(tree, nn.Module):
-        return {name: _parameter_slot(parameter) for name, parameter in tree.named_parameters()}
+        saved = tree.state_dict(keep_vars=True)  # a buffer may say that it is not
+        buffers = ((name, buffer) for name, buffer in tree.named_buffers() if name in saved)
+        return {name: _tensor_slot(tensor) for name, tensor in (*tree.named_parameters(), *buffers)}
     parts: dict[str, dict[str, _Slot]] = {
         "actor": _slots(tree.actor),
         "critic": _slots(tree.critic),
@@ -100,8 +106,17 @@ def _slots(tree: Any) -> dict[str, _Slot]:
     return slots
 
 
-def _parameter_slot(parameter: nn.Parameter) -> _Slot:
-    return _Slot(lambda: parameter, lambda value: setattr(parameter, "data", value))
+def _convert_unsaved(module: Any) -> None:
+    """Buffers that are not saved get the parameters' type; what is no network stays as it is."""
+    if isinstance(module, nn.Module) and (dtype := next((p.dtype for p in module.parameters()), None)) is not None:
+        saved = module.state_dict(keep_vars=True)
+        for name, buffer in module.named_buffers():
+            if name not in saved and buffer.is_floating_point():
+                buffer.data = buffer.data.to(dtype)
+
+
+def _tensor_slot(tensor: Tensor) -> _Slot:
+    return _Slot(lambda: tensor, lambda value: setattr(tensor, "data", value))
 
 
 def _item_slot(mapping: Any, name: str) -> _Slot:
@@ -119,7 +134,8 @@ def _state_slots(state: Any) -> dict[str, _Slot]:
 def _optimiser_slots(state: AdamState, module: nn.Module) -> dict[str, _Slot]:
     slots = {}
     for short, long in (("m", "exp_avg"), ("v", "exp_avg_sq")):
-        for name, parameter in module.named_parameters():
+        trained = ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
+        for name, parameter in trained:
             slots[f"{short}.{name}"] = _item_slot(state.optimiser.state[parameter], long)
     slots["count"] = _number_slot(lambda: state.count, state.set_count)
     return slots

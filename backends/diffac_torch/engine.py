@@ -15,6 +15,7 @@ from diffac.parts.metrics import PackedMetrics, columns
 from diffac.protocols import Batch, Metrics, Policy
 from diffac_torch.convert import _slots, _to_device
 from diffac_torch.learner import Learner, LearnerState
+from diffac_torch.parameters import parameters
 from diffac_torch.programs import AnyBatchProgram, Programs, reason_of
 from diffac_torch.random import draw, stream
 
@@ -117,7 +118,7 @@ class Engine:
         arrays = [slot.get() for slot in _slots(state).values()]
         finite = [array.isfinite().all() for array in arrays if array.is_floating_point()]
         norms = {
-            f"{name}_param_norm": torch.nn.utils.get_total_norm(list(module.parameters()))
+            f"{name}_param_norm": torch.nn.utils.get_total_norm(parameters(module))
             for name, module in {"actor": state.actor, "critic": state.critic}.items()
         }
         measured = norms | {"state_nonfinite": torch.stack(finite).all().logical_not()}

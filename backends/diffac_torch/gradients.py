@@ -9,12 +9,13 @@ from diffac.errors import UsageError
 from diffac.noise import Noise
 from diffac.parts.outputs import checked_loss
 from diffac.protocols import Batch, CriticObjective, Loss, Policy, Rollout, Sampler, State
+from diffac_torch.parameters import parameters
 from diffac_torch.programs import program
 
 
 @program
 def loss_and_gradient(objective: Any, module: Any, *args: Any) -> tuple[Loss, tuple[Tensor, ...]]:
-    """objective(module, *args), all of it without gradient, and its gradient in the order of `module.parameters()`.
+    """objective(module, *args), all of it without gradient, and its gradient in the order of `parameters(module)`.
 
     Nobody's `.grad` is touched.
 
@@ -32,7 +33,7 @@ def loss_and_gradient(objective: Any, module: Any, *args: Any) -> tuple[Loss, tu
             f"the loss of {type(objective).__name__} does not depend on the network that it trains: it must be a "
             "tensor computed from the first argument, not detached"
         )
-    gradient = torch.autograd.grad(loss.value, list(module.parameters()), materialize_grads=True)
+    gradient = torch.autograd.grad(loss.value, parameters(module), materialize_grads=True)
     return loss._replace(value=loss.value.detach()), gradient
 
 

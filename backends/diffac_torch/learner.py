@@ -13,6 +13,7 @@ from diffac.parts import learner as declared
 from diffac.parts.outputs import checked_metrics, checked_state, initial_state
 from diffac.protocols import Batch, Loss, Metrics, Policy, State, TrackingObjective
 from diffac_torch.gradients import critic_loss_and_gradient, loss_and_gradient, without_gradient
+from diffac_torch.parameters import first_parameter, in_evaluation_mode
 
 
 @dataclasses.dataclass
@@ -36,11 +37,12 @@ class LearnerState:
 class Learner(declared.Learner):
     def init(self, actor: Any, critic: Any) -> LearnerState:
         """The state before the first update; takes ownership of both networks."""
-        parameter, critic_parameter = _first_parameter("actor", actor), _first_parameter("critic", critic)
+        parameter, critic_parameter = first_parameter("actor", actor), first_parameter("critic", critic)
         if critic_parameter.device != parameter.device:
             raise UsageError(
                 f"actor and critic must be on one device, got {parameter.device} and {critic_parameter.device}"
             )
+        actor, critic = in_evaluation_mode(actor), in_evaluation_mode(critic)
         return LearnerState(
             actor=actor,
             critic=critic,
@@ -133,8 +135,13 @@ class Learner(declared.Learner):
 
 @torch.no_grad()
 def _towards(slow: nn.Module, fast: nn.Module, tau: float) -> None:
-    """slow <- (1 - tau) slow + tau fast, for every parameter."""
-    torch._foreach_lerp_(list(slow.parameters()), list(fast.parameters()), tau)  # type: ignore[attr-defined]
+    """slow <- (1 - tau) slow + tau fast for every parameter that is trained; slow <- fast for all else."""
+    pairs = list(zip(slow.parameters(), fast.parameters(), strict=True))
+    trained, of_fast = zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True)
+    torch._foreach_lerp_(trained, of_fast, tau)  # type: ignore[attr-defined]
+    frozen = [pair for pair in pairs if not pair[1].requires_grad]
+    for own, new in (*frozen, *zip(slow.buffers(), fast.buffers(), strict=True)):
+        own.copy_(new)
 
 
 def _of_loss(network: str, loss: Loss) -> dict[str, Tensor]:
@@ -160,10 +167,3 @@ def _first_state(part: Any, like: Tensor, *args: Any) -> State:
         return tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
 
     return initial_state(part, part.init_state(*args), convert)
-
-
-def _first_parameter(name: str, module: Any) -> nn.Parameter:
-    parameter = next(module.parameters(), None) if isinstance(module, nn.Module) else None
-    if parameter is None:
-        raise UsageError(f"{name} must be a torch.nn.Module with parameters, got {type(module).__name__}")
-    return parameter

@@ -12,6 +12,7 @@ from diffac.errors import UsageError
 from diffac.parts import optimisers as declared
 from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Metrics
+from diffac_torch.parameters import parameters
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -51,14 +52,14 @@ class Adam(declared.Adam):
             UsageError: torch cannot make the folder where it keeps what it compiles.
         """
         _check_compiler_folder()
-        parameters = list(module.parameters())
+        trained = parameters(module)
         options = {"lr": self._rate(0), "betas": (self.b1, self.b2), "eps": self.eps}
         try:
-            optimiser = torch.optim.Adam(parameters, fused=True, **options)
+            optimiser = torch.optim.Adam(trained, fused=True, **options)
         except RuntimeError:  # not available for this device or dtype
-            optimiser = torch.optim.Adam(parameters, foreach=True, **options)
+            optimiser = torch.optim.Adam(trained, foreach=True, **options)
         fused = optimiser.defaults["fused"]
-        for parameter in parameters:
+        for parameter in trained:
             optimiser.state[parameter] = {
                 "step": torch.zeros((), dtype=torch.float32, device=parameter.device if fused else "cpu"),
                 "exp_avg": torch.zeros_like(parameter),
@@ -67,7 +68,7 @@ class Adam(declared.Adam):
         return AdamState(optimiser)
 
     def step(self, opt_state: AdamState, module: Module, grads: Sequence[Tensor]) -> tuple[Module, AdamState, Metrics]:
-        """One step in place with gradients in the order of `module.parameters()`.
+        """One step in place with gradients in the order of `parameters(module)`.
 
         Returns:
             The same module, the same state, and {"grad_norm"}, the norm before the clip.
@@ -77,7 +78,7 @@ class Adam(declared.Adam):
             factor = (self.max_grad_norm / norm).clamp(max=1)
             grads = [grad * factor for grad in grads]
         optimiser = opt_state.optimiser
-        for parameter, grad in zip(module.parameters(), grads, strict=True):
+        for parameter, grad in zip(parameters(module), grads, strict=True):
             parameter.grad = grad.contiguous()  # the fused kernel reads expanded gradients wrongly
         optimiser.param_groups[0]["lr"] = self._rate(opt_state.count)
         optimiser.step()

@@ -14,6 +14,7 @@ from diffac.protocols import ActorObjective, Batch, Critic, Loss
 from diffac_torch.convert import _map_arrays, _to_device
 from diffac_torch.gradients import loss_and_gradient
 from diffac_torch.optimisers import Adam
+from diffac_torch.parameters import in_evaluation_mode as in_evaluation_mode
 
 
 def to_backend(tree: Any) -> Any:
@@ -61,7 +62,7 @@ def value_and_grad(objective: Any, module: Any, *args: Any) -> tuple[Loss, dict[
         *args: the objective's further arguments, with NumPy arrays or the backend's.
     """
     loss, gradient = loss_and_gradient(objective, module, *_beside(module, args))
-    names = [name for name, _ in module.named_parameters()]
+    names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     return to_numpy(loss), dict(zip(names, to_numpy(gradient), strict=True))
 
 

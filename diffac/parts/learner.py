@@ -30,6 +30,15 @@ class Learner(Part):
     5. Optimiser step of the actor, and those of the critic that are left.
     6. If the actor was updated: target critic and slow actor move by tau towards their originals.
 
+    What of a network is not trained is kept, saved, moved between backends, and stays as it is: in torch buffers and
+    parameters without `requires_grad`, in Equinox whole numbers and what is in a `diffac_equinox.Frozen`. In step 6 the
+    slow copies take it over, and do not average it: a mean of two permutations or masks is none, and statistics of
+    observations belong to the weights that have seen them.
+
+    Networks run in evaluation mode everywhere, in losses too; `init` switches it on. Dropout would draw numbers that
+    are not part of the noise, so no update could be repeated, and statistics of batches would change a network in a
+    call that returns only its output.
+
     Metrics: critic_loss, actor_loss, temperature, critic_grad_norm, actor_grad_norm, critic_nonfinite and
     actor_nonfinite (1 if loss or gradient is NaN or infinite, else 0), and those of the parts with the prefix critic_,
     actor_ or temperature_. Those of a part that was not due are NaN in Equinox and absent in torch; an engine gives the

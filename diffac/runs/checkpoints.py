@@ -104,8 +104,9 @@ class Checkpoint:
             given = arrays.get(name)
             if given is None:  # the codec says it better, with all the others
                 continue
-            if given.dtype.kind != own.dtype.kind or (given.dtype.kind in "iu" and (given < 0).any()):
-                expected = f"{own.dtype}" + (" from 0 on" if own.dtype.kind in "iu" else "")
+            is_count = own.dtype.kind in "iu" and not own.shape
+            if given.dtype.kind != own.dtype.kind or (is_count and (given < 0).any()):
+                expected = f"{own.dtype}" + (" from 0 on" if is_count else "")
                 raise DamagedError(f"{path}: {name} must hold {expected}, got {given.dtype} {checks.shown(given)}")
         try:
             return codec.from_arrays(state, arrays)

@@ -271,7 +271,8 @@ def _solve_network(backends: Any, pair: Any, actor: Any, critic: Any, dims: Dims
 
 
 def _run_network(B: Any, network: Any, arrays: Arrays, inputs: tuple[Any, ...], dims: Dims) -> Answer:
-    t, network = tools(B), B.from_arrays(copy.deepcopy(network), arrays)
+    t = tools(B)
+    network = t.in_evaluation_mode(B.from_arrays(copy.deepcopy(network), arrays))
     outputs = t.compiled(_outputs)(network, t.to_backend(inputs), dims.steps)
     _, gradient = t.value_and_grad(_square, network, inputs, dims.steps, {})
     return Answer(flatten(t.to_numpy(outputs)), flatten(gradient))
@@ -319,7 +320,7 @@ def _maker(role: str, given: Any, table: Mapping[str, Any]) -> Callable[..., Any
     if not isinstance(given, tuple) or len(given) != 2:
         raise UsageError(f"{role} must be a name ({', '.join(table)}) or a pair (in torch, in equinox), got {given!r}")
     own = dict(zip(NAMES, given, strict=True))
-    return lambda B, *args, **kw: copy.deepcopy(own[B.name])
+    return lambda B, *args, **kw: tools(B).in_evaluation_mode(copy.deepcopy(own[B.name]))
 
 
 def _equal_parameters(rng: np.random.Generator, role: str, networks: Mapping[str, tuple[Any, Any]]) -> Arrays:

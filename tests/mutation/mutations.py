@@ -980,6 +980,24 @@ LEARNER = [
     ),
 ]
 
+PARAMETERS = [
+    torch(
+        "slow copies average what is not trained",
+        "learner-td3",
+        "learner.py",
+        "        own.copy_(new)\n",
+        "        own.copy_(torch.lerp(own.double(), new.double(), tau))\n",
+    ),
+    torch("modes: as a network comes", "learner-td3", "parameters.py", "return module.eval()", "return module"),
+    torch(
+        "norm of frozen parameters too",
+        "learner-td3",
+        "engine.py",
+        "get_total_norm(parameters(module))",
+        "get_total_norm(list(module.parameters()))",
+    ),
+]
+
 IN_BOTH = [
     both(
         "both: max of the critics in the target",
@@ -1154,7 +1172,7 @@ IN_BOTH = [
         "both: tau swapped in the slow copies",
         "learner-dpmd",
         "learner.py",
-        ("list(fast.parameters()), tau)", "list(fast.parameters()), 1 - tau)"),
+        ("(trained, of_fast, tau)", "(trained, of_fast, 1 - tau)"),
         ("(1 - tau) * s + tau * f", "tau * s + (1 - tau) * f"),
     ),
     both(
@@ -1166,4 +1184,15 @@ IN_BOTH = [
     ),
 ]
 
-MUTATIONS = [*OBJECTIVES, *SAMPLERS, *NETWORKS, *SCHEDULES, *CRITICS, *TEMPERATURES, *OPTIMISERS, *LEARNER, *IN_BOTH]
+MUTATIONS = [
+    *OBJECTIVES,
+    *SAMPLERS,
+    *NETWORKS,
+    *SCHEDULES,
+    *CRITICS,
+    *TEMPERATURES,
+    *OPTIMISERS,
+    *LEARNER,
+    *PARAMETERS,
+    *IN_BOTH,
+]

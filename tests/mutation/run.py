@@ -41,7 +41,10 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 KIT = "tests/testing/test_conformance.py"
 OTHERS = [
-    *(f"tests/backends/test_{name}.py" for name in ("learner", "traps", "properties", "networks", "temperatures")),
+    *(
+        f"tests/backends/test_{name}.py"
+        for name in ("learner", "frozen", "traps", "properties", "networks", "temperatures")
+    ),
     *(f"tests/parts/test_{name}.py" for name in ("bad_input", "schedules")),
 ]
 DISAGREEMENTS = ("AssertionError", "Failed", "TypeCheckError")
