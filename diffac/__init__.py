@@ -68,6 +68,7 @@ if _TYPE_CHECKING:
     from diffac.training.callbacks import Callback as Callback
     from diffac.training.callbacks import Callbacks as Callbacks
     from diffac.training.config import ActorCriticConfig as ActorCriticConfig
+    from diffac.training.config import Heading as Heading
     from diffac.training.config import TrainConfig as TrainConfig
     from diffac.training.evaluation import Evaluation as Evaluation
     from diffac.training.evaluation import EvaluationRecord as EvaluationRecord
@@ -156,6 +157,7 @@ _NAMES = {
     ),
     "training.config": (
         "ActorCriticConfig",
+        "Heading",
         "TrainConfig",
     ),
     "training.evaluation": (

@@ -14,6 +14,8 @@ from diffac.parts import critics, learner, networks, objectives, optimisers, sam
 from diffac.protocols import Array, Engine, NoiseSchedule
 
 GROUP = "diffac.backends"
+OTHER_NAMES = {"jax": "equinox", "eqx": "equinox", "flax": "equinox", "pytorch": "torch"}
+"""What people call backends otherwise."""
 Time: TypeAlias = "Array | int"
 
 
@@ -75,6 +77,18 @@ def engine_of(learner: Any, backend: str) -> Engine:
     return learner if hasattr(learner, "update") else get_backend(backend).Engine(learner)
 
 
+def unknown_backend(name: str) -> UsageError:
+    """The error for a name that no backend has."""
+    return unknown("backend", name, backend_names(), other_names=OTHER_NAMES)
+
+
+def check_backend_name(name: str) -> None:
+    """Refuses what is only another name of a backend; an unknown one may belong to a learner that needs none."""
+    names = backend_names()
+    if name not in names and name.casefold() in (*OTHER_NAMES, *names):
+        raise unknown_backend(name)
+
+
 def backend_names() -> list[str]:
     """Names of all registered backends, whether or not their framework is installed."""
     return sorted({entry.name for entry in entry_points(group=GROUP)})
@@ -90,7 +104,7 @@ def get_backend(name: str) -> Backend:
     """
     found = {entry.name: entry for entry in entry_points(group=GROUP)}
     if name not in found:
-        raise unknown("backend", name, found)
+        raise unknown_backend(name)
     module = found[name].value
     try:
         return importlib.import_module(module)  # type: ignore[return-value]

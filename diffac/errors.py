@@ -6,7 +6,7 @@ import difflib
 import math
 import os
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from diffac.messages import printable
@@ -84,13 +84,34 @@ def _number(value: Any) -> int | float | None:
     return value if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def unknown(kind: str, given: Any, allowed: Iterable[str], hint: str = "") -> UsageError:
-    """The error for a name that is not among the allowed ones; names the nearest."""
+def nearest(given: str, allowed: Iterable[str], other_names: Mapping[str, str]) -> str | None:
+    """The allowed name that somebody meant, whatever the case of its letters; None: none is near.
+
+    Args:
+        given: what they wrote.
+        allowed: the names.
+        other_names: what else some of them are called -> the name, which need not be allowed here; in small letters,
+            with underscores.
+    """
+    plain = {name.casefold().replace("-", "_"): name for name in allowed}
+    given = given.casefold().replace("-", "_")
+    if (name := other_names.get(given)) in plain.values():
+        return name
+    found = [name for name in plain if name.startswith(given)]
+    if len(found) != 1:
+        found = difflib.get_close_matches(given, plain, n=1)
+    return plain[found[0]] if found else None
+
+
+def unknown(
+    kind: str, given: Any, allowed: Iterable[str], hint: str = "", other_names: Mapping[str, str] | None = None
+) -> UsageError:
+    """The error for a name that is not among the allowed ones; says the `nearest`."""
     allowed = sorted(allowed)
-    near = difflib.get_close_matches(given, allowed, n=1) if isinstance(given, str) else []
+    near = nearest(given, allowed, other_names or {}) if isinstance(given, str) else None
     parts = [f"unknown {kind} {given!r}"]
-    if near:
-        parts.append(f"did you mean {near[0]!r}?")
+    if near is not None:
+        parts.append(f"did you mean {near!r}?")
     parts.append(f"known: {', '.join(allowed) or 'none'}")
     if hint:
         parts.append(hint)

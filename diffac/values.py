@@ -79,11 +79,19 @@ def converted(value: Any, hint: Any, name: str) -> Any:
         return _plain_data(found) if isinstance(found, dict) else found
     except msgspec.ValidationError:
         given = "null" if value is None else repr(value)
-        advice = ""
-        if isinstance(value, str) and hint is float:
-            with contextlib.suppress(ValueError):
-                advice = f" (write {float(value)!r}: without a point, YAML reads this as a text)"
-        raise UsageError(f"{name} must be {_words(hint)}, got {given}{advice}") from None
+        raise UsageError(f"{name} must be {_words(hint)}, got {given}{_advice(value, hint)}") from None
+
+
+def _advice(value: Any, hint: Any) -> str:
+    """How to write a number that was meant."""
+    if isinstance(value, str | float):
+        with contextlib.suppress(ValueError):
+            number = float(value)
+            if hint is float:
+                return f" (write {number!r}: without a point, YAML reads this as a text)"
+            if hint in (int, int | None) and number.is_integer():
+                return f" (write {int(number)})"
+    return ""
 
 
 def _plain_data(value: Any) -> Any:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import argparse
 import csv
+import dataclasses
 import datetime
 import io
 import json
@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
+import tyro
 
 from diffac.agent import Agent
+from diffac.commands.parsing import parse
 from diffac.errors import RunError, UsageError
 from diffac.files.paths import absolute
 from diffac.files.untrusted import inside, write_atomically
@@ -31,6 +33,36 @@ SEED = 1_000_000
 """Not that of the evaluations during training: the best policy was chosen because it did well in those."""
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluateArguments:
+    """Plays whole episodes with the policy of a run, and writes their returns to RUN/evaluations/."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run, runs/.../seed0__..., or of a saved agent."""
+    episodes: int = 10
+    """How many."""
+    checkpoint: Literal["best", "last"] | None = None
+    """Which policy of a run; None: the best, if there is one."""
+    backend: str | None = None
+    """Evaluate in this backend; None: that of the training."""
+    env_id: str | None = None
+    """Evaluate in another environment with the same sizes; None: that of the training."""
+    seed: int = SEED
+    """Of environments and policy."""
+    max_steps: int | None = None
+    """Steps after which an episode is cut; None: the run's eval_max_steps."""
+    deterministic: bool = True
+    """Without exploration noise, or with it."""
+    video: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also record an episode, to RUN/videos/."""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UsageError(f"--seed must be at least 0, got {self.seed}")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise UsageError(f"--max-steps must be at least 1, got {self.max_steps}")
+
+
 def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Evaluation:
     """Evaluates, prints a summary and writes the episodes beside the policy.
 
@@ -41,12 +73,13 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Evaluation:
     Raises:
         UsageError: impossible arguments, or there is nothing to evaluate.
         RunError: the policy is damaged, the environment broke its contract, or the result cannot be written.
-        SystemExit: after `--help`, or for a flag that does not exist.
+        SystemExit: after `--help`.
     """
-    chosen = _parse(argv)
+    chosen = parse(EvaluateArguments, argv, "diffac evaluate")
     if chosen.video:
         choose_renderer()  # before anything imports mujoco
-    checkpoint = find_checkpoint(chosen.run, chosen.checkpoint, note)
+    folder = absolute(chosen.run)
+    checkpoint = find_checkpoint(folder, chosen.checkpoint, note)
     agent = Agent.from_checkpoint(checkpoint, backend=chosen.backend, env_id=chosen.env_id, recipe=recipe)
     config = agent.config
     best = "mean_reward" in checkpoint.manifest
@@ -94,45 +127,12 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Evaluation:
         )
     ]
     name = f"{'best_' if best else ''}step{checkpoint.env_step}_{config.backend}_seed{chosen.seed}"
-    path = _write(chosen.run, name, about, rows)
+    path = _write(folder, name, about, rows)
     say(path)
     if chosen.video:
-        path = inside(chosen.run, "videos") / f"{path.stem}.mp4"
+        path = inside(folder, "videos") / f"{path.stem}.mp4"
         _record(agent, path, chosen.seed, chosen.deterministic, max_steps)
     return evaluation
-
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "diffac evaluate",
-        allow_abbrev=False,
-        description="Plays whole episodes with the policy of a run, and writes their returns to RUN/evaluations/.",
-    )
-    parser.add_argument("run", metavar="RUN", help="folder of the run: runs/.../seed0__..., or of a saved agent")
-    parser.add_argument("--episodes", type=int, default=10, help="how many (default: 10)")
-    parser.add_argument(
-        "--checkpoint", choices=("best", "last"), help="which policy of a run (default: best, if there is one)"
-    )
-    parser.add_argument("--backend", help="evaluate in this backend (default: that of the training)")
-    parser.add_argument("--env-id", help="evaluate in another environment with the same sizes")
-    parser.add_argument("--seed", type=int, default=SEED, help=f"of environments and policy (default: {SEED})")
-    parser.add_argument(
-        "--max-steps", type=int, help="of an episode, which is then cut (default: the run's eval_max_steps)"
-    )
-    parser.add_argument(
-        "--deterministic",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="without exploration noise (default), or with it",
-    )
-    parser.add_argument("--video", action="store_true", help="also record an episode, to RUN/videos/")
-    chosen = parser.parse_args(argv)
-    chosen.run = absolute(chosen.run)
-    if chosen.seed < 0:
-        raise UsageError(f"--seed must be at least 0, got {chosen.seed}")
-    if chosen.max_steps is not None and chosen.max_steps < 1:
-        raise UsageError(f"--max-steps must be at least 1, got {chosen.max_steps}")
-    return chosen
 
 
 def _statistics(evaluation: Evaluation) -> dict[str, float]:

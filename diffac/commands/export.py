@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import argparse
+import dataclasses
 import datetime
 import importlib
 import json
@@ -11,13 +11,15 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+import tyro
 
 from diffac.agent import Agent
 from diffac.backend import get_backend
+from diffac.commands.parsing import parse
 from diffac.data.spaces import action_scaler
 from diffac.errors import RunError, UsageError
 from diffac.files.paths import absolute
@@ -64,6 +66,20 @@ class Check(NamedTuple):
     observations: int
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportArguments:
+    """Writes the policy of a run to a file that runs without diffac, and compares it with the run."""
+
+    run: tyro.conf.Positional[Path]
+    """Folder of the run, runs/.../seed0__..., or of a saved agent."""
+    format: Literal["onnx", "torch", "jax"]
+    """ONNX, torch.export or jax.export, whatever the backend."""
+    out: Path | None = None
+    """The file; None: in RUN/exports/."""
+    checkpoint: Literal["best", "last"] | None = None
+    """Which policy of a run; None: the best, if there is one."""
+
+
 def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Path:
     """Exports, checks the file, prints a summary.
 
@@ -77,9 +93,9 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Path:
     Raises:
         UsageError: impossible arguments, a missing package, or there is nothing to export.
         RunError: the checkpoint is damaged, the file cannot be written, or it computes other actions.
-        SystemExit: after `--help`, or for a flag that does not exist.
+        SystemExit: after `--help`.
     """
-    chosen = _parse(argv)
+    chosen = parse(ExportArguments, argv, "diffac export")
     target = FORMATS[chosen.format]
     for package in target.packages:
         if find_spec(package) is None:
@@ -87,9 +103,10 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Path:
                 f"format {chosen.format!r} needs the package {package!r}, which is not installed; "
                 f"run: python -m pip install 'diffac[export]'"
             )
-    checkpoint = find_checkpoint(chosen.run, chosen.checkpoint, note)
+    folder, out = absolute(chosen.run), absolute(chosen.out) if chosen.out is not None else None
+    checkpoint = find_checkpoint(folder, chosen.checkpoint, note)
     best = "mean_reward" in checkpoint.manifest
-    path = _free_path(chosen, target, f"{'best_' if best else ''}step{checkpoint.env_step}")
+    path = _free_path(out, folder, chosen.format, f"{'best_' if best else ''}step{checkpoint.env_step}")
     own, other = _agents(checkpoint, target.backend, recipe)
     config, space = own.config, own.action_space
     say(
@@ -111,7 +128,7 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Path:
 
     beside = path.with_name(f"new-{path.name}")
     try:
-        if chosen.out is None:
+        if out is None:
             path.parent.mkdir(exist_ok=True)
         try:
             with create(beside) as file:
@@ -138,33 +155,13 @@ def description_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        "diffac export",
-        allow_abbrev=False,
-        description="Writes the policy of a run to a file that runs without diffac, and compares it with the run.",
-    )
-    parser.add_argument("run", metavar="RUN", help="folder of the run: runs/.../seed0__..., or of a saved agent")
-    parser.add_argument(
-        "--format", choices=tuple(FORMATS), required=True, help="ONNX, torch.export or jax.export, whatever the backend"
-    )
-    parser.add_argument("--out", metavar="FILE", help="(default: in RUN/exports/)")
-    parser.add_argument(
-        "--checkpoint", choices=("best", "last"), help="which policy of a run (default: best, if there is one)"
-    )
-    chosen = parser.parse_args(argv)
-    chosen.run = absolute(chosen.run)
-    if chosen.out is not None:
-        chosen.out = absolute(chosen.out)
-    return chosen
-
-
-def _free_path(chosen: argparse.Namespace, target: Format, name: str) -> Path:
+def _free_path(out: Path | None, folder: Path, target: str, name: str) -> Path:
     """The file to write, which does not exist."""
-    path = chosen.out or inside(chosen.run, "exports") / f"{name}{target.suffix}"
-    if path.suffix != target.suffix:
-        raise UsageError(f"a file of format {chosen.format!r} must end in {target.suffix}, got --out {path}")
-    if chosen.out is not None and not path.parent.is_dir():
+    suffix = FORMATS[target].suffix
+    path = inside(folder, "exports") / f"{name}{suffix}" if out is None else out
+    if path.suffix != suffix:
+        raise UsageError(f"a file of format {target!r} must end in {suffix}, got --out {path}")
+    if out is not None and not path.parent.is_dir():
         raise UsageError(f"there is no folder {path.parent} for --out {path}")
     for existing in (path, description_path(path)):
         if os.path.lexists(existing):

@@ -7,7 +7,8 @@ import sys
 from collections.abc import Sequence
 
 from diffac.commands.exit_codes import exit_code, leave
-from diffac.errors import unknown
+from diffac.errors import UsageError, unknown
+from diffac.messages import command as words
 from diffac.system.versions import diffac_version
 
 USAGE = """\
@@ -34,6 +35,21 @@ try it:
 
 COMMANDS = ("train", "resume", "evaluate", "export", "report", "validate", "recipes")
 """Each has a file of its name here, whose `main` takes the arguments; only the one that is asked for is loaded."""
+OTHER_NAMES = {
+    "run": "train",
+    "learn": "train",
+    "fit": "train",
+    "continue": "resume",
+    "test": "evaluate",
+    "play": "evaluate",
+    "enjoy": "evaluate",
+    "save": "export",
+    "plot": "report",
+    "compare": "report",
+    "check": "validate",
+    "list": "recipes",
+}
+"""What they are called elsewhere."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,7 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: arguments; None: those of this process, which is then ours to end.
     """
-    given = sys.argv[1:] if argv is None else argv
+    given = list(sys.argv[1:] if argv is None else argv)
+    if given[:1] == ["help"]:
+        given = [*given[1:], "--help"]
     command = None
     if given and given[0] in COMMANDS:  # before signals raise anything, which some libraries take for something else
         command = importlib.import_module(f"diffac.commands.{given[0]}")
@@ -54,5 +72,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif command is not None:
             command.main(given[1:])
         else:
-            raise unknown("command", given[0], COMMANDS)
+            raise _unknown(given)
     return leave(code.value) if argv is None else code.value
+
+
+def _unknown(given: Sequence[str]) -> UsageError:
+    """What to say where no command comes first."""
+    from diffac.runs.recipes import recipe_modules  # only here, as it takes its time
+
+    name, *rest = given
+    if name.casefold() in recipe_modules():
+        return UsageError(f"{name} is a recipe; train it with: {words('diffac', 'train', name.casefold(), *rest)}")
+    return unknown("command", name, COMMANDS, other_names=OTHER_NAMES)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from types import ModuleType
 
+from diffac.commands.parsing import parse
 from diffac.errors import UsageError
 from diffac.runs.recipes import load_recipe, recipe_modules
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RecipesArguments:
+    """Lists the recipes, with what each is."""
+
+
 def main(argv: Sequence[str]) -> None:
     """Lists them."""
-    if argv and argv[0] not in ("-h", "--help"):
-        raise UsageError(f"diffac recipes takes no arguments, got {' '.join(argv)}")
+    parse(RecipesArguments, argv, "diffac recipes")
     print(recipe_table())
 
 

@@ -2,32 +2,39 @@
 
 from __future__ import annotations
 
-import argparse
-import ast
-import contextlib
+import dataclasses
 import os
 import sys
-import typing
 from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any
 
-import tyro
-import yaml
-from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-
+from diffac.commands.parsing import read
 from diffac.commands.recipes import recipe_table, summary_of
 from diffac.data.code_by_name import came_from, typed
 from diffac.errors import UsageError
 from diffac.files.paths import absolute
-from diffac.runs.configs import make_config, read_config
+from diffac.messages import command
+from diffac.runs.configs import OTHER_NAMES, RECIPE, make_config, read_config
 from diffac.runs.find import refuse_script
 from diffac.runs.recipes import load_recipe, preset_values, script_of
 from diffac.runs.run import run
 from diffac.scale.seeds import run_seeds
 from diffac.training.config import TrainConfig
 from diffac.training.loop import TrainResult
+from diffac.values import vars_of
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainArguments:
+    """Those beside the fields of the recipe's `Config`."""
+
+    preset: str = "default"
+    """Values to start from."""
+    config: str | None = None
+    """A config.yaml to start from instead of a preset."""
+    num_seeds: int = 1
+    """Seeds to train, from --seed on; each is a run of its own."""
 
 
 def main(argv: Sequence[str], recipe: ModuleType | None = None, name: str = "") -> TrainResult | None:
@@ -59,15 +66,14 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None, name: str = "") 
 
 def _with_recipe(argv: Sequence[str]) -> Sequence[str]:
     """The arguments with the recipe at their beginning; that of `--config FILE` where they name none."""
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    early.add_argument("--config")
-    with contextlib.suppress(argparse.ArgumentError):
-        if path := early.parse_known_args(argv)[0].config:
-            recipe, _ = read_config(path)
-            refuse_script(absolute(path).parent, "--config", path)
-            argv = [recipe, *argv] if argv[0].startswith("-") else argv
+    if path := read({"": TrainArguments}, argv, "diffac train", early=True).get("config"):
+        recipe, _ = read_config(path)
+        refuse_script(absolute(path).parent, "--config", path)
+        argv = [recipe, *argv] if argv[0].startswith("-") else argv
     if argv[0].startswith("-"):
-        raise UsageError(f"the recipe comes before its options: diffac train RECIPE {' '.join(argv)}")
+        named = OTHER_NAMES.get(argv[0].lstrip("-")) == RECIPE
+        words = argv[1:] if named else ["RECIPE", *argv]
+        raise UsageError(f"the recipe comes before its options: {command('diffac', 'train', *words)}")
     return argv
 
 
@@ -93,28 +99,29 @@ def parse(module: ModuleType, argv: Sequence[str], name: str) -> tuple[TrainConf
         name: the recipe, for messages.
 
     Raises:
-        UsageError: a preset that does not exist, a file that does not fit, or values that do not go together.
-        SystemExit: after `--help` (code 0), or for a flag that does not exist or cannot be read (code 2).
+        UsageError: a preset or flag that does not exist, a value of another type, a file that does not fit, or values
+            that do not go together.
+        SystemExit: after `--help` (code 0).
     """
-    early = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    for flags in (["--preset"], ["--env-id", "--env_id"], ["--config"], ["--run-root", "--run_root"]):
-        early.add_argument(*flags)
-    early.add_argument("--wrappers", nargs="*", default=[])
-    try:
-        chosen, _ = early.parse_known_args(argv)
-    except argparse.ArgumentError:  # a flag without its value: tyro says so below
-        chosen = argparse.Namespace(preset=None, env_id=None, config=None, run_root=None, wrappers=[])
-    if chosen.config is not None:
-        if chosen.preset is not None:
-            raise UsageError("--config holds all values, so --preset has no meaning beside it; leave one of them out")
-        default, source = _from_file(module, chosen.config, name), chosen.config
-        if chosen.run_root is None:
-            _check_run_root(default, source)
+    program = f"diffac train {name}"
+    early = read({"": TrainArguments, name: module.Config}, argv, program, early=True)
+    preset, source = early.get("preset", TrainArguments.preset), early.get("config")
+    if source is None:
+        default = module.Config(**preset_values(module, name, preset, early.get("env_id")))
+        shown = f"the defaults of preset {preset!r} on {default.env_id}"
+    elif "preset" in early:
+        raise UsageError("--config holds all values, so --preset has no meaning beside it; leave one of them out")
     else:
-        preset = chosen.preset or "default"
-        default, source = module.Config(**preset_values(module, name, preset, chosen.env_id)), None
-    typed([*filter(None, [chosen.env_id]), *chosen.wrappers])
-    return _parse_over(module, argv, name, default, chosen.preset or "default", source)
+        default, shown = _from_file(module, source, name), f"those of {source}"
+        if "run_root" not in early:
+            _check_run_root(default, source)
+    typed([*filter(None, [early.get("env_id")]), *early.get("wrappers", ())])
+    description = f"{summary_of(module)}\nPresets: {', '.join(module.PRESETS)}. Values shown are {shown}."
+    chosen = {"": TrainArguments(preset=preset, config=source), name: default}
+    found = read(chosen, argv, program, description)
+    num_seeds = found.get("num_seeds", TrainArguments.num_seeds)
+    fields = vars_of(default)
+    return dataclasses.replace(default, **{name: found[name] for name in found if name in fields}), num_seeds
 
 
 def _from_file(module: ModuleType, path: str, name: str) -> TrainConfig:
@@ -134,59 +141,3 @@ def _check_run_root(config: TrainConfig, path: str) -> None:
             f"{path} says run_root: {config.run_root!r}, which is not in the current folder; if runs should be written "
             f"there, add --run-root with that folder"
         )
-
-
-KEYED = ConstructorRegistry()
-"""How tyro reads `--env-kwargs name=value ...`."""
-
-
-@KEYED.primitive_rule
-def _keyed(info: PrimitiveTypeInfo) -> PrimitiveConstructorSpec | None:
-    if typing.get_origin(info.type) is not dict:
-        return None
-    return PrimitiveConstructorSpec(
-        nargs="*",
-        metavar="[NAME=VALUE [NAME=VALUE ...]]",
-        instance_from_str=_read_keyed,
-        is_instance=lambda value: isinstance(value, dict),
-        str_from_instance=lambda value: [f"{name}={entry!r}" for name, entry in value.items()],
-    )
-
-
-def _read_keyed(texts: Sequence[str]) -> dict[str, Any]:
-    """Values as Python writes them, or as YAML does; anything else is a text."""
-    found = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if not equals or not name.isidentifier():
-            raise ValueError(f"must be given as name=value, got {text!r}")
-        try:
-            found[name] = ast.literal_eval(value)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
-            try:
-                found[name] = yaml.safe_load(value)
-            except yaml.YAMLError:
-                found[name] = value
-    return found
-
-
-def _parse_over(
-    module: ModuleType, argv: Sequence[str], name: str, default: TrainConfig, preset: str, source: str | None
-) -> tuple[TrainConfig, int]:
-    """What the flags make of a configuration, and the number of seeds."""
-
-    def arguments(preset: Any, config_file: Any, num_seeds: Any, config: Any) -> Any:
-        return config, num_seeds
-
-    arguments.__annotations__ = {
-        "preset": Annotated[str, tyro.conf.arg(help=f"Values to start from: {', '.join(module.PRESETS)}.")],
-        "config_file": Annotated[
-            str | None, tyro.conf.arg(name="config", help="A config.yaml to start from instead of a preset.")
-        ],
-        "num_seeds": Annotated[int, tyro.conf.arg(help="Seeds to train, from --seed on; each is a run of its own.")],
-        "config": Annotated[module.Config, tyro.conf.arg(name="", prefix_name=False)],
-    }
-    arguments.__defaults__ = (preset, source, 1, default)
-    shown = f"those of {source}" if source else f"the defaults of preset {preset!r} on {default.env_id}"
-    description = f"{summary_of(module)}\n\nShown are {shown}."
-    return tyro.cli(arguments, args=list(argv), prog=f"diffac train {name}", description=description, registry=KEYED)

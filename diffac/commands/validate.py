@@ -18,9 +18,10 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import tyro
 
-from diffac.backend import backend_names, get_backend
+from diffac.backend import backend_names, get_backend, unknown_backend
+from diffac.commands.parsing import parse
 from diffac.data.code_by_name import import_of
-from diffac.errors import RunError, UsageError, said, unknown
+from diffac.errors import RunError, UsageError, said
 from diffac.system import configure
 from diffac.system.compiling import compiling
 from diffac.system.orphans import end_with_parent
@@ -40,8 +41,9 @@ SEED = 2026
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ValidateConfig:
-    """Arguments of `diffac validate`."""
+class ValidateArguments:
+    """Compares the installed backends with each other and with the NumPy reference: the same parameters and the same
+    noise through every part, in double and single precision. Exit code 1 if anything disagrees."""
 
     backends: tuple[str, ...] = ()
     """Backends to compare; none given: all that are installed."""
@@ -59,7 +61,7 @@ class ValidateConfig:
     def __post_init__(self) -> None:
         for name in self.backends:
             if name not in backend_names():
-                raise unknown("backend", name, backend_names())
+                raise unknown_backend(name)
         if self.cases < 1:
             raise UsageError(f"cases must be at least 1, got {self.cases}")
         if self.steps < 0:
@@ -120,7 +122,7 @@ def _load(names: Sequence[str]) -> dict[str, Any]:
     return loaded
 
 
-def _work(precision: str, names: Sequence[str], config: ValidateConfig, results: Any) -> None:
+def _work(precision: str, names: Sequence[str], config: ValidateArguments, results: Any) -> None:
     """Puts every result into the queue, then None; an exception goes there too."""
     end_with_parent()
     os.environ["JAX_ENABLE_X64"] = str(int(precision == "float64"))
@@ -269,7 +271,7 @@ def compare_learners(backends: Mapping[str, Any], steps: int) -> Iterator[Curve]
 
 
 def compare_module(name: str, cases: int) -> Iterator[Row]:
-    """The pairs of a user's module, see `ValidateConfig.module`.
+    """The pairs of a user's module, see `ValidateArguments.module`.
 
     Raises:
         UsageError: there is no such module, or it has no such table.
@@ -310,7 +312,7 @@ def _pairs(name: str) -> dict[str, tuple[Any, Any, dict[str, Any]]]:
 # the command
 
 
-def validate(config: ValidateConfig) -> bool:
+def validate(config: ValidateArguments) -> bool:
     """Runs the comparison, prints it, and says whether everything agrees.
 
     Raises:
@@ -348,12 +350,7 @@ def main(argv: Sequence[str]) -> None:
     Raises:
         SystemExit: they disagree (code 1).
     """
-    description = (
-        "Compares the installed backends with each other and with the NumPy reference: the same parameters and the "
-        "same noise through every part, in double and single precision. Exit code 1 if anything disagrees."
-    )
-    config = tyro.cli(ValidateConfig, args=list(argv), prog="diffac validate", description=description)
-    if not validate(config):
+    if not validate(parse(ValidateArguments, argv, "diffac validate")):
         raise SystemExit(1)
 
 
@@ -361,7 +358,7 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else str(value)
 
 
-def _run(names: Sequence[str], config: ValidateConfig) -> tuple[list[str], list[Any]]:
+def _run(names: Sequence[str], config: ValidateArguments) -> tuple[list[str], list[Any]]:
     """A process for each precision; the results in the order of the tables."""
     context = multiprocessing.get_context("spawn")
     precisions = PRECISIONS[:1] if config.steps or config.module else PRECISIONS

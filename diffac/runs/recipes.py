@@ -10,6 +10,7 @@ from types import ModuleType
 from typing import Any
 
 from diffac.errors import UsageError, unknown
+from diffac.messages import command
 
 GROUP = "diffac.recipes"
 """Entry points under which third parties register recipes: name -> module."""
@@ -30,7 +31,8 @@ def load_recipe(name: str) -> ModuleType:
     """
     modules = recipe_modules()
     if name not in modules:
-        raise unknown("recipe", name, modules)
+        hint = f"a recipe of your own is run by itself: {command('python', name)}" if name.endswith(".py") else ""
+        raise unknown("recipe", name, modules, hint)
     try:
         return importlib.import_module(modules[name])
     except ImportError as error:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+import enum
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
+from diffac.backend import check_backend_name
 from diffac.data.environments import check_env_arguments
 from diffac.errors import UsageError
 from diffac.parts.schedules import LinearSchedule
@@ -14,9 +16,23 @@ from diffac.protocols import Activation
 from diffac.values import check_fields
 
 
+class Heading(enum.Enum):
+    """Under what `--help` shows a field, in this order; first come the algorithm's own, which say nothing of it.
+
+    A field says it in its annotation, as in `Annotated[int, Heading.MACHINE]`, or its class for all others, in HEADING.
+    """
+
+    NETWORKS = "networks and optimisation"
+    TRAINING = "training"
+    EVALUATION = "evaluation and logging"
+    MACHINE = "machine"
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """Arguments of a run that do not depend on the algorithm. A *step* is one step of one environment."""
+
+    HEADING = Heading.TRAINING
 
     env_id: str = "HalfCheetah-v5"
     """Gymnasium id of the environment, or module:id."""
@@ -24,11 +40,11 @@ class TrainConfig:
     """Arguments of the environment and of gymnasium.make: max_episode_steps=200 healthy_reward=0.5."""
     wrappers: tuple[str, ...] = ()
     """What each environment is wrapped in, the innermost first: module:function, which takes and returns one."""
-    backend: str = "equinox"
+    backend: Annotated[str, Heading.MACHINE] = "equinox"
     """Framework that runs the networks: equinox or torch (or a third party's)."""
-    device: str = "auto"
+    device: Annotated[str, Heading.MACHINE] = "auto"
     """Where the networks live: cpu, cuda, cuda:1...; auto: the first GPU, or else the CPU."""
-    matmul_precision: Literal["float32", "tensorfloat32", "bfloat16"] = "float32"
+    matmul_precision: Annotated[Literal["float32", "tensorfloat32", "bfloat16"], Heading.MACHINE] = "float32"
     """Numbers inside matrix products: less exact is faster where the hardware has it, and other numbers come out."""
     seed: int = 0
     """Seed of everything random."""
@@ -38,13 +54,13 @@ class TrainConfig:
     """Environment steps, all environments together."""
     num_envs: int = 5
     """Environments stepped together."""
-    asynchronous: bool = False
+    asynchronous: Annotated[bool, Heading.MACHINE] = False
     """A process for each environment; pays off where a step costs more than about 0.1 ms."""
     learning_starts: int = 30_000
     """Environment steps with uniformly random actions before the first update."""
     buffer_size: int = 1_000_000
     """Transitions kept for replay."""
-    replay_on_device: bool = False
+    replay_on_device: Annotated[bool, Heading.MACHINE] = False
     """Keeps them on the device of the networks, so that batches need not travel to a GPU."""
     batch_size: int = 256
     """Samples of an update."""
@@ -54,29 +70,30 @@ class TrainConfig:
     """Rewards in a row, at most, before a target bootstraps; fewer at the end of an episode."""
     updates_per_env_step: float = 0.2
     """Updates for each environment step after learning_starts."""
-    updates_per_call: int | None = None
+    updates_per_call: Annotated[int | None, Heading.MACHINE] = None
     """Updates fused into one call of the backend; None: what one step of all environments earns, at least 1."""
-    eval_interval: int = 50_000
+    eval_interval: Annotated[int, Heading.EVALUATION] = 50_000
     """Environment steps between two evaluations; there is one at the end too."""
-    eval_episodes: int = 10
+    eval_episodes: Annotated[int, Heading.EVALUATION] = 10
     """Episodes of an evaluation."""
-    eval_max_steps: int | None = None
+    eval_max_steps: Annotated[int | None, Heading.EVALUATION] = None
     """Steps after which an episode of an evaluation is cut; None: the environment's own limit, 10,000 without one."""
-    log_interval: int = 1_000
+    log_interval: Annotated[int, Heading.EVALUATION] = 1_000
     """Environment steps between two lines of metrics."""
-    checkpoint_interval: int = 50_000
+    checkpoint_interval: Annotated[int, Heading.MACHINE] = 50_000
     """Environment steps between two checkpoints, from which `diffac resume` goes on; there is one at the end too."""
-    step_timeout: float = 300.0
+    step_timeout: Annotated[float, Heading.MACHINE] = 300.0
     """Seconds that asynchronous environments may take for a step or reset before the run stops."""
-    run_root: str = "runs"
+    run_root: Annotated[str, Heading.MACHINE] = "runs"
     """Folder that holds the runs."""
-    progress: bool = True
+    progress: Annotated[bool, Heading.EVALUATION] = True
     """Progress bar in the terminal; plain lines otherwise."""
-    track: Literal["wandb", "trackio"] | None = None
+    track: Annotated[Literal["wandb", "trackio"] | None, Heading.EVALUATION] = None
     """Experiment tracker that gets all metrics too; needs the extra of that name."""
 
     def __post_init__(self) -> None:
         check_fields(self)
+        check_backend_name(self.backend)
         check_env_arguments(self.env_kwargs, self.wrappers)
         counts = ("total_timesteps", "num_envs", "buffer_size", "batch_size", "eval_interval", "eval_episodes")
         for name in (*counts, "n_step", "log_interval", "checkpoint_interval"):
@@ -145,6 +162,8 @@ class TrainConfig:
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ActorCriticConfig(TrainConfig):
     """Arguments that all actor-critic recipes share; a recipe inherits them and sets its own defaults."""
+
+    HEADING = Heading.NETWORKS
 
     hidden_sizes: tuple[int, ...] = (256, 256, 256)
     """Widths of the hidden layers of actor and critic."""

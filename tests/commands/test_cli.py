@@ -25,7 +25,6 @@ import diffac
 import diffac.runs.recipes
 from diffac.commands.main import main
 from diffac.commands.train import parse
-from diffac.training.config import TrainConfig
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +88,7 @@ def test_precedence(argv: list[str], gain: float, hidden_sizes: tuple[int, ...],
         (["train", "fakke"], "unknown recipe 'fakke'; did you mean 'fake'?; known: broken, dacer,"),
         (["train", "broken"], "recipe 'broken' cannot be imported: No module named 'no_such_module'"),
         (["train", "--gain", "2"], "the recipe comes before its options"),
-        (["recipes", "x"], "takes no arguments"),
+        (["recipes", "x"], "unexpected argument 'x'"),
         (["train", "fake", "--preset", "lud"], "unknown preset of fake 'lud'; did you mean 'loud'?"),
         (["train", "fake", "--fail", "backend", "--backend", "none"], "unknown backend 'none'"),
         (["train", "fake", "--env-id", "fakes:Rondom-v0"], "unknown environment 'fakes:Rondom-v0'"),
@@ -108,15 +107,6 @@ def test_mistakes_cost_one_line(
     assert captured.err.startswith("error: ")
     assert captured.err.count("\n") == 1
     assert message in captured.err
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("argv", [["--gian", "2"], ["--gain", "much"], ["--preset"], ["--no-such"]])
-def test_unreadable_flags(argv: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    assert main(["train", "fake", *argv]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "diffac train fake --help" in captured.err
     assert not list(tmp_path.iterdir())
 
 
@@ -143,16 +133,6 @@ def test_help(argv: list[str], parts: list[str], capsys: pytest.CaptureFixture[s
     assert "no part of the summary" not in captured.out
     assert captured.err == ""
     assert not list(tmp_path.iterdir())
-
-
-def test_every_field_has_help(capsys: pytest.CaptureFixture[str]) -> None:
-    main(["train", "fake", "--help"])
-    out = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    for name in TrainConfig.__dataclass_fields__:
-        flag = f"--{name.replace('_', '-')} "
-        assert flag in out.replace(",", " "), name
-        rest = out.replace(",", " ").partition(flag)[2].partition("(default")[0]
-        assert rest.rstrip().endswith("."), f"{name} has no help: {rest}"
 
 
 def test_divergence_is_one_line_and_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
@@ -207,8 +187,17 @@ def test_module_runs(tmp_path: Path) -> None:
     assert "dacer2" in done.stdout
 
 
-def test_command_line_loads_no_framework(tmp_path: Path) -> None:
-    code = "import sys, diffac.commands.main as c; c.main(['recipes']); assert not {'torch', 'jax'} & set(sys.modules)"
+@pytest.mark.parametrize(
+    ("argv", "absent"),
+    [
+        (["recipes"], {"torch", "jax"}),
+        (["--help"], {"torch", "jax", "tyro", "gymnasium"}),
+        (["help"], {"torch", "jax", "tyro", "gymnasium"}),
+        (["--version"], {"torch", "jax", "tyro", "gymnasium"}),
+    ],
+)
+def test_a_command_loads_only_what_it_needs(argv: list[str], absent: set[str], tmp_path: Path) -> None:
+    code = f"import sys, diffac.commands.main as c; c.main({argv}); assert not {absent} & set(sys.modules)"
     done = interpreter("-c", code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
 

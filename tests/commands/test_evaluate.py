@@ -196,12 +196,12 @@ def test_a_real_video(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        ([], "the following arguments are required: RUN"),
+        ([], "diffac evaluate needs RUN: Folder of the run"),
         (["nowhere"], "nowhere is no folder; give that of a run"),
         (["."], " holds neither a run nor a saved agent nor a checkpoint"),
         (["RUN", "--episodes", "0"], "num_episodes must be at least 1, got 0"),
         (["RUN", "--seed", "-1"], "--seed must be at least 0, got -1"),
-        (["RUN", "--checkpoint", "worst"], "invalid choice: 'worst'"),
+        (["RUN", "--checkpoint", "worst"], "--checkpoint must be one of best, last or null, got 'worst'"),
         (["RUN", "--env-id", "fakes:Rondom-v0"], "unknown environment 'fakes:Rondom-v0'"),
         (["EMPTY"], "has no checkpoint yet; the first is written after eval_interval or checkpoint_interval steps"),
         (["EMPTY", "--checkpoint", "best"], "has no checkpoint yet"),

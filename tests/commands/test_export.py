@@ -308,8 +308,8 @@ def test_a_file_that_computes_something_else_is_not_kept(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["agent"], "the following arguments are required: --format"),
-        (["agent", "--format", "onyx"], "invalid choice: 'onyx'"),
+        (["agent"], "diffac export needs --format {onnx,torch,jax}: ONNX, torch.export"),
+        (["agent", "--format", "onyx"], "--format must be one of onnx, torch, jax, got 'onyx'"),
         (["nowhere", "--format", "torch"], "nowhere is no folder; give that of a run"),
         (
             ["agent", "--format", "torch", "--out", "x.onnx"],

@@ -14,7 +14,7 @@ import pytest
 
 from diffac.commands import validate as validation
 from diffac.commands.main import main
-from diffac.commands.validate import Curve, Row, ValidateConfig, compare, compare_learners
+from diffac.commands.validate import Curve, Row, ValidateArguments, compare, compare_learners
 from diffac.errors import UsageError
 from diffac.testing import problems
 
@@ -167,4 +167,4 @@ def test_json(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str
 )
 def test_impossible_arguments(flags: dict[str, Any], mentions: str) -> None:
     with pytest.raises(UsageError, match=mentions):
-        ValidateConfig(**flags)
+        ValidateArguments(**flags)

@@ -680,7 +680,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"{out / 'report.html'}\n"
     assert "Ant-v5" in (out / "report.html").read_text()
     for arguments, message in [
-        ([], "error: which runs?"),
+        ([], "error: diffac report needs PATH [PATH ...]: Folders of diffac (runs/)"),
         ([str(tmp_path / "missing")], "error: there is no file or folder"),
         ([str(path), "--out", str(path)], "error: the report cannot be written to"),
     ]:

@@ -711,7 +711,7 @@ def test_resume_in_the_other_backend(
 @pytest.mark.parametrize(
     ("argv", "message"),
     [
-        (["resume"], "the following arguments are required: RUN"),
+        (["resume"], "diffac resume needs RUN: Folder of the run"),
         (["resume", "nowhere"], "nowhere is not the folder of a run"),
         (["resume", "."], " is not the folder of a run"),
     ],

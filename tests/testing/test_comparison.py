@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from diffac.commands import validate as validation
-from diffac.commands.validate import ValidateConfig, compare_module
+from diffac.commands.validate import ValidateArguments, compare_module
 from diffac.errors import RunError, UsageError
 from diffac.noise import Normal, Uniform
 from diffac.parts.schedules import flow_schedule, vp_schedule
@@ -206,13 +206,13 @@ def test_a_module_that_is_missing() -> None:
 
 def test_module_and_steps_exclude_each_other() -> None:
     with pytest.raises(UsageError, match="leave out --steps and --backends"):
-        ValidateConfig(module="my_parts", steps=3)
+        ValidateArguments(module="my_parts", steps=3)
 
 
 def test_the_report_of_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     row = validation.Row("sampler", "mine", "float64", "cpu", 3, 1e-15, None, "", 1e-9)
     monkeypatch.setattr(validation, "_run", lambda names, config: (["torch", "equinox"], [row]))
-    assert validation.validate(ValidateConfig(module="my_parts"))
+    assert validation.validate(ValidateArguments(module="my_parts"))
     said = capsys.readouterr().out
     assert "Compared: the parts of my_parts in torch and in equinox." in said
     assert "mine" in said
