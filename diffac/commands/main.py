@@ -19,15 +19,16 @@ Diffusion policies for online reinforcement learning.
 commands:
   train RECIPE [--preset NAME] [options]   train an agent; results go to runs/
   train --config FILE [options]            train with the config.yaml of a run
-  train RECIPE --num-seeds N [options]     train several seeds, each as a run of its own
-  resume RUN [--backend NAME]              go on with a run that was stopped, from its last checkpoint
-  evaluate RUN [--episodes N] [--video]    play episodes with the best policy of a run
-  export RUN --format F [--out FILE]       write the policy of a run for use without diffac: onnx, torch or jax
+  train RECIPE --num-seeds N [options]     train several seeds, a run for each
+  resume RUN [--backend NAME]              go on with a run that was stopped
+  evaluate RUN [--episodes N] [--video]    play episodes with its best policy
+  export RUN --format F [--out FILE]       its policy as onnx, torch or jax file
   report PATH... [--out FOLDER]            curves and tables of runs on one page
-  validate [options]                       compare the backends on this machine, number by number
+  validate [options]                       compare the backends on this machine
   recipes                                  list the recipes
 
-`diffac train --help` lists recipes, `diffac train RECIPE --help` the options of one.
+`diffac COMMAND --help` shows the options of a command,
+`diffac train RECIPE --help` those of a recipe.
 
 try it:
   diffac train sac --preset quick --env-id Pendulum-v1

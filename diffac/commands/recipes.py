@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
+import textwrap
 from collections.abc import Sequence
 from types import ModuleType
 
@@ -23,14 +25,15 @@ def main(argv: Sequence[str]) -> None:
 
 
 def recipe_table() -> str:
-    """One line for each recipe: its name and the first line of its module's docstring."""
-    lines = []
+    """Each recipe's name and the first line of its module's docstring, as wide as the terminal."""
+    width, lines = shutil.get_terminal_size().columns, []
     for name in (modules := recipe_modules()):
         try:
             summary = summary_of(load_recipe(name))
         except UsageError as error:
             summary = str(error)
-        lines.append(f"  {name:<{max(map(len, modules))}}  {summary}")
+        indent = " " * (max(map(len, modules)) + 4)
+        lines.append(textwrap.fill(f"  {name}".ljust(len(indent)) + summary, width, subsequent_indent=indent))
     return "\n".join(lines)
 
 

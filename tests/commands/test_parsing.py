@@ -160,6 +160,15 @@ def test_help_fits_the_terminal(
     assert not any("{None}" in line or "(default: )" in line for line in lines)
 
 
+@pytest.mark.parametrize("argv", [["help"], ["train", "--help"], ["recipes"]])
+def test_lists_fit_the_terminal(
+    argv: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    assert main(argv) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
 @pytest.mark.parametrize(
     ("argv", "same"),
     [(["help"], ["--help"]), (["help", "train"], ["train", "-h"]), (["help", "evaluate"], ["evaluate", "--help"])],
