@@ -84,9 +84,11 @@ def unknown_backend(name: str) -> UsageError:
 
 def check_backend_name(name: str) -> None:
     """Refuses what is only another name of a backend; an unknown one may belong to a learner that needs none."""
-    names = backend_names()
-    if name not in names and name.casefold() in (*OTHER_NAMES, *names):
-        raise unknown_backend(name)
+    plain = name.casefold()
+    if plain in OTHER_NAMES or plain != name:  # asked first, as finding all names takes its time
+        names = backend_names()
+        if name not in names and plain in (*OTHER_NAMES, *names):
+            raise unknown_backend(name)
 
 
 def backend_names() -> list[str]:

@@ -22,7 +22,7 @@ commands:
   train RECIPE --num-seeds N [options]     train several seeds, a run for each
   resume RUN [--backend NAME]              go on with a run that was stopped
   evaluate RUN [--episodes N] [--video]    play episodes with its best policy
-  export RUN --format F [--out FILE]       its policy as onnx, torch or jax file
+  export RUN --format F [--out FILE]       write its policy: onnx, torch or jax
   report PATH... [--out FOLDER]            curves and tables of runs on one page
   validate [options]                       compare the backends on this machine
   recipes                                  list the recipes
