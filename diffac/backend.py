@@ -65,6 +65,7 @@ class Backend(Protocol):
     mixture_entropy: Any
     # learning
     Adam: type[optimisers.Adam]
+    AdamW: type[optimisers.AdamW]
     Learner: type[learner.Learner]
     Engine: Callable[[learner.Learner], Engine]
     # parameters and states to and from NumPy

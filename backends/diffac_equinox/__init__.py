@@ -25,6 +25,7 @@ from diffac_equinox.networks import TwinCritic as TwinCritic
 from diffac_equinox.networks import time_embedding as time_embedding
 from diffac_equinox.objectives import *  # noqa: F403
 from diffac_equinox.optimisers import Adam as Adam
+from diffac_equinox.optimisers import AdamW as AdamW
 from diffac_equinox.parameters import Frozen as Frozen  # not in __all__: in torch it is `register_buffer`
 from diffac_equinox.replay import DeviceStorage as DeviceStorage
 from diffac_equinox.samplers import *  # noqa: F403
@@ -35,6 +36,7 @@ name = "equinox"
 
 __all__ = [
     "Adam",
+    "AdamW",
     "DeterministicActor",
     "DeviceStorage",
     "Engine",

@@ -15,6 +15,7 @@ from diffac.parts import learner as declared
 from diffac.parts.outputs import checked_metrics, checked_state, initial_state
 from diffac.protocols import Array, Batch, Loss, Metrics, Policy, Rollout, State, TrackingObjective
 from diffac_equinox.gradients import loss_and_gradient, without_gradient
+from diffac_equinox.optimisers import as_optimiser
 from diffac_equinox.parameters import divided, in_evaluation_mode, parameter_dtype
 
 Tree = TypeVar("Tree")
@@ -38,6 +39,8 @@ class LearnerState(eqx.Module):
 
 
 class Learner(eqx.Module, declared.Learner):
+    _as_optimiser = staticmethod(as_optimiser)
+
     def init(self, actor: Any, critic: Any) -> LearnerState:
         """The state before the first update. It holds copies: the networks given stay valid."""
         dtype, critic_dtype = parameter_dtype("actor", actor), parameter_dtype("critic", critic)

@@ -13,7 +13,7 @@ from jaxtyping import Array, PyTree
 from diffac.parts import optimisers as declared
 from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Metrics
-from diffac_equinox.parameters import parameters
+from diffac_equinox.parameters import divided, parameters
 
 
 class AdamState(eqx.Module):
@@ -45,8 +45,11 @@ class Adam(eqx.Module, declared.Adam):
             grads = jax.tree.map(lambda g: g * factor, grads)
         rate = self._rate(opt_state.count, norm.dtype)
         direction, opt_state = adam_direction(opt_state, grads, self.b1, self.b2, self.eps)
-        module = eqx.apply_updates(module, jax.tree.map(lambda d: -rate * d, direction))
-        return module, opt_state, {"grad_norm": norm}
+        change = jax.tree.map(lambda d: -rate * d, direction)
+        return eqx.apply_updates(self._decayed(module, rate), change), opt_state, {"grad_norm": norm}
+
+    def _decayed(self, module: Any, rate: Array | float) -> Any:
+        return module
 
     def _rate(self, count: Array, dtype: Any) -> Array | float:
         rate = self.learning_rate
@@ -54,3 +57,34 @@ class Adam(eqx.Module, declared.Adam):
             return rate
         progress = jnp.clip((count.astype(dtype) - rate.begin) / (rate.end - rate.begin), 0, 1)
         return rate.initial + progress * (rate.final - rate.initial)
+
+
+class AdamW(declared.AdamW, Adam):
+    def _decayed(self, module: Any, rate: Array | float) -> Any:
+        kept = 1 - rate * self.weight_decay
+        trained, others = divided(module)
+        return eqx.combine(jax.tree.map(lambda x: kept * x, trained), others)
+
+
+class OptaxOptimiser(eqx.Module):
+    """A transformation of optax as it is; its numbers mean nothing in another backend.
+
+    Args:
+        transformation: such as `optax.rmsprop(1e-3)`.
+    """
+
+    transformation: optax.GradientTransformation
+
+    def init(self, module: Any) -> Any:
+        """The state before the first step."""
+        return self.transformation.init(parameters(module))
+
+    def step(self, opt_state: Any, module: Any, grads: Any) -> tuple[Any, Any, Metrics]:
+        """One step, as `Optimiser` says."""
+        change, opt_state = self.transformation.update(grads, opt_state, parameters(module))
+        return eqx.apply_updates(module, change), opt_state, {"grad_norm": optax.global_norm(grads)}
+
+
+def as_optimiser(given: Any) -> Any:
+    """What a learner steps with: a part as it is, a transformation of optax in an `OptaxOptimiser`."""
+    return OptaxOptimiser(given) if isinstance(given, optax.GradientTransformation) else given

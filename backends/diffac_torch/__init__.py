@@ -25,6 +25,7 @@ from diffac_torch.networks import TwinCritic as TwinCritic
 from diffac_torch.networks import time_embedding as time_embedding
 from diffac_torch.objectives import *  # noqa: F403
 from diffac_torch.optimisers import Adam as Adam
+from diffac_torch.optimisers import AdamW as AdamW
 from diffac_torch.replay import DeviceStorage as DeviceStorage
 from diffac_torch.samplers import *  # noqa: F403
 from diffac_torch.settings import configure as configure
@@ -34,6 +35,7 @@ name = "torch"
 
 __all__ = [
     "Adam",
+    "AdamW",
     "DeterministicActor",
     "DeviceStorage",
     "Engine",

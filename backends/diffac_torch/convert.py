@@ -1,6 +1,6 @@
 """Between NumPy and torch: batches and noise on their way in, parameters and states by name for checkpoints."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffac.errors import UsageError
-from diffac_torch.optimisers import AdamState
+from diffac_torch.optimisers import AdamState, OptimState
 
 Tree = TypeVar("Tree")
 
@@ -65,6 +65,8 @@ def from_arrays(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
     Raises:
         UsageError: an array is missing, unexpected, or of another shape; the message lists all of them.
     """
+    if not isinstance(tree, nn.Module):
+        _make_room(tree, arrays)
     slots = _slots(tree)
     problems = [f"missing: {name}" for name in slots if name not in arrays]
     problems += [f"unexpected: {name}" for name in arrays if name not in slots]
@@ -131,11 +133,52 @@ def _state_slots(state: Any) -> dict[str, _Slot]:
     return {name: _item_slot(state, name) for name in state}
 
 
-def _optimiser_slots(state: AdamState, module: nn.Module) -> dict[str, _Slot]:
-    slots = {}
-    for short, long in (("m", "exp_avg"), ("v", "exp_avg_sq")):
-        trained = ((name, parameter) for name, parameter in module.named_parameters() if parameter.requires_grad)
-        for name, parameter in trained:
-            slots[f"{short}.{name}"] = _item_slot(state.optimiser.state[parameter], long)
-    slots["count"] = _number_slot(lambda: state.count, state.set_count)
+def _optimiser_slots(state: Any, module: nn.Module) -> dict[str, _Slot]:
+    """Moments by parameter for `Adam`, whatever an optimiser of torch.optim keeps, or a nest of a user's."""
+    slots: dict[str, _Slot] = {}
+    if isinstance(state, AdamState):
+        for short, long in (("m", "exp_avg"), ("v", "exp_avg_sq")):
+            for name, parameter in _trained(module).items():
+                slots[f"{short}.{name}"] = _item_slot(state.optimiser.state[parameter], long)
+        slots["count"] = _number_slot(lambda: state.count, state.set_count)
+        return slots
+    if isinstance(state, OptimState):
+        for name, parameter in _trained(module).items():
+            own = state.optimiser.state[parameter]
+            slots |= {f"{key}.{name}": _item_slot(own, key) for key, value in own.items() if isinstance(value, Tensor)}
+        return slots
+    return _nest_slots(state)
+
+
+def _trained(module: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in module.named_parameters() if parameter.requires_grad}
+
+
+def _nest_slots(state: Any) -> dict[str, _Slot]:
+    if not isinstance(state, MutableMapping):
+        raise UsageError(
+            f"the state of an optimiser must be a dictionary of tensors and of such dictionaries, got "
+            f"{type(state).__name__}"
+        )
+    slots: dict[str, _Slot] = {}
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            slots[name] = _item_slot(state, name)
+        else:
+            slots |= {f"{name}.{inner}": slot for inner, slot in _nest_slots(value).items()}
     return slots
+
+
+def _make_room(tree: Any, arrays: Mapping[str, np.ndarray]) -> None:
+    """Lets optimisers of torch.optim, which begin to keep numbers in their first step, keep those that are coming."""
+    for network in ("actor", "critic"):
+        state = getattr(tree, f"{network}_optimiser")
+        if not isinstance(state, OptimState):
+            continue
+        parameters = _trained(getattr(tree, network))
+        prefix = f"{network}_optimiser."
+        for name, array in arrays.items():
+            key, _, of = name.removeprefix(prefix).partition(".")
+            if name.startswith(prefix) and of in parameters and np.shape(array) in ((), parameters[of].shape):
+                like = torch.zeros(np.shape(array), device=parameters[of].device if np.ndim(array) else None)
+                state.optimiser.state[parameters[of]].setdefault(key, like)

@@ -13,6 +13,7 @@ from diffac.parts import learner as declared
 from diffac.parts.outputs import checked_metrics, checked_state, initial_state
 from diffac.protocols import Batch, Loss, Metrics, Policy, State, TrackingObjective
 from diffac_torch.gradients import critic_loss_and_gradient, loss_and_gradient, without_gradient
+from diffac_torch.optimisers import as_optimiser
 from diffac_torch.parameters import first_parameter, in_evaluation_mode
 
 
@@ -35,6 +36,8 @@ class LearnerState:
 
 
 class Learner(declared.Learner):
+    _as_optimiser = staticmethod(as_optimiser)
+
     def init(self, actor: Any, critic: Any) -> LearnerState:
         """The state before the first update; takes ownership of both networks."""
         parameter, critic_parameter = first_parameter("actor", actor), first_parameter("critic", critic)

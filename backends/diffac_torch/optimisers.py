@@ -1,9 +1,11 @@
 """Steps along a gradient."""
 
 import dataclasses
+import functools
+import inspect
 import os
-from collections.abc import Sequence
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -53,11 +55,10 @@ class Adam(declared.Adam):
         """
         _check_compiler_folder()
         trained = parameters(module)
-        options = {"lr": self._rate(0), "betas": (self.b1, self.b2), "eps": self.eps}
         try:
-            optimiser = torch.optim.Adam(trained, fused=True, **options)
+            optimiser = self._new(trained, fused=True)
         except RuntimeError:  # not available for this device or dtype
-            optimiser = torch.optim.Adam(trained, foreach=True, **options)
+            optimiser = self._new(trained, foreach=True)
         fused = optimiser.defaults["fused"]
         for parameter in trained:
             optimiser.state[parameter] = {
@@ -77,14 +78,16 @@ class Adam(declared.Adam):
         if self.max_grad_norm is not None:
             factor = (self.max_grad_norm / norm).clamp(max=1)
             grads = [grad * factor for grad in grads]
-        optimiser = opt_state.optimiser
-        for parameter, grad in zip(parameters(module), grads, strict=True):
-            parameter.grad = grad.contiguous()  # the fused kernel reads expanded gradients wrongly
-        optimiser.param_groups[0]["lr"] = self._rate(opt_state.count)
-        optimiser.step()
-        optimiser.zero_grad()
+        opt_state.optimiser.param_groups[0]["lr"] = self._rate(opt_state.count)
+        _step(opt_state.optimiser, module, grads)
         opt_state.count += 1
         return module, opt_state, {"grad_norm": norm}
+
+    def _new(self, trained: list[nn.Parameter], **how: Any) -> torch.optim.Adam:
+        return torch.optim.Adam(trained, **self._options(), **how)
+
+    def _options(self) -> dict[str, Any]:
+        return {"lr": self._rate(0), "betas": (self.b1, self.b2), "eps": self.eps}
 
     def _rate(self, count: int) -> float:
         rate = self.learning_rate
@@ -92,3 +95,76 @@ class Adam(declared.Adam):
             return rate
         progress = min(max((count - rate.begin) / (rate.end - rate.begin), 0.0), 1.0)
         return rate.initial + progress * (rate.final - rate.initial)
+
+
+class AdamW(declared.AdamW, Adam):
+    def _new(self, trained: list[nn.Parameter], **how: Any) -> torch.optim.Adam:
+        return torch.optim.AdamW(trained, weight_decay=self.weight_decay, **self._options(), **how)
+
+
+def _step(optimiser: torch.optim.Optimizer, module: nn.Module, grads: Sequence[Tensor]) -> None:
+    for parameter, grad in zip(parameters(module), grads, strict=True):
+        parameter.grad = grad.contiguous()  # the fused kernel reads expanded gradients wrongly
+    optimiser.step()
+    optimiser.zero_grad()
+
+
+@dataclasses.dataclass
+class OptimState:
+    """An optimiser of torch.optim, which holds its numbers."""
+
+    optimiser: torch.optim.Optimizer
+
+
+class TorchOptimiser:
+    """An optimiser of `torch.optim` as it is.
+
+    Its numbers are saved by the names that it gives them; they mean nothing in another backend.
+
+    Args:
+        make: takes a list of parameters and returns a `torch.optim.Optimizer`: its class, or one with arguments, such
+            as `functools.partial(torch.optim.RMSprop, lr=1e-3)`.
+    """
+
+    def __init__(self, make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]) -> None:
+        self.make = make
+
+    def init(self, module: nn.Module) -> OptimState:
+        """The state before the first step.
+
+        Raises:
+            UsageError: what was given makes no optimiser of the parameters.
+        """
+        _check_compiler_folder()
+        try:
+            optimiser = self.make(parameters(module))
+        except TypeError as error:
+            raise UsageError(f"an optimiser cannot be made with {self.make!r}: {error}") from error
+        if not isinstance(optimiser, torch.optim.Optimizer):
+            raise UsageError(
+                "an optimiser must be a class of torch.optim, a function from a list of parameters to one of its "
+                f"objects, or have the methods of diffac.protocols.Optimiser; {self.make!r} made a "
+                f"{type(optimiser).__name__}"
+            )
+        if isinstance(optimiser, torch.optim.LBFGS):
+            raise UsageError("torch.optim.LBFGS evaluates the loss anew within a step, which no learner here does")
+        return OptimState(optimiser)
+
+    def step(
+        self, opt_state: OptimState, module: Module, grads: Sequence[Tensor]
+    ) -> tuple[Module, OptimState, Metrics]:
+        """One step in place, as `Optimiser` says."""
+        norm = torch.nn.utils.get_total_norm(tuple(grads))
+        _step(opt_state.optimiser, module, grads)
+        return module, opt_state, {"grad_norm": norm}
+
+
+def as_optimiser(given: Any) -> Any:
+    """What a learner steps with: a part as it is, an optimiser of torch.optim in a `TorchOptimiser`."""
+    if isinstance(given, torch.optim.Optimizer):
+        raise UsageError(
+            f"an optimiser must be given without parameters, as torch.optim.{type(given).__name__} or "
+            f"functools.partial(torch.optim.{type(given).__name__}, lr=1e-3), got one that has them"
+        )
+    is_maker = isinstance(given, type | functools.partial) or inspect.isroutine(given)
+    return TorchOptimiser(given) if is_maker else given

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from diffac.errors import UsageError, check_choice, check_count, check_flag, check_number
+from diffac.parts.contracts import check_contract
 
 REQUIRED = inspect.Parameter.empty
 
@@ -63,9 +64,13 @@ def optional(argument: Argument) -> Argument:
     return Argument(check, None, wrong=tuple(value for value in argument.wrong if value is not None))
 
 
-def part(example: str) -> Argument:
+def part(example: str, protocol: Any = None) -> Argument:
+    """An object; with a protocol, one that satisfies it."""
+
     def check(name: str, value: Any) -> None:
         if value is None or isinstance(value, bool | int | float | str | type):
             raise UsageError(f"{name} must be an object such as {example}, got {value!r}")
+        if protocol is not None:
+            check_contract(name, value, protocol)
 
     return Argument(check, wrong=(None, 1.0, "part", int))

@@ -56,6 +56,11 @@ EXAMPLES: dict[Any, str] = {
 """Protocol -> what to write where something that can be none was given."""
 
 
+def part_of(kind: Any) -> Argument:
+    """An argument that is a part of a kind in `EXAMPLES`; where that is a protocol, it must satisfy it."""
+    return part(EXAMPLES[kind], kind if getattr(kind, "_is_protocol", False) else None)
+
+
 class Part:
     """What all declarations share.
 
@@ -153,5 +158,5 @@ def _argument(cls: type, name: str, hint: Any) -> Argument:
     if hint is bool:
         return flag()
     if hint in EXAMPLES:
-        return part(EXAMPLES[hint])
+        return part_of(hint)
     raise TypeError(f"{cls.__name__}.{name}: nothing says which values of {hint!r} make sense")

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from diffac.errors import UsageError
 from diffac.noise import Noise, NoiseSpec, Shape
-from diffac.parts.declaration import Count, Part, Positive, Rate, Whole, declared
+from diffac.parts.declaration import Count, Part, Positive, Rate, Whole, declared, part_of
 from diffac.protocols import ActorObjective, Batch, CriticObjective, Metrics, Optimiser, Policy, Sampler, Temperature
 
 __all__ = ["Learner"]
 
 Copy = Literal["online", "ema"]
 """Which copy of the actor: the one that is trained, or its exponential moving average."""
+
+OptimiserLike = Annotated[Any, part_of(Optimiser)]
+"""An `Optimiser`, or what the framework calls one."""
 
 
 @declared(kw_only=True)
@@ -49,8 +52,9 @@ class Learner(Part):
         actor_objective: loss of the actor.
         critic_objective: loss of the critic.
         temperature: the entropy coefficient and its rule.
-        actor_optimiser: of the actor.
-        critic_optimiser: of the critic.
+        actor_optimiser: of the actor: `Adam`, `AdamW`, or one of the framework as it is, in torch a class of
+            `torch.optim` or a function from parameters to one of its objects, in Equinox a transformation of optax.
+        critic_optimiser: of the critic, likewise.
         tau: rate of the slow copies, in (0, 1].
         actor_delay: updates of the critic for one of the actor.
         reward_scale: factor of the reward, applied here and nowhere else.
@@ -71,8 +75,8 @@ class Learner(Part):
     actor_objective: ActorObjective
     critic_objective: CriticObjective
     temperature: Temperature
-    actor_optimiser: Optimiser
-    critic_optimiser: Optimiser
+    actor_optimiser: OptimiserLike
+    critic_optimiser: OptimiserLike
     tau: Rate = 0.005
     actor_delay: Count = 2
     reward_scale: Positive = 1.0
@@ -85,6 +89,8 @@ class Learner(Part):
 
     def check(self) -> None:
         """As every part's, and what must hold between the numbers."""
+        for name in ("actor_optimiser", "critic_optimiser"):
+            object.__setattr__(self, name, self._as_optimiser(getattr(self, name)))
         super().check()
         if self.critic_steps_before_actor > self.critic_steps:
             raise UsageError(
@@ -96,6 +102,11 @@ class Learner(Part):
                 f"first_actor_update must be less than {self.actor_delay}, the actor_delay, got "
                 f"{self.first_actor_update!r}"
             )
+
+    @staticmethod
+    def _as_optimiser(given: Any) -> Any:
+        """An `Optimiser` of what a framework calls one."""
+        return given
 
     @property
     def of_target(self) -> Sampler:

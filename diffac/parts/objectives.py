@@ -14,7 +14,7 @@ import numpy as np
 
 from diffac.errors import UsageError, check_number
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
-from diffac.parts.arguments import Argument, optional, part
+from diffac.parts.arguments import Argument, optional
 from diffac.parts.declaration import (
     EXAMPLES,
     STATIC,
@@ -27,6 +27,7 @@ from diffac.parts.declaration import (
     Schedule,
     Whole,
     declared,
+    part_of,
 )
 from diffac.protocols import (
     ActorObjective,
@@ -509,10 +510,10 @@ def _check_terms(name: str, terms: Any) -> None:
         if not isinstance(term, tuple | list) or len(term) != 2:
             raise UsageError(f"term {i} of Sum must be a pair (weight, objective), got {term!r}")
         check_number(f"the weight of term {i} of Sum", term[0])
-        part(EXAMPLES[ActorObjective]).check(f"the objective of term {i} of Sum", term[1])
+        part_of(ActorObjective).check(f"the objective of term {i} of Sum", term[1])
 
 
 Sum.arguments = {
     "terms": Argument(_check_terms, kind=inspect.Parameter.VAR_POSITIONAL),
-    "rollout": optional(part(EXAMPLES[Sampler])).by_keyword(),
+    "rollout": optional(part_of(Sampler)).by_keyword(),
 }

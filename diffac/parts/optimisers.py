@@ -6,11 +6,11 @@ from typing import Annotated, Any
 
 from diffac.errors import check_number
 from diffac.parts.arguments import NO_NUMBERS, Argument, number
-from diffac.parts.declaration import Part, Positive, declared
+from diffac.parts.declaration import NotNegative, Part, Positive, declared
 from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Metrics
 
-__all__ = ["Adam"]
+__all__ = ["Adam", "AdamW"]
 
 
 def _check_rate(name: str, value: Any) -> None:
@@ -54,3 +54,25 @@ class Adam(Part):
     def step(self, opt_state: Any, module: Any, grads: Any) -> tuple[Any, Any, Metrics]:
         """One step, as `Optimiser` says; {"grad_norm"} is the norm before the clip."""
         raise NotImplementedError
+
+
+@declared
+class AdamW(Adam):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, arXiv 1711.05101, algorithm 2).
+
+    Before the step of `Adam` every parameter theta, biases too, becomes (1 - learning_rate weight_decay) theta. The
+    decay is no part of the gradient, so neither moments nor the clip of the norm see it.
+
+    Args:
+        learning_rate: as for `Adam`; a schedule scales the decay too.
+        max_grad_norm: as for `Adam`.
+        b1: as for `Adam`.
+        b2: as for `Adam`.
+        eps: as for `Adam`.
+        weight_decay: at least 0.
+
+    Raises:
+        UsageError: a number is out of range.
+    """
+
+    weight_decay: NotNegative = 0.01

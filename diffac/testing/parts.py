@@ -423,7 +423,7 @@ def _td3(B: Any, d: Dims) -> Any:
         actor_objective=B.ValueThroughSampler(sampler, ensemble="first"),
         critic_objective=B.MeanSquaredTD(),
         temperature=B.FixedTemperature(),
-        actor_optimiser=B.Adam(1e-3),
+        actor_optimiser=B.AdamW(LinearSchedule(1e-3, 1e-4, 1, 4), weight_decay=0.1),  # not TD3's, but some row needs it
         critic_optimiser=B.Adam(1e-3),
         actor_delay=2,
         first_actor_update=1,

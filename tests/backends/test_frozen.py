@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import importlib
 import importlib.util
 import pickle
@@ -18,7 +19,7 @@ from diffac.noise import draw
 from diffac.parts.export import signature
 from diffac.testing import compare
 from diffac.testing.conformance import unchecked_shapes
-from diffac.testing.parts import DIMS, LEARNERS, make_batch, make_noise
+from diffac.testing.parts import DIMS, LEARNERS, changed, make_batch, make_noise
 
 FROZEN = ("order", "scale", "offset", "embed.weight", "embed.bias")
 COPIES = ("actor", "critic", "target_critic", "ema_actor")
@@ -80,6 +81,27 @@ def test_updates_leave_what_is_frozen(each: ModuleType) -> None:
     assert after["actor.features.order"].dtype.kind == "i"
     assert not [name for name in after if "optimiser" in name and "features" in name]
     assert not [name for name in after if "ones" in name]
+
+
+def test_optimisers_of_the_framework_leave_what_is_frozen(backend: ModuleType) -> None:
+    """Though their weights decay."""
+    if backend.name == "torch":
+        import torch
+
+        optimiser: Any = functools.partial(torch.optim.AdamW, lr=1e-2, weight_decay=0.5)
+    else:
+        import optax
+
+        optimiser = optax.adamw(1e-2, weight_decay=0.5)
+    engine, state = an_engine(backend)
+    engine = changed(backend, engine, actor_optimiser=optimiser, critic_optimiser=optimiser)
+    state = engine.init(state.actor, state.critic)
+    before = backend.to_arrays(state)
+    after = backend.to_arrays(updated(backend, engine, state))
+    for name in FROZEN:
+        np.testing.assert_array_equal(after[f"actor.features.{name}"], before[f"actor.features.{name}"])
+    assert (after["actor.last.weight"] != before["actor.last.weight"]).all()
+    assert not [name for name in after if "optimiser" in name and "features" in name]
 
 
 def test_slow_copies_take_over_what_is_frozen(backend: ModuleType) -> None:

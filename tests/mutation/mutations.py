@@ -781,6 +781,7 @@ OPTIMISERS = [
         '"betas": (self.b1, self.b2)',
         '"betas": (self.b2, self.b1)',
     ),
+    torch("adamw: no decay", "learner-td3", "optimisers.py", "weight_decay=self.weight_decay", "weight_decay=0.0"),
     torch("adam: eps ignored", "learner-sdac", "optimisers.py", '"eps": self.eps', '"eps": 1e-8'),
     torch(
         "adam: rate of the schedule's start",
@@ -1174,6 +1175,13 @@ IN_BOTH = [
         "learner.py",
         ("(trained, of_fast, tau)", "(trained, of_fast, 1 - tau)"),
         ("(1 - tau) * s + tau * f", "tau * s + (1 - tau) * f"),
+    ),
+    both(
+        "both: weights decay by twice the rate",
+        "learner-td3",
+        "optimisers.py",
+        ("weight_decay=self.weight_decay", "weight_decay=2 * self.weight_decay"),
+        ("1 - rate * self.weight_decay", "1 - 2 * rate * self.weight_decay"),
     ),
     both(
         "both: learning rate of the next step",

@@ -39,6 +39,7 @@ from diffac.testing.reference.gradients import unbroadcast as unbroadcast
 from diffac.testing.reference.gradients import zeros as zeros
 from diffac.testing.reference.learner import Adam as Adam
 from diffac.testing.reference.learner import AdamState as AdamState
+from diffac.testing.reference.learner import AdamW as AdamW
 from diffac.testing.reference.learner import Learner as Learner
 from diffac.testing.reference.learner import LearnerState as LearnerState
 from diffac.testing.reference.learner import nonfinite as nonfinite

@@ -52,9 +52,32 @@ class Adam:
         new, m, v = {}, {}, {}
         for name, g in gradient.items():
             new[name], m[name], v[name], _ = adam(
-                parameters[name], g, state.m[name], state.v[name], state.count, rate, self.b1, self.b2, self.eps
+                self.decayed(parameters[name], rate),
+                g,
+                state.m[name],
+                state.v[name],
+                state.count,
+                rate,
+                self.b1,
+                self.b2,
+                self.eps,
             )
         return new, AdamState(m, v, np.int32(state.count + 1)), {"grad_norm": np.float64(norm)}
+
+    def decayed(self, parameter: Array, rate: float) -> Array:
+        """What the step starts from."""
+        return parameter
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class AdamW(Adam):
+    """Weights decay beside the step (Loshchilov and Hutter 2019, arXiv 1711.05101)."""
+
+    weight_decay: float = 0.01
+
+    def decayed(self, parameter: Array, rate: float) -> Array:
+        """A bit nearer to zero."""
+        return parameter - rate * self.weight_decay * parameter
 
 
 def polyak(slow: Parameters, fast: Parameters, tau: float) -> Gradient:

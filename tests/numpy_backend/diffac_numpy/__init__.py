@@ -14,6 +14,7 @@ from diffac_numpy.diffusion import predicted_eps as predicted_eps
 from diffac_numpy.diffusion import remove_noise as remove_noise
 from diffac_numpy.diffusion import score as score
 from diffac_numpy.learner import Adam as Adam
+from diffac_numpy.learner import AdamW as AdamW
 from diffac_numpy.learner import Engine as Engine
 from diffac_numpy.learner import Learner as Learner
 from diffac_numpy.networks import DeterministicActor as DeterministicActor

@@ -25,6 +25,14 @@ class Adam(optimisers.Adam):
         self.bare = reference.Adam(self.learning_rate, self.max_grad_norm, self.b1, self.b2, self.eps)
 
 
+class AdamW(optimisers.AdamW):
+    """The reference's."""
+
+    def check(self, **others: Any) -> None:
+        super().check(**others)
+        self.bare = reference.AdamW(**{name: getattr(self, name) for name in self.arguments})
+
+
 class Learner(declared.Learner):
     """The reference's, with networks of this backend."""
 

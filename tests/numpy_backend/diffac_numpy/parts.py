@@ -21,8 +21,9 @@ from diffac_numpy.networks import lifted
 class Part:
     """A part of the reference; its fields, `noise_spec` and `init_state` are the reference's own."""
 
-    def __init__(self, bare: Any) -> None:
+    def __init__(self, bare: Any, sampler: Any = None) -> None:
         self.bare = bare
+        self.sampler_given = sampler
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or name == "bare":  # an unfinished copy has no fields
@@ -69,6 +70,10 @@ class Sampler(Part):
 
 class ActorObjective(Part):
     """Returns the loss alone; `testing.value_and_grad` takes the gradient too."""
+
+    @property
+    def rollout_sampler(self) -> Any:
+        return None if self.bare.rollout_sampler is None else self.sampler_given
 
     def __call__(self, actor: Any, critic: Any, batch: Any, noise: Any, temperature: Any, state: Any) -> Loss:
         return self.bare(lifted(actor), lifted(critic), batch, noise, temperature, state)[0]
@@ -119,8 +124,9 @@ def maker(name: str, kind: type[Part]) -> Callable[..., Part]:
     def make(*args: Any, **kw: Any) -> Part:
         given = signature.bind(*args, **kw)
         given.apply_defaults()
-        declared(*given.args)  # which checks them
-        return kind(getattr(reference, name)(*map(bare, given.args)))
+        declared(*given.args, **given.kwargs)  # which checks them
+        named = {key: bare(value) for key, value in given.kwargs.items()}
+        return kind(getattr(reference, name)(*map(bare, given.args), **named), given.arguments.get("sampler"))
 
     make.__signature__ = signature  # type: ignore[attr-defined]
     return make
