@@ -48,6 +48,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "num_envs": 4,
         "hidden_sizes": (128, 128),
         "learning_rate": 1e-3,
+        "tau": 0.01,
         "gamma": 0.98,
         "eval_interval": 4_000,
         "buffer_size": 200_000,
