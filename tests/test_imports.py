@@ -173,6 +173,19 @@ def test_get_backend(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert diffac.backend.get_backend(name).name == name
 
 
+@pytest.mark.parametrize("name", ["torch", "equinox"])
+def test_importing_a_backend_warns_of_nothing_of_ours(name: str) -> None:
+    load_backend(name)
+    code = f"""
+import warnings
+with warnings.catch_warnings(record=True) as caught:
+    warnings.simplefilter("always")
+    import diffac_{name}
+print([str(one.message)[:200] for one in caught if "diffac" in one.filename])
+"""
+    assert fresh(code).strip() == "[]"
+
+
 def test_unknown_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     register(monkeypatch, torch="diffac_torch", equinox="diffac_equinox")
     with pytest.raises(UsageError, match=r"unknown backend 'tourch'; did you mean 'torch'\?; known: equinox, torch"):

@@ -31,7 +31,15 @@ def adam_direction(state: AdamState, gradient: Any, b1: float, b2: float, eps: f
     return direction, AdamState(new.mu, new.nu, new.count)  # type: ignore[attr-defined]
 
 
-class Adam(eqx.Module, declared.Adam):
+class _Steps:
+    """What both do; in neither of them, because Equinox warns of a module that inherits a module and a dataclass."""
+
+    learning_rate: Any
+    max_grad_norm: Any
+    b1: Any
+    b2: Any
+    eps: Any
+
     def init(self, module: Any) -> AdamState:
         """The state before the first step."""
         m, v = (jax.tree.map(jnp.zeros_like, parameters(module)) for _ in range(2))
@@ -59,7 +67,11 @@ class Adam(eqx.Module, declared.Adam):
         return rate.initial + progress * (rate.final - rate.initial)
 
 
-class AdamW(declared.AdamW, Adam):
+class Adam(_Steps, eqx.Module, declared.Adam):
+    pass
+
+
+class AdamW(_Steps, eqx.Module, declared.AdamW):
     def _decayed(self, module: Any, rate: Array | float) -> Any:
         kept = 1 - rate * self.weight_decay
         trained, others = divided(module)
