@@ -88,7 +88,10 @@ class Option:
         if typing.get_origin(self.several) is dict:
             return _keyed(words, name)
         hints = itertools.cycle(hint for hint in typing.get_args(self.several) if hint is not Ellipsis)
-        return converted([_meaning(word, hint) for word, hint in zip(words, hints, strict=False)], self.hint, name)
+        try:
+            return converted([_meaning(word, hint) for word, hint in zip(words, hints, strict=False)], self.hint, name)
+        except UsageError as error:
+            raise UsageError(f"{error}; entries are separated by spaces") from None
 
     def for_tyro(self) -> tuple[str, Any, Any]:
         """Name, type and default of a field that collects words, as `dataclasses.make_dataclass` takes them."""

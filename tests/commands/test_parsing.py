@@ -328,6 +328,7 @@ def test_values_are_of_the_type_that_is_wanted(argv: str, values: dict[str, Any]
         ("train fake --updates-per-call x", "--updates-per-call must be a whole number or null, got 'x'"),
         ("train fake --track neptune", "--track must be one of wandb, trackio or null, got 'neptune'"),
         ("train fake --hidden-sizes 64 x", "--hidden-sizes must be a list, each entry a whole number, got [64, 'x']"),
+        ("train fake --hidden-sizes 64,64", "got ['64,64']; entries are separated by spaces"),
         ("train fake --env-kwargs x", "--env-kwargs must be given as name=value, got 'x'"),
         ("train fake --seed=-1", "seed must be at least 0, got -1"),
         ("train fake --seed -1", "seed must be at least 0, got -1"),
