@@ -530,7 +530,12 @@ class Agent:
             return self._kept.host
         assert self.checkpoint is not None
         host = self.checkpoint.host()
-        check_host(host, f"{self.checkpoint.folder}, run.json", num_envs=self.config.num_envs)
+        check_host(
+            host,
+            f"{self.checkpoint.folder}, run.json",
+            num_envs=self.config.num_envs,
+            normalise_obs=self.config.normalise_obs,
+        )
         return host
 
     def __repr__(self) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeAlias
 import numpy as np
 
 from diffac.errors import UsageError, unknown
-from diffac.parts import critics, learner, networks, objectives, optimisers, samplers, temperatures
+from diffac.parts import critics, learner, networks, normalisers, objectives, optimisers, samplers, temperatures
 from diffac.protocols import Array, Engine, NoiseSchedule
 
 GROUP = "diffac.backends"
@@ -39,6 +39,8 @@ class Backend(Protocol):
     EnsembleCritic: type[networks.EnsembleCritic]
     TwinCritic: type[networks.TwinCritic]
     GaussianCritic: type[networks.GaussianCritic]
+    # normalisers
+    Standardiser: type[normalisers.Standardiser]
     # samplers
     DDPMSampler: type[samplers.DDPMSampler]
     DDIMSampler: type[samplers.DDIMSampler]

@@ -336,6 +336,25 @@ class Temperature(Protocol):
 
 
 @runtime_checkable
+class ObsNormaliser(Protocol):
+    """What networks see of an observation, given the moments of all observations so far. Holds no number of its own."""
+
+    def init_state(self) -> State:
+        """The moments before the first observation, as NumPy arrays: "count" 0-d, "mean" and "var" [obs_dim]."""
+        ...
+
+    def __call__(self, obs: Array, moments: State) -> Array:
+        """What networks see, [*batch obs_dim], of observations [*batch obs_dim]; called in `step`, `act` and exports.
+
+        Args:
+            obs: as the environment gave them.
+            moments: "count", "mean" and "var" of all observations that the policy has acted on, floats of the
+                parameters' type.
+        """
+        ...
+
+
+@runtime_checkable
 class Optimiser(Protocol):
     """The rule that turns gradients into steps of one network. State is data: this object never changes."""
 
@@ -403,6 +422,17 @@ class Engine(Protocol):
         """One update with explicit noise; arrays of `batch` and `noise` may be NumPy's.
 
         The metrics have the same names in every update, NaN for a part that was not due.
+        """
+        ...
+
+    def set_obs_moments(self, state: Any, moments: State) -> Any:
+        """The state, which is consumed, with these moments of observations, by which its networks see them from now on.
+
+        Nothing is compiled anew. Called only where the learner has an `obs_normaliser`.
+
+        Args:
+            state: of the learner.
+            moments: "count" 0-d, "mean" and "var" [obs_dim], as `diffac.data.normalisation.RunningMoments.state` gives.
         """
         ...
 

@@ -1,6 +1,6 @@
 """The Equinox/JAX backend of diffac; `diffac.backend.Backend` lists the names that all backends share."""
 
-from diffac_equinox import critics, objectives, samplers, temperatures
+from diffac_equinox import critics, normalisers, objectives, samplers, temperatures
 from diffac_equinox.activations import activation as activation
 from diffac_equinox.convert import from_arrays as from_arrays
 from diffac_equinox.convert import to_arrays as to_arrays
@@ -23,6 +23,7 @@ from diffac_equinox.networks import GaussianCritic as GaussianCritic
 from diffac_equinox.networks import MLPDenoiser as MLPDenoiser
 from diffac_equinox.networks import TwinCritic as TwinCritic
 from diffac_equinox.networks import time_embedding as time_embedding
+from diffac_equinox.normalisers import *  # noqa: F403
 from diffac_equinox.objectives import *  # noqa: F403
 from diffac_equinox.optimisers import Adam as Adam
 from diffac_equinox.optimisers import AdamW as AdamW
@@ -63,6 +64,7 @@ __all__ = [
     "to_device",
 ]
 __all__ += critics.__all__
+__all__ += normalisers.__all__
 __all__ += objectives.__all__
 __all__ += samplers.__all__
 __all__ += temperatures.__all__

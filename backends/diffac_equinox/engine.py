@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
@@ -15,10 +16,10 @@ import numpy as np
 from diffac.errors import UsageError, check_count
 from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
 from diffac.noise import draw as draw_on_host
-from diffac.parts.inputs import check_batch, check_noise, check_obs
+from diffac.parts.inputs import check_batch, check_moments, check_noise, check_obs
 from diffac.parts.metrics import PackedMetrics, columns
-from diffac.protocols import Array, Batch, Metrics, Policy
-from diffac_equinox.convert import check_alive
+from diffac.protocols import Array, Batch, Metrics, Policy, State
+from diffac_equinox.convert import check_alive, from_arrays
 from diffac_equinox.learner import Learner, LearnerState, cast
 from diffac_equinox.parameters import parameter_dtype, parameters
 from diffac_equinox.programs import _at_hand, _compiler_options, _Kept, _put_together, _take_apart
@@ -80,6 +81,21 @@ class Engine:
         check_alive(state)
         return _compiled_step((self.learner, batch, noise), state)
 
+    def set_obs_moments(self, state: LearnerState, moments: State) -> LearnerState:
+        """The state with these moments of observations: by them its networks see observations from now on.
+
+        Args:
+            state: is consumed.
+            moments: "count" 0-d, "mean" and "var" [obs_dim], of NumPy; they are copied.
+
+        Raises:
+            UsageError: the learner has no normaliser, or a shape is wrong.
+        """
+        check_moments(moments, state.obs_moments)
+        check_alive(state)
+        copies = {name: np.asarray(moments[name], own.dtype) for name, own in state.obs_moments.items()}
+        return dataclasses.replace(state, obs_moments=from_arrays(state.obs_moments, copies))
+
     def draw_noise(self, key: int, index: int, shape: Shape) -> Noise:
         """The noise that `update` with this key uses for its update number `index` (counted from 0 in each call)."""
         return _compiled_draw(self.learner, key_data(key), np.int32(index), shape)
@@ -129,13 +145,14 @@ class Engine:
             UsageError: obs is not a floating array [num_envs obs_dim].
         """
         check_obs(obs, ("num_envs",), state.actor)
-        arrays, structure, others = self._policies.get(state, lambda: self._policy(state))
+        arrays, structure, others = self._policies.get(state, lambda: self._acting(state))
         check_alive(arrays[:1])  # all go at once
         return np.asarray(self._act_program(structure, others)(arrays, obs, noise), np.float32)
 
-    def _policy(self, state: LearnerState) -> Policy:
+    def _acting(self, state: LearnerState) -> tuple[Policy, State]:
+        """What acts, and the moments by which it sees observations."""
         check_alive(state)
-        return self.learner.policy(state)
+        return self.learner.policy(state), state.obs_moments
 
     def compile_act(self, state: LearnerState, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
         """Compiles `act` for these numbers of observations, by calling it: later calls do not wait for the compiler.
@@ -155,12 +172,13 @@ class Engine:
         return without_exploration(spec) if deterministic else spec
 
     def _make_act_program(self, structure: Any, others: tuple[Any, ...]) -> Callable[..., Array]:
-        """(arrays of the policy, obs, noise) -> action."""
+        """(arrays of `_acting`, obs, noise) -> action."""
 
         @partial(jax.jit, compiler_options=_compiler_options())
         def act(arrays: tuple[Array, ...], obs: Array, noise: Noise) -> Array:
-            policy = _put_together(structure, others, arrays)
-            return self.learner.sampler(policy, *cast((obs, noise), parameter_dtype("actor", policy.actor)))
+            policy, moments = _put_together(structure, others, arrays)
+            obs, noise = cast((obs, noise), parameter_dtype("actor", policy.actor))
+            return self.learner.sampler(policy, self.learner.seen(obs, moments), noise)
 
         return act
 

@@ -32,13 +32,13 @@ def export_policy(learner: Learner, state: LearnerState, signature: Signature, t
         description: not used, as this format has no place for it.
     """
     check_alive(state)
-    acting = _float32(learner.policy(state))
+    acting, moments = _float32((learner.policy(state), state.obs_moments))
     half_range, centre = signature.scale
     low, high = signature.bounds
 
     def policy(obs: jax.Array, *noise: jax.Array) -> jax.Array:
         nested = signature.nest(noise, lambda shape: jnp.zeros(shape, obs.dtype), obs.shape[0])
-        action = learner.sampler(acting, obs, nested)
+        action = learner.sampler(acting, learner.seen(obs, moments), nested)
         return jnp.clip(jnp.clip(action, -1, 1) * half_range + centre, low, high).astype(obs.dtype)
 
     (batch,) = jax.export.symbolic_shape(BATCH)
@@ -55,9 +55,9 @@ def load_policy(path: Path) -> Callable[..., np.ndarray]:
     return lambda *arrays: np.asarray(program.call(*arrays))
 
 
-def critic_values(state: LearnerState, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
+def critic_values(learner: Learner, state: LearnerState, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
     """The smallest value of the critic's ensemble, [batch], for obs [batch obs] and action [batch act]."""
-    return np.asarray(eqx.filter_jit(state.critic)(obs, action).min(0))
+    return np.asarray(eqx.filter_jit(state.critic)(learner.seen(jnp.asarray(obs), state.obs_moments), action).min(0))
 
 
 def _float32(tree: Any) -> Any:

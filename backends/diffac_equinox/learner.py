@@ -34,6 +34,8 @@ class LearnerState(eqx.Module):
     temperature: State
     actor_objective: State
     critic_objective: State
+    obs_moments: State
+    """Of all observations so far; {} without a normaliser."""
     updates: Array
     """Number of updates done, int32."""
 
@@ -55,6 +57,7 @@ class Learner(eqx.Module, declared.Learner):
             temperature=_first_state(self.temperature, dtype),
             actor_objective=_first_state(self.actor_objective, dtype),
             critic_objective=_first_state(self.critic_objective, critic_dtype, critic),
+            obs_moments={} if self.obs_normaliser is None else _first_state(self.obs_normaliser, dtype),
             updates=jnp.zeros((), jnp.int32),
         )
         # Every leaf gets an array of its own: who consumes the state may use its memory for the next one.
@@ -68,11 +71,13 @@ class Learner(eqx.Module, declared.Learner):
         """One update; metrics of parts that are not due are NaN."""
         temperature = without_gradient(self.temperature.value(state.temperature), batch.reward)
         target_policy = Policy(self._copy(self.target_actor, state), state.critic, temperature)
-        rollout = self.of_target.rollout(target_policy, batch.next_obs, noise.get("next_action", {}))
         batch = batch._replace(
             reward=self.reward_scale * batch.reward,
-            next_rollout=Rollout(rollout.action, log_prob=rollout.log_prob),
+            obs=self.seen(batch.obs, state.obs_moments),
+            next_obs=self.seen(batch.next_obs, state.obs_moments),
         )
+        rollout = self.of_target.rollout(target_policy, batch.next_obs, noise.get("next_action", {}))
+        batch = batch._replace(next_rollout=Rollout(rollout.action, log_prob=rollout.log_prob))
         loss, gradient = loss_and_gradient(
             self.critic_objective,
             state.critic,

@@ -1,6 +1,6 @@
 """The PyTorch backend of diffac; `diffac.backend.Backend` lists the names that all backends share."""
 
-from diffac_torch import critics, objectives, samplers, temperatures
+from diffac_torch import critics, normalisers, objectives, samplers, temperatures
 from diffac_torch.activations import activation as activation
 from diffac_torch.convert import from_arrays as from_arrays
 from diffac_torch.convert import to_arrays as to_arrays
@@ -23,6 +23,7 @@ from diffac_torch.networks import GaussianCritic as GaussianCritic
 from diffac_torch.networks import MLPDenoiser as MLPDenoiser
 from diffac_torch.networks import TwinCritic as TwinCritic
 from diffac_torch.networks import time_embedding as time_embedding
+from diffac_torch.normalisers import *  # noqa: F403
 from diffac_torch.objectives import *  # noqa: F403
 from diffac_torch.optimisers import Adam as Adam
 from diffac_torch.optimisers import AdamW as AdamW
@@ -62,6 +63,7 @@ __all__ = [
     "to_device",
 ]
 __all__ += critics.__all__
+__all__ += normalisers.__all__
 __all__ += objectives.__all__
 __all__ += samplers.__all__
 __all__ += temperatures.__all__

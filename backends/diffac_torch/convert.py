@@ -102,6 +102,7 @@ def _slots(tree: Any) -> dict[str, _Slot]:
         "temperature": _state_slots(tree.temperature),
         "actor_objective": _state_slots(tree.actor_objective),
         "critic_objective": _state_slots(tree.critic_objective),
+        "obs_moments": _state_slots(tree.obs_moments),
     }
     slots = {f"{part}.{name}": slot for part, named in parts.items() for name, slot in named.items()}
     slots["updates"] = _number_slot(lambda: tree.updates, lambda value: setattr(tree, "updates", value))

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from diffac.errors import UsageError, check_count
 from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
-from diffac.parts.inputs import check_batch, check_noise, check_obs, entry
+from diffac.parts.inputs import check_batch, check_moments, check_noise, check_obs, entry
 from diffac.parts.metrics import PackedMetrics, columns
-from diffac.protocols import Batch, Metrics, Policy
+from diffac.protocols import Batch, Metrics, Policy, State
 from diffac_torch.convert import _slots, _to_device
 from diffac_torch.learner import Learner, LearnerState
 from diffac_torch.parameters import parameters
@@ -78,6 +78,22 @@ class Engine:
         check_noise(noise, self.learner.noise_spec(batch.action.shape))
         numbers = self._step(state, batch, _to_device(noise, *_place(state)))
         return state, PackedMetrics(self._names, numbers)
+
+    def set_obs_moments(self, state: LearnerState, moments: State) -> LearnerState:
+        """The state with these moments of observations: by them its networks see observations from now on.
+
+        Args:
+            state: is changed.
+            moments: "count" 0-d, "mean" and "var" [obs_dim], of NumPy; they are copied.
+
+        Raises:
+            UsageError: the learner has no normaliser, or a shape is wrong.
+        """
+        check_moments(moments, state.obs_moments)
+        dtype, device = _place(state)
+        copies = {name: torch.tensor(array, dtype=dtype) for name, array in moments.items()}
+        state.obs_moments = _to_device(copies, dtype, device)
+        return state
 
     def draw_noise(self, key: int, index: int, shape: Shape) -> Noise:
         """The noise that `update` with this key uses for its update number `index` (counted from 0 in each call).
@@ -188,10 +204,13 @@ class Engine:
     def _acting(self, state: LearnerState, obs: Tensor, noise: Noise) -> tuple[tuple[Any, Any], dict[str, Any]]:
         """The networks that act, and what else `_action` takes."""
         actor, critic, temperature = self.learner.policy(state)
-        return (actor, critic), {"obs": obs, "noise": noise, "temperature": torch.as_tensor(temperature)}
+        rest = {"temperature": torch.as_tensor(temperature), "moments": state.obs_moments}
+        return (actor, critic), {"obs": obs, "noise": noise, **rest}
 
-    def _action(self, actor: Any, critic: Any, obs: Tensor, noise: Noise, temperature: Tensor) -> Tensor:
-        return self.learner.sampler(Policy(actor, critic, temperature), obs, noise)
+    def _action(
+        self, actor: Any, critic: Any, obs: Tensor, noise: Noise, temperature: Tensor, moments: State
+    ) -> Tensor:
+        return self.learner.sampler(Policy(actor, critic, temperature), self.learner.seen(obs, moments), noise)
 
     def _noise(self, key: int, index: int, shape: Shape, dtype: torch.dtype | None = None) -> Noise:
         """The noise of one update; without a dtype as it is drawn."""

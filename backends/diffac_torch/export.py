@@ -29,7 +29,10 @@ class _Policy(nn.Module):
         self.actor, self.critic = (
             copy.deepcopy(network).to("cpu", torch.float32).requires_grad_(False) for network in networks
         )
-        self.sampler, self.signature = learner.sampler, signature
+        self.learner, self.signature = learner, signature
+        self.moments = list(state.obs_moments)
+        for name, array in state.obs_moments.items():
+            self.register_buffer(f"obs_{name}", array.to("cpu", torch.float32))
         self.temperature = float(temperature)
         for name, array in zip(
             ("half_range", "centre", "low", "high"), (*signature.scale, *signature.bounds), strict=True
@@ -38,7 +41,8 @@ class _Policy(nn.Module):
 
     def forward(self, obs: Tensor, *noise: Tensor) -> Tensor:
         nested = self.signature.nest(noise, obs.new_zeros, obs.shape[0])
-        action = self.sampler(Policy(self.actor, self.critic, self.temperature), obs, nested)
+        seen = self.learner.seen(obs, {name: getattr(self, f"obs_{name}") for name in self.moments})
+        action = self.learner.sampler(Policy(self.actor, self.critic, self.temperature), seen, nested)
         return (action.clamp(-1, 1) * self.half_range + self.centre).clamp(self.low, self.high)
 
 
@@ -90,10 +94,11 @@ def load_policy(path: Path) -> Callable[..., np.ndarray]:
 
 
 @torch.no_grad()
-def critic_values(state: LearnerState, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
+def critic_values(learner: Learner, state: LearnerState, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
     """The smallest value of the critic's ensemble, [batch], for obs [batch obs] and action [batch act]."""
     parameter = next(state.critic.parameters())
-    return state.critic(*(torch.as_tensor(x).to(parameter) for x in (obs, action))).amin(0).cpu().numpy()
+    seen, actions = (torch.as_tensor(x).to(parameter) for x in (obs, action))
+    return state.critic(learner.seen(seen, state.obs_moments), actions).amin(0).cpu().numpy()
 
 
 def _trace(policy: _Policy, inputs: list[Tensor], signature: Signature) -> torch.export.ExportedProgram:

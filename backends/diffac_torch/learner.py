@@ -31,6 +31,8 @@ class LearnerState:
     temperature: State
     actor_objective: State
     critic_objective: State
+    obs_moments: State
+    """Of all observations so far; {} without a normaliser."""
     updates: int
     """Number of updates done."""
 
@@ -56,6 +58,7 @@ class Learner(declared.Learner):
             temperature=_first_state(self.temperature, parameter),
             actor_objective=_first_state(self.actor_objective, parameter),
             critic_objective=_first_state(self.critic_objective, critic_parameter, critic),
+            obs_moments={} if self.obs_normaliser is None else _first_state(self.obs_normaliser, parameter),
             updates=0,
         )
 
@@ -66,7 +69,11 @@ class Learner(declared.Learner):
     def step(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[LearnerState, Metrics]:
         """One update, in place."""
         temperature = without_gradient(self.temperature.value(state.temperature), batch.reward)
-        batch = batch._replace(reward=self.reward_scale * batch.reward)
+        batch = batch._replace(
+            reward=self.reward_scale * batch.reward,
+            obs=self.seen(batch.obs, state.obs_moments),
+            next_obs=self.seen(batch.next_obs, state.obs_moments),
+        )
 
         (loss, next_rollout), critic_gradient = critic_loss_and_gradient(
             self.of_target,

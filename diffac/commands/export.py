@@ -133,7 +133,9 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Path:
         try:
             with create(beside) as file:
                 file.write(content)
-            check = _check(load(beside), own, sign, lambda *pair: exporter.critic_values(other.state, *pair))
+            check = _check(
+                load(beside), own, sign, lambda *pair: exporter.critic_values(other.engine.learner, other.state, *pair)
+            )
             if not check.difference <= TOLERANCE:  # NaN is no success
                 raise RunError(
                     f"the exported policy differs from backend {config.backend} by {check.difference:.1e} of the "

@@ -92,9 +92,12 @@ def own_spaces(
 
 def of_statistics(env_id: str, found: Sequence[str]) -> str:
     """The warning where wrappers of an environment keep running statistics."""
+    instead = (
+        "; normalise_obs (--normalise-obs) instead keeps one for all" if "NormalizeObservation" in str(found) else ""
+    )
     return (
         f"environment {env_id!r} keeps running statistics ({', '.join(found)}): each its own, so evaluations, videos "
-        f"and loaded policies begin with other statistics than those of training"
+        f"and loaded policies begin with other statistics than those of training{instead}"
     )
 
 

@@ -3,12 +3,12 @@
 A backend's class inherits its declaration and adds the computation.
 """
 
-from diffac.parts import critics, learner, networks, objectives, optimisers, samplers, temperatures
+from diffac.parts import critics, learner, networks, normalisers, objectives, optimisers, samplers, temperatures
 from diffac.parts.declaration import Part
 
 PARTS: dict[str, type[Part]] = {
     name: part
-    for module in (networks, samplers, objectives, critics, temperatures, optimisers, learner)
+    for module in (networks, normalisers, samplers, objectives, critics, temperatures, optimisers, learner)
     for name in module.__all__
     if issubclass(part := getattr(module, name), Part)
 }

@@ -23,7 +23,15 @@ from typing import (
 
 from diffac.parts.arguments import REQUIRED, Argument, choice, count, flag, number, optional, part
 from diffac.parts.schedules import TabularSchedule, check_schedule, tabulated
-from diffac.protocols import ActorObjective, CriticObjective, NoiseSchedule, Optimiser, Sampler, Temperature
+from diffac.protocols import (
+    ActorObjective,
+    CriticObjective,
+    NoiseSchedule,
+    ObsNormaliser,
+    Optimiser,
+    Sampler,
+    Temperature,
+)
 
 Real = Annotated[float, number()]
 Positive = Annotated[float, number("(0, inf)")]
@@ -52,6 +60,7 @@ EXAMPLES: dict[Any, str] = {
     CriticObjective: "MeanSquaredTD()",
     Temperature: "FixedTemperature()",
     Optimiser: "Adam()",
+    ObsNormaliser: "Standardiser(obs_dim)",
 }
 """Protocol -> what to write where something that can be none was given."""
 

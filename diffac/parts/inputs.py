@@ -7,7 +7,7 @@ from typing import Any
 
 from diffac.errors import UsageError
 from diffac.noise import Noise, NoiseSpec
-from diffac.protocols import Batch
+from diffac.protocols import Batch, State
 
 
 def check_obs(obs: Any, axes: Sequence[str], actor: Any = None) -> None:
@@ -53,6 +53,16 @@ def check_batch(batch: Batch, axes: Sequence[str], actor: Any = None) -> None:
             raise UsageError(f"{name} must be an array of shape {shape}, got {type(array).__name__}")
         if tuple(array.shape) != shape:
             raise UsageError(f"{name} has shape {tuple(array.shape)}, expected {shape} beside obs of shape {obs_shape}")
+
+
+def check_moments(moments: State, own: State) -> None:
+    """Refuses moments of observations that are not shaped as those of a learner's state."""
+    if not own:
+        raise UsageError("this learner has no obs_normaliser, so it takes no moments of observations")
+    for name, array in own.items():
+        shape = getattr(moments.get(name), "shape", None)
+        if shape != tuple(array.shape):
+            raise UsageError(f"the moment {name!r} of observations must have shape {tuple(array.shape)}, got {shape}")
 
 
 def check_noise(noise: Noise, spec: NoiseSpec) -> None:

@@ -7,7 +7,19 @@ from typing import Annotated, Any, Literal
 from diffac.errors import UsageError
 from diffac.noise import Noise, NoiseSpec, Shape
 from diffac.parts.declaration import Count, Part, Positive, Rate, Whole, declared, part_of
-from diffac.protocols import ActorObjective, Batch, CriticObjective, Metrics, Optimiser, Policy, Sampler, Temperature
+from diffac.protocols import (
+    ActorObjective,
+    Array,
+    Batch,
+    CriticObjective,
+    Metrics,
+    ObsNormaliser,
+    Optimiser,
+    Policy,
+    Sampler,
+    State,
+    Temperature,
+)
 
 __all__ = ["Learner"]
 
@@ -24,7 +36,8 @@ class Learner(Part):
 
     Update number u, counted from 0 over the whole training:
 
-    1. The reward is scaled; the target's sampler draws the next actions with its copy of the actor.
+    1. The reward is scaled and observations are normalised; the target's sampler draws the next actions with its copy
+       of the actor.
     2. Critic loss and gradient; `critic_steps_before_actor` optimiser steps of the critic.
     3. If u is first_actor_update or a multiple of actor_delay later: actor loss and gradient, with the critic as it is
        now. They are not computed otherwise; a `TrackingObjective` still sees the batch.
@@ -66,6 +79,8 @@ class Learner(Part):
         critic_steps_before_actor: how many of them come before the actor's loss, in 0..critic_steps. 0: the actor sees
             the critic of the update before, as in the codes of DACER and SDAC; 1: the new one, as in SAC (arXiv
             1812.05905, algorithm 1) and DPMD.
+        obs_normaliser: what the networks see of observations; None: as they are. Its moments are in the state; whoever
+            steps environments sets them (`Engine.set_obs_moments`), nothing trains them.
 
     Raises:
         UsageError: a number is out of range.
@@ -86,6 +101,7 @@ class Learner(Part):
     first_actor_update: Whole = 0
     critic_steps: Count = 1
     critic_steps_before_actor: Whole = 0
+    obs_normaliser: ObsNormaliser | None = None
 
     def check(self) -> None:
         """As every part's, and what must hold between the numbers."""
@@ -122,6 +138,10 @@ class Learner(Part):
     def temperature_sees_log_prob(self) -> bool:
         """Whether every step of the temperature's rule falls into an update of the actor."""
         return self.first_actor_update == 0 and self.temperature.interval % self.actor_delay == 0
+
+    def seen(self, obs: Array, moments: State) -> Array:
+        """What the networks see of observations [*batch obs_dim]; moments: those of the state."""
+        return obs if self.obs_normaliser is None else self.obs_normaliser(obs, moments)
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """The noise of one `step` for actions (batch, action_dim): "next_action", "critic", "actor", "temperature"."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 from types import ModuleType
 from typing import Any
@@ -40,8 +41,20 @@ def start_engine(module: ModuleType, config: TrainConfig, obs_dim: int, action_d
             f"backend {config.backend!r} offers no choice of device or precision; leave device at 'auto' and "
             f"matmul_precision at 'float32', got {config.device!r} and {config.matmul_precision!r}"
         )
-    engine = engine_of(learner, config.backend)
+    engine = engine_of(_normalising(learner, config, obs_dim), config.backend)
     return engine, engine.init(*networks)
+
+
+def _normalising(learner: Any, config: TrainConfig, obs_dim: int) -> Any:
+    """The learner as the configuration wants observations; a normaliser of its own stays."""
+    if not config.normalise_obs or getattr(learner, "obs_normaliser", None) is not None:
+        return learner
+    if "obs_normaliser" not in getattr(learner, "__dataclass_fields__", ()):
+        raise UsageError(
+            f"normalise_obs needs a learner with a field obs_normaliser, such as a backend's Learner; "
+            f"{type(learner).__name__} has none"
+        )
+    return dataclasses.replace(learner, obs_normaliser=get_backend(config.backend).Standardiser(obs_dim))
 
 
 def build(module: ModuleType, config: TrainConfig) -> tuple[Any, Any, tuple[int, int]]:

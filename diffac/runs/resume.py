@@ -77,7 +77,13 @@ def resume(
             """Refuses what the run cannot go on from; of learner and replay memory as soon as their sizes are known."""
             _check_same(module, config, found, folder)
             obs_dim = None if sizes is None else sizes[0]
-            check_host(found.host(), f"{found.folder}, run.json", num_envs=config.num_envs, obs_dim=obs_dim)
+            check_host(
+                found.host(),
+                f"{found.folder}, run.json",
+                num_envs=config.num_envs,
+                obs_dim=obs_dim,
+                normalise_obs=config.normalise_obs,
+            )
             if sizes is not None:
                 found.check_replay(config.buffer_size, *sizes)
                 found.learner_state(codec_of(engine, config.backend), state)

@@ -61,11 +61,11 @@ def compare(
 ) -> Comparison:
     """Asserts that two implementations of a part compute the same, in float64, with equal parameters, batch and noise.
 
-    The part is a network, noise schedule, sampler, actor objective, proposal, critic objective, temperature, optimiser
-    or learner; which one is seen from its methods. Compared are its noise specification, values, metrics, states (of a
-    few batches in a row) and gradients by parameter name; of an optimiser or learner all that its steps change.
-    Networks are copied, and both copies get the same random float64 parameters, so these must have the same names and
-    shapes in both.
+    The part is a network, noise schedule, sampler, actor objective, proposal, critic objective, temperature,
+    normaliser, optimiser or learner; which one is seen from its methods. Compared are its noise specification, values,
+    metrics, states (of a few batches in a row) and gradients by parameter name; of an optimiser or learner all that its
+    steps change. Networks are copied, and both copies get the same random float64 parameters, so these must have the
+    same names and shapes in both.
 
     Nothing need be set beforehand, and the parts may have been made in float32. While it runs, torch's default dtype is
     float64 and its default device the CPU (in this process), and JAX has `jax_enable_x64` and the CPU as default device
@@ -192,11 +192,13 @@ def kind_of(part: Any) -> str:
             if _num_inputs(part.init_state):
                 return "critic objective"
             return "actor objective" if _num_inputs(part.noise_spec) == 1 else "proposal"
+        if has("init_state", "__call__"):
+            return "normaliser"
         if callable(part) and (has("parameters", "forward") or has("__dataclass_fields__")):
             return "network"
     raise UsageError(
         f"{part!r} cannot be compared: it must be an object, a network or one with the methods of NoiseSchedule, "
-        "Sampler, ActorObjective, CriticObjective, Temperature, Optimiser or Learner (diffac.protocols)"
+        "Sampler, ActorObjective, CriticObjective, Temperature, ObsNormaliser, Optimiser or Learner (diffac.protocols)"
     )
 
 
@@ -239,6 +241,17 @@ def _solve_proposal(backends: Any, pair: Any, actor: Any, critic: Any, dims: Dim
     schedule = vp_schedule(dims.steps)
     whole = {name: B.ReweightedScoreMatching(schedule, pair[name]) for name, B in backends.items()}
     return _solve_row("actor objective", backends, whole, actor, critic, dims, draw)
+
+
+def _solve_normaliser(backends: Any, pair: Any, actor: Any, critic: Any, dims: Dims, draw: int) -> Answers:
+    """Its first moments, and what it makes of observations by others."""
+    obs = np.random.default_rng([draw, *b"normaliser"]).standard_normal((problems.PARTICLES, dims.batch, dims.obs))
+    answers = {}
+    for name, B in backends.items():
+        part, t = pair[name], tools(B)
+        seen = _named(name, part, *map(t.to_backend, (obs, parts.moments(dims))))
+        answers[name] = Answer(flatten({"first": part.init_state(), "seen": t.to_numpy(seen)}), {})
+    return answers
 
 
 def _solve_optimiser(backends: Any, pair: Any, actor: Any, critic: Any, dims: Dims, draw: int) -> Answers:
@@ -306,6 +319,7 @@ SOLVERS: dict[str, Callable[..., Answers]] = {
     "proposal": _solve_proposal,
     "critic objective": lambda *args: _solve_row("critic objective", *args),
     "temperature": lambda *args: _solve_row("temperature", *args),
+    "normaliser": _solve_normaliser,
     "optimiser": _solve_optimiser,
     "learner": lambda *args: _solve_row("learner", *args),
 }

@@ -441,7 +441,20 @@ LEARNERS: dict[str, Part] = {
     "dpmd": Part(lambda B, d: _reweighted(B, d, lambda s: B.PolicyProposal(rate=0.01), **BETWEEN)),
     "sac": Part(_sac, actor="gaussian"),
     "td3": Part(_td3, actor="deterministic"),
+    "sac_normalised": Part(
+        lambda B, d: dataclasses.replace(_sac(B, d), obs_normaliser=B.Standardiser(d.obs, eps=0.1)), actor="gaussian"
+    ),
 }
+
+
+def moments(dims: Dims = DIMS) -> dict[str, np.ndarray]:
+    """Of observations, as a run has them: all entries have their own."""
+    return {"count": np.asarray(10.0), "mean": np.linspace(-1, 1, dims.obs), "var": np.linspace(0.2, 3, dims.obs)}
+
+
+def with_moments(engine: Any, state: Any, dims: Dims = DIMS) -> Any:
+    """The state with `moments`, where its learner normalises observations."""
+    return state if engine.learner.obs_normaliser is None else engine.set_obs_moments(state, moments(dims))
 
 
 def changed(B: Any, engine: Any, **change: Any) -> Any:
@@ -453,7 +466,8 @@ def make_engine(B: Any, name: str, dims: Dims = DIMS, key: int = 1) -> tuple[Any
     """(engine, fresh state) of a row of `LEARNERS`; the same key gives the same state in every backend."""
     part = LEARNERS[name]
     engine = B.Engine(part.make(B, dims))
-    return engine, engine.init(make_actor(B, part, key, dims), make_critic(B, part, key + 1, dims))
+    state = engine.init(make_actor(B, part, key, dims), make_critic(B, part, key + 1, dims))
+    return engine, with_moments(engine, state, dims)
 
 
 # batches and noise

@@ -454,7 +454,7 @@ def start_engine(B: Any, problem: Problem) -> tuple[Any, Any]:
     learner = problem.part.make(B, problem.dims)
     engine = learner if B is reference else B.Engine(learner)
     networks = bind_networks(problem) if B is reference else make_networks(B, problem)
-    state = engine.init(*networks[:2])
+    state = parts.with_moments(engine, engine.init(*networks[:2]), problem.dims)
     target = {f"target_critic.{name}": array for name, array in problem.networks["target_critic"].items()}
     return engine, B.from_arrays(state, {**B.to_arrays(state), **target})
 

@@ -68,6 +68,8 @@ class TrainConfig:
     """Discount factor."""
     n_step: int = 1
     """Rewards in a row, at most, before a target bootstraps; fewer at the end of an episode."""
+    normalise_obs: bool = False
+    """Networks see observations with mean 0 and variance 1, by moments of all that the policy has acted on."""
     updates_per_env_step: float = 0.2
     """Updates for each environment step after learning_starts."""
     updates_per_call: Annotated[int | None, Heading.MACHINE] = None

@@ -187,6 +187,7 @@ class Loop(Training):
         """Acts, and has all environments begin their step."""
         config, stepper, log = self.config, self._stepper, self._log
         shape = (config.num_envs, stepper.action_dim)
+        self._observe()
         if self.env_step < config.learning_starts:
             with log.timed("act"):
                 action = self._streams.random_actions.uniform(-1, 1, shape).astype(np.float32)
@@ -199,6 +200,13 @@ class Loop(Training):
                     raise self._diverged(f"an action was NaN or infinite at environment step {self.env_step:,}")
         with log.timed("env"):
             stepper.start(action)
+
+    def _observe(self) -> None:
+        """Takes the observations that are acted on now into their moments."""
+        if self._moments is not None:
+            with self._log.timed("act"), self._updating:
+                self._moments.update(self._stepper.obs)
+                self.state = self.engine.set_obs_moments(self.state, self._moments.state())
 
     def _finish_step(self) -> None:
         """Waits for the environments, and stores what they return."""

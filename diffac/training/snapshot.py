@@ -62,7 +62,9 @@ class Saver(Protocol):
         ...
 
 
-def check_host(host: Any, where: str, *, num_envs: int, obs_dim: int | None = None) -> None:
+def check_host(
+    host: Any, where: str, *, num_envs: int, obs_dim: int | None = None, normalise_obs: bool = False
+) -> None:
     """Looks at everything that `Training` takes from a `Snapshot.host`, before anything is made of it.
 
     The environments' own states are looked at where they are restored (`diffac.data.env_states`): environments that
@@ -73,11 +75,12 @@ def check_host(host: Any, where: str, *, num_envs: int, obs_dim: int | None = No
         where: it comes from, for messages.
         num_envs: environments of the run.
         obs_dim: entries of an observation; None: not known yet.
+        normalise_obs: whether the run normalises observations.
 
     Raises:
         DamagedError: it is anything else.
     """
-    names = ("env_step", "updates", "evaluations", "evaluation_due", "streams", "log", "environments")
+    names = ("env_step", "updates", "evaluations", "evaluation_due", "streams", "log", "environments", "obs_moments")
     host = checks.mapping(host, where, *names)
     env_step, updates = (checks.whole(host[name], f"{where}: {name}") for name in ("env_step", "updates"))
     before = 0
@@ -95,6 +98,7 @@ def check_host(host: Any, where: str, *, num_envs: int, obs_dim: int | None = No
         checks.bit_generator(states[name], f"{where}: random stream {name}", "PCG64")
     _check_log(host["log"], f"{where}: log", env_step, updates, num_envs)
     _check_environments(host["environments"], f"{where}: environments", num_envs, obs_dim)
+    _check_moments(host["obs_moments"], f"{where}: obs_moments", obs_dim, normalise_obs)
 
 
 def _check_log(log: Any, where: str, env_step: int, updates: int, num_envs: int) -> None:
@@ -126,6 +130,18 @@ def _mark(value: Any, where: str, env_step: int, updates: int, least: tuple[int,
     """[environment steps, updates] at some time of the run."""
     step, count = checks.items(value, where, 2)
     return checks.whole(step, where, least[0], env_step), checks.whole(count, where, least[1], updates)
+
+
+def _check_moments(moments: Any, where: str, obs_dim: int | None, normalise_obs: bool) -> None:
+    """What `RunningMoments.restore` takes; None in a run that does not normalise observations."""
+    if not normalise_obs:
+        if moments is not None:
+            raise DamagedError(f"{where} must be null in a run without normalise_obs, got {checks.shown(moments)}")
+        return
+    moments = checks.mapping(moments, where, "count", "mean", "squares")
+    checks.whole(moments["count"], f"{where}: count")
+    mean = checks.array(moments["mean"], f"{where}: mean", (obs_dim,))
+    checks.array(moments["squares"], f"{where}: squares", mean.shape, least=0)
 
 
 def _check_environments(saved: Any, where: str, num_envs: int, obs_dim: int | None) -> None:

@@ -10,8 +10,9 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
-from diffac.backend import get_backend
+from diffac.backend import codec_of, get_backend
 from diffac.data.environments import make_envs, of_statistics
+from diffac.data.normalisation import RunningMoments
 from diffac.data.replay import NumberedReplay, Replay, ReplayBuffer
 from diffac.data.stepper import Episode, Stepper
 from diffac.data.vectors import dims
@@ -78,6 +79,8 @@ class Training:
         """Whether the last step is one after which the policy is evaluated, and has not been yet."""
         self._streams = Streams.from_seed(config.seed)
         self._log = IntervalLog(engine.fetch)
+        self._moments: RunningMoments | None = None
+        """Of the observations that the policy has acted on, where its networks see them normalised."""
         self._compiled: set[str] = set()
         """Methods of the engine that were called: their programs are compiled."""
         with contextlib.ExitStack() as stack:
@@ -111,17 +114,41 @@ class Training:
             self._begin(restore, say)
             self._resources = stack.pop_all()
 
+    def _make_moments(self) -> RunningMoments | None:
+        """Goes on from those of the learner's state, which may be that of an agent that has learned before.
+
+        Raises:
+            UsageError: configuration and learner do not agree on whether observations are normalised.
+        """
+        normaliser = getattr(getattr(self.engine, "learner", None), "obs_normaliser", None)
+        if self.config.normalise_obs != (normaliser is not None):
+            has, want = ("no", "give it one") if normaliser is None else ("an", "set normalise_obs")
+            raise UsageError(f"the learner has {has} obs_normaliser, and normalise_obs is {normaliser is None}; {want}")
+        if normaliser is None:
+            return None
+        moments, prefix = RunningMoments(dims(self._stepper.envs)[0]), "obs_moments."
+        arrays = codec_of(self.engine, self.config.backend).to_arrays(self.state)
+        moments.go_on({name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)})
+        return moments
+
     def _begin(self, restore: Callable[..., tuple[Any, dict[str, Any] | None]] | None, say: Callable[..., Any]) -> None:
         """Starts at the first step, or goes on where the snapshot was taken."""
         saved = None
         if found := self._stepper.statistics:
             say(of_statistics(self.config.env_id, found))
+        self._moments = self._make_moments()
         if restore is not None:
             self.state, saved = restore(self.state, _numbered(self.buffer))
         if saved is not None:
             check_host(
-                saved, "the state to go on from", num_envs=self.config.num_envs, obs_dim=dims(self._stepper.envs)[0]
+                saved,
+                "the state to go on from",
+                num_envs=self.config.num_envs,
+                obs_dim=dims(self._stepper.envs)[0],
+                normalise_obs=self.config.normalise_obs,
             )
+            if self._moments is not None:
+                self._moments.restore(saved["obs_moments"])
             self.env_step, self.updates = saved["env_step"], saved["updates"]
             self.evaluations += records(saved)
             self.evaluation_due = saved["evaluation_due"]
@@ -147,6 +174,7 @@ class Training:
             "streams": {name: stream.bit_generator.state for name, stream in self._streams._asdict().items()},
             "log": self._log.save(),
             "environments": self._stepper.save(),
+            "obs_moments": None if self._moments is None else self._moments.save(),
         }
         return Snapshot(self.state, _numbered(self.buffer), host)
 

@@ -308,11 +308,12 @@ def test_only_termination_ends_the_bootstrap(backend: ModuleType, name: str) -> 
     actor = make_actor(backend, part)
     critic = randomise(backend, make_critic(backend, part), np.random.default_rng(3), 3.0)
     temperature = engine.learner.temperature.value(to_backend(dict(engine.learner.temperature.init_state())))
+    next_obs = engine.learner.seen(to_backend(batch.next_obs), engine.init(actor, critic).obs_moments)
     rollout = engine.learner.of_target.rollout(
-        Policy(actor, critic, temperature), to_backend(batch.next_obs), to_backend(noise["next_action"])
+        Policy(actor, critic, temperature), next_obs, to_backend(noise["next_action"])
     )
-    future = to_numpy(critic(to_backend(batch.next_obs), rollout.action)).min(0)
-    if name == "sac":
+    future = to_numpy(critic(next_obs, rollout.action)).min(0)
+    if name.startswith("sac"):
         future = future - float(to_numpy(temperature)) * to_numpy(rollout.log_prob)
     assert targets[1] == pytest.approx(reward + 0.97 * future.mean(), rel=1e-9)
     assert abs(targets[1] - targets[0]) > 1e-3
@@ -569,9 +570,8 @@ def test_act_is_the_sampler_of_the_acting_copy(backend: ModuleType, name: str) -
         assert action.dtype == np.float32
         assert action.shape == shape
         assert np.abs(action).max() <= 1
-        expected = engine.learner.sampler(
-            Policy(actor, critic, temperature), to_backend(obs.astype(np.float64)), to_backend(noise)
-        )
+        seen = engine.learner.seen(to_backend(obs.astype(np.float64)), state.obs_moments)
+        expected = engine.learner.sampler(Policy(actor, critic, temperature), seen, to_backend(noise))
         np.testing.assert_allclose(action, to_numpy(expected), rtol=1e-5, atol=1e-6)
         assert all(not value.any() for path, value in flatten(noise).items() if "exploration" in path) == deterministic
 

@@ -281,7 +281,7 @@ def test_near_ties(backend: str, case: str, ties: bool, right: bool) -> None:
         return action_scaler(agent.action_space)(agent.engine.act(state, obs, noise))
 
     exporter = importlib.import_module(f"diffac_{backend}.export")
-    check = _check(call, agent, described, lambda *pair: exporter.critic_values(state, *pair))
+    check = _check(call, agent, described, lambda *pair: exporter.critic_values(agent.engine.learner, state, *pair))
     assert (check.difference <= 1e-5) == right
     assert (check.ties > 20) == ties
     assert check.observations == 66

@@ -1001,6 +1001,34 @@ PARAMETERS = [
 
 IN_BOTH = [
     both(
+        "both: normalised by the variance",
+        "learner-sac_normalised",
+        "normalisers.py",
+        ('(moments["var"] + self.eps).sqrt()', '(moments["var"] + self.eps)'),
+        ('jnp.sqrt(moments["var"] + self.eps)', '(moments["var"] + self.eps)'),
+    ),
+    both(
+        "both: eps outside of the root",
+        "learner-sac_normalised",
+        "normalisers.py",
+        ('(moments["var"] + self.eps).sqrt()', '(moments["var"].sqrt() + self.eps)'),
+        ('jnp.sqrt(moments["var"] + self.eps)', '(jnp.sqrt(moments["var"]) + self.eps)'),
+    ),
+    both(
+        "both: next observations as they are",
+        "learner-sac_normalised",
+        "learner.py",
+        ("            next_obs=self.seen(batch.next_obs, state.obs_moments),\n", ""),
+        ("            next_obs=self.seen(batch.next_obs, state.obs_moments),\n", ""),
+    ),
+    both(
+        "both: observations as they are",
+        "learner-sac_normalised",
+        "learner.py",
+        ("            obs=self.seen(batch.obs, state.obs_moments),\n", ""),
+        ("            obs=self.seen(batch.obs, state.obs_moments),\n", ""),
+    ),
+    both(
         "both: max of the critics in the target",
         "critic_objective-mean_squared_three",
         "critics.py",

@@ -35,6 +35,7 @@ PARTS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "optimiser": ("optimiser", lambda b: b.Adam(1e-3, max_grad_norm=1.0), {}),
     "learner": ("learner", lambda b: LEARNERS["td3"].make(b, DIMS), {"actor": "deterministic", "critic": "twin"}),
     "temperature": ("temperature", lambda b: b.TargetEntropyTemperature(2), {"actor": "gaussian"}),
+    "normaliser": ("normaliser", lambda b: b.Standardiser(3), {}),
 }
 """Kind, part of a backend, arguments."""
 

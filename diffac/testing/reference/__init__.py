@@ -55,6 +55,7 @@ from diffac.testing.reference.networks import bound as bound
 from diffac.testing.reference.networks import ensemble as ensemble
 from diffac.testing.reference.networks import perceptron as perceptron
 from diffac.testing.reference.networks import time_embedding as time_embedding
+from diffac.testing.reference.normalisers import *  # noqa: F403
 from diffac.testing.reference.objectives import *  # noqa: F403
 from diffac.testing.reference.samplers import *  # noqa: F403
 from diffac.testing.reference.schedules import Posterior as Posterior

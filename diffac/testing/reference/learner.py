@@ -98,6 +98,7 @@ class LearnerState(NamedTuple):
     temperature: State
     actor_objective: State
     critic_objective: State
+    obs_moments: State
     updates: Any
 
 
@@ -120,6 +121,7 @@ class Learner:
     first_actor_update: int = 0
     critic_steps: int = 1
     critic_steps_before_actor: int = 0
+    obs_normaliser: Any = None
 
     @property
     def learner(self) -> Learner:
@@ -157,13 +159,21 @@ class Learner:
             temperature=self.temperature.init_state(),
             actor_objective=self.actor_objective.init_state(),
             critic_objective=self.critic_objective.init_state(critic),
+            obs_moments={} if self.obs_normaliser is None else self.obs_normaliser.init_state(),
             updates=np.int32(0),
         )
+
+    def set_obs_moments(self, state: LearnerState, moments: State) -> LearnerState:
+        """The state with other moments of observations."""
+        return state._replace(obs_moments={name: np.array(array) for name, array in moments.items()})
 
     def step(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[LearnerState, Metrics]:
         """The new state, and the metrics of the parts that were due."""
         old = state
         temperature = self.temperature.value(old.temperature)
+        if self.obs_normaliser is not None:
+            obs, next_obs = (self.obs_normaliser(x, old.obs_moments) for x in (batch.obs, batch.next_obs))
+            batch = batch._replace(obs=obs, next_obs=next_obs)
         target_actor = old.ema_actor if self.target_actor == "ema" else old.actor
         rollout, _ = self.of_target.rollout(
             Policy(target_actor, old.critic, temperature), batch.next_obs, noise["next_action"]

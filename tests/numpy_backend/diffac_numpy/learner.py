@@ -10,7 +10,7 @@ import numpy as np
 from diffac.noise import draw, without_exploration
 from diffac.parts import learner as declared
 from diffac.parts import optimisers
-from diffac.parts.inputs import check_batch, check_noise, entry
+from diffac.parts.inputs import check_batch, check_moments, check_noise, entry
 from diffac.protocols import Batch, Policy
 from diffac.testing import reference
 from diffac_numpy.networks import lifted
@@ -88,7 +88,12 @@ class Engine:
         return without_exploration(spec) if deterministic else spec
 
     def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
-        return self.learner.sampler(self.learner.policy(state), obs, noise).astype(np.float32)
+        seen = self.learner.seen(obs.astype(np.float64), state.obs_moments)
+        return self.learner.sampler(self.learner.policy(state), seen, noise).astype(np.float32)
+
+    def set_obs_moments(self, state: Any, moments: Any) -> Any:
+        check_moments(moments, state.obs_moments)
+        return self.learner.bare.set_obs_moments(state, moments)
 
     def compile_act(self, state: Any, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
         """There is nothing to compile."""

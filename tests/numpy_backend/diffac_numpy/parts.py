@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from diffac.errors import check_present
-from diffac.parts import PARTS, critics, objectives, samplers, temperatures
+from diffac.parts import PARTS, critics, normalisers, objectives, samplers, temperatures
 from diffac.parts.critics import LOG_PROB, next_rollout
 from diffac.parts.schedules import check_signal, prediction_of
 from diffac.protocols import Loss, Policy, Rollout
@@ -107,6 +107,13 @@ class CriticObjective(Part):
         return self.bare(lifted(critic), lifted(target_critic), batch, noise, temperature, state)[0]
 
 
+class Normaliser(Part):
+    """The reference's."""
+
+    def __call__(self, obs: Any, moments: Any) -> Any:
+        return self.bare(obs, moments)
+
+
 class Temperature(Part):
     """Takes this backend's networks."""
 
@@ -136,6 +143,7 @@ KINDS = {
     samplers: {samplers.Part: Sampler},
     objectives: {objectives.ProposalPart: Proposal, objectives.Part: ActorObjective},
     critics: {critics.Part: CriticObjective},
+    normalisers: {normalisers.Part: Normaliser},
     temperatures: {temperatures.Part: Temperature},
 }
 """What is declared in a file as a subclass of it, the first that fits -> what it becomes."""
