@@ -92,7 +92,7 @@ class Engine:
             UsageError: the learner has no normaliser, or a shape is wrong.
         """
         check_moments(moments, state.obs_moments)
-        check_alive(state)
+        check_alive(state.obs_moments)  # all go at once
         copies = {name: np.asarray(moments[name], own.dtype) for name, own in state.obs_moments.items()}
         return dataclasses.replace(state, obs_moments=from_arrays(state.obs_moments, copies))
 
