@@ -14,6 +14,7 @@ from diffac.noise import Noise
 from diffac.parts import learner as declared
 from diffac.parts.outputs import checked_metrics, checked_state, initial_state
 from diffac.protocols import Array, Batch, Loss, Metrics, Policy, Rollout, State, TrackingObjective
+from diffac_equinox.coefficients import at_update
 from diffac_equinox.gradients import loss_and_gradient, without_gradient
 from diffac_equinox.optimisers import as_optimiser
 from diffac_equinox.parameters import divided, in_evaluation_mode, parameter_dtype
@@ -69,6 +70,7 @@ class Learner(eqx.Module, declared.Learner):
 
     def step(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[LearnerState, Metrics]:
         """One update; metrics of parts that are not due are NaN."""
+        self = at_update(self, state.updates, batch.reward.dtype)
         temperature = without_gradient(self.temperature.value(state.temperature), batch.reward)
         target_policy = Policy(self._copy(self.target_actor, state), state.critic, temperature)
         batch = batch._replace(
@@ -184,7 +186,7 @@ def _run_if(
     return eqx.combine(dynamic, static), results
 
 
-def _towards(slow: Tree, fast: Tree, tau: float) -> Tree:
+def _towards(slow: Tree, fast: Tree, tau: Array | float) -> Tree:
     """(1 - tau) slow + tau fast for every parameter that is trained; that of `fast` for all else."""
     trained, rest = divided(fast)
     return eqx.combine(jax.tree.map(lambda s, f: (1 - tau) * s + tau * f, divided(slow)[0], trained), rest)

@@ -11,8 +11,8 @@ import optax
 from jaxtyping import Array, PyTree
 
 from diffac.parts import optimisers as declared
-from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Metrics
+from diffac_equinox.coefficients import value_at
 from diffac_equinox.parameters import divided, parameters
 
 
@@ -51,20 +51,13 @@ class _Steps:
         if self.max_grad_norm is not None:
             factor = jnp.minimum(1, self.max_grad_norm / norm)
             grads = jax.tree.map(lambda g: g * factor, grads)
-        rate = self._rate(opt_state.count, norm.dtype)
+        rate = value_at(self.learning_rate, opt_state.count, norm.dtype)
         direction, opt_state = adam_direction(opt_state, grads, self.b1, self.b2, self.eps)
         change = jax.tree.map(lambda d: -rate * d, direction)
         return eqx.apply_updates(self._decayed(module, rate), change), opt_state, {"grad_norm": norm}
 
     def _decayed(self, module: Any, rate: Array | float) -> Any:
         return module
-
-    def _rate(self, count: Array, dtype: Any) -> Array | float:
-        rate = self.learning_rate
-        if not isinstance(rate, LinearSchedule):
-            return rate
-        progress = jnp.clip((count.astype(dtype) - rate.begin) / (rate.end - rate.begin), 0, 1)
-        return rate.initial + progress * (rate.final - rate.initial)
 
 
 class Adam(_Steps, eqx.Module, declared.Adam):

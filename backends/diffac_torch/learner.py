@@ -12,6 +12,7 @@ from diffac.noise import Noise
 from diffac.parts import learner as declared
 from diffac.parts.outputs import checked_metrics, checked_state, initial_state
 from diffac.protocols import Batch, Loss, Metrics, Policy, State, TrackingObjective
+from diffac_torch.coefficients import at_update
 from diffac_torch.gradients import critic_loss_and_gradient, loss_and_gradient, without_gradient
 from diffac_torch.optimisers import as_optimiser
 from diffac_torch.parameters import first_parameter, in_evaluation_mode
@@ -68,6 +69,7 @@ class Learner(declared.Learner):
 
     def step(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[LearnerState, Metrics]:
         """One update, in place."""
+        self = at_update(self, state.updates, batch.reward)
         temperature = without_gradient(self.temperature.value(state.temperature), batch.reward)
         batch = batch._replace(
             reward=self.reward_scale * batch.reward,

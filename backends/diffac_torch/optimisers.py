@@ -5,15 +5,15 @@ import functools
 import inspect
 import os
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
 from diffac.errors import UsageError
 from diffac.parts import optimisers as declared
-from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Metrics
+from diffac_torch.coefficients import value_at
 from diffac_torch.parameters import parameters
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -90,11 +90,7 @@ class Adam(declared.Adam):
         return {"lr": self._rate(0), "betas": (self.b1, self.b2), "eps": self.eps}
 
     def _rate(self, count: int) -> float:
-        rate = self.learning_rate
-        if not isinstance(rate, LinearSchedule):
-            return rate
-        progress = min(max((count - rate.begin) / (rate.end - rate.begin), 0.0), 1.0)
-        return rate.initial + progress * (rate.final - rate.initial)
+        return value_at(self.learning_rate, count)
 
 
 class AdamW(declared.AdamW, Adam):
@@ -166,5 +162,6 @@ def as_optimiser(given: Any) -> Any:
             f"an optimiser must be given without parameters, as torch.optim.{type(given).__name__} or "
             f"functools.partial(torch.optim.{type(given).__name__}, lr=1e-3), got one that has them"
         )
-    is_maker = isinstance(given, type | functools.partial) or inspect.isroutine(given)
-    return TorchOptimiser(given) if is_maker else given
+    is_class = isinstance(given, type) and issubclass(given, torch.optim.Optimizer)
+    is_maker = is_class or isinstance(given, functools.partial) or inspect.isroutine(given)
+    return TorchOptimiser(cast(Any, given)) if is_maker else given

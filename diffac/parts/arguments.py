@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import inspect
 from collections.abc import Callable
+from math import isfinite
 from typing import Any
 
 from diffac.errors import UsageError, check_choice, check_count, check_flag, check_number
 from diffac.parts.contracts import check_contract
+from diffac.parts.schedules import LinearSchedule
 
 REQUIRED = inspect.Parameter.empty
 
@@ -38,6 +40,21 @@ def number(allowed: str = "(-inf, inf)", default: Any = REQUIRED) -> Argument:
     low, high = (float(end) for end in allowed[1:-1].split(","))
     beyond = [low - 1, high + 1] + [low] * (allowed[0] == "(") + [high] * (allowed[-1] == ")")
     return Argument(lambda name, value: check_number(name, value, allowed), default, wrong=(*beyond, *NO_NUMBERS))
+
+
+def coefficient(allowed: str = "(-inf, inf)") -> Argument:
+    """A number, or a schedule of one over updates, both of whose ends are allowed."""
+    plain = number(allowed)
+
+    def check(name: str, value: Any) -> None:
+        if not isinstance(value, LinearSchedule):
+            return plain.check(name, value)
+        for end in ("initial", "final"):
+            plain.check(f"{name}.{end}", getattr(value, end))
+        return None
+
+    beyond = [value for value in plain.wrong if isinstance(value, float) and isfinite(value)]
+    return Argument(check, wrong=(*plain.wrong, *(LinearSchedule(value, value, 0, 1) for value in beyond)))
 
 
 def count(default: Any = REQUIRED, least: int = 1) -> Argument:

@@ -8,7 +8,7 @@ import numpy as np
 
 from diffac.errors import UsageError, check_present
 from diffac.noise import Noise, NoiseSpec, Normal, Shape
-from diffac.parts.declaration import Ensemble, Part, Positive, Rate, declared
+from diffac.parts.declaration import Ensemble, Part, PositiveCoefficient, Rate, declared
 from diffac.protocols import Array, Batch, Critic, Loss, Rollout, State
 
 __all__ = ["GaussianTD", "MeanSquaredTD"]
@@ -55,7 +55,7 @@ class MeanSquaredTD(CriticObjectivePart):
     """
 
     soft: bool = False
-    factor: Positive = 1.0
+    factor: PositiveCoefficient = 1.0
     ensemble: Ensemble = "min"
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
@@ -91,7 +91,7 @@ class GaussianTD(CriticObjectivePart):
 
     Args:
         tau: rate of omega, in (0, 1].
-        clip: bound of the distance of y_z from Q, in units of omega.
+        clip: bound of the distance of y_z from Q, in units of omega; may be a schedule over updates.
 
     Raises:
         UsageError: a number is outside its range; in `init_state`, a critic without `distribution`; on a call, a batch
@@ -99,7 +99,7 @@ class GaussianTD(CriticObjectivePart):
     """
 
     tau: Rate = 0.005
-    clip: Positive = 3.0
+    clip: PositiveCoefficient = 3.0
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for a batch of actions of that shape: "target" [batch], standard normal.

@@ -21,7 +21,7 @@ from typing import (
     overload,
 )
 
-from diffac.parts.arguments import REQUIRED, Argument, choice, count, flag, number, optional, part
+from diffac.parts.arguments import REQUIRED, Argument, choice, coefficient, count, flag, number, optional, part
 from diffac.parts.schedules import TabularSchedule, check_schedule, tabulated
 from diffac.protocols import (
     ActorObjective,
@@ -39,6 +39,10 @@ NotNegative = Annotated[float, number("[0, inf)")]
 Fraction = Annotated[float, number("(0, 1)")]
 Rate = Annotated[float, number("(0, 1]")]
 Unit = Annotated[float, number("[0, 1]")]
+Coefficient = Annotated[Any, coefficient()]
+"""A number, or a `LinearSchedule` of one over the learner's updates, in an update a number or array."""
+PositiveCoefficient = Annotated[Any, coefficient("(0, inf)")]
+RateCoefficient = Annotated[Any, coefficient("(0, 1]")]
 Count = Annotated[int, count()]
 """1, 2, ..."""
 Whole = Annotated[int, count(least=0)]

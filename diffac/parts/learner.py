@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from diffac.errors import UsageError
 from diffac.noise import Noise, NoiseSpec, Shape
-from diffac.parts.declaration import Count, Part, Positive, Rate, Whole, declared, part_of
+from diffac.parts.declaration import Count, Part, PositiveCoefficient, RateCoefficient, Whole, declared, part_of
 from diffac.protocols import (
     ActorObjective,
     Array,
@@ -68,9 +68,9 @@ class Learner(Part):
         actor_optimiser: of the actor: `Adam`, `AdamW`, or one of the framework as it is, in torch a class of
             `torch.optim` or a function from parameters to one of its objects, in Equinox a transformation of optax.
         critic_optimiser: of the critic, likewise.
-        tau: rate of the slow copies, in (0, 1].
+        tau: rate of the slow copies, in (0, 1]; may be a schedule over updates.
         actor_delay: updates of the critic for one of the actor.
-        reward_scale: factor of the reward, applied here and nowhere else.
+        reward_scale: factor of the reward, applied here and nowhere else; may be a schedule over updates.
         acting_actor: which copy of the actor acts, the "online" one or its exponential moving average, "ema".
         target_sampler: draws the actions of the critic's target; None: as `sampler`.
         target_actor: which copy of the actor it draws them with.
@@ -92,9 +92,9 @@ class Learner(Part):
     temperature: Temperature
     actor_optimiser: OptimiserLike
     critic_optimiser: OptimiserLike
-    tau: Rate = 0.005
+    tau: RateCoefficient = 0.005
     actor_delay: Count = 2
-    reward_scale: Positive = 1.0
+    reward_scale: PositiveCoefficient = 1.0
     acting_actor: Copy = "online"
     target_sampler: Sampler | None = None
     target_actor: Copy = "online"

@@ -12,23 +12,24 @@ from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from diffac.errors import UsageError, check_number
+from diffac.errors import UsageError
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
-from diffac.parts.arguments import Argument, optional
+from diffac.parts.arguments import Argument, coefficient, optional
 from diffac.parts.declaration import (
     EXAMPLES,
     STATIC,
+    Coefficient,
     Count,
     Ensemble,
     Fraction,
     Part,
-    Positive,
-    Real,
+    PositiveCoefficient,
     Schedule,
     Whole,
     declared,
     part_of,
 )
+from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import (
     ActorObjective,
     Array,
@@ -137,7 +138,7 @@ class TimeWeightedQGradient(OfRollout):
     Args:
         sampler: gives the states or, detached, the actions that are noised.
         schedule: the forward process; T must be that of the sampler.
-        slope: growth of log w per time step.
+        slope: growth of log w per time step; this, intercept and contractive_step may be schedules over updates.
         intercept: log w where t + time_offset = 0.
         space: "score" compares scores; "eps" compares noises, so that time t counts sigma[t]^2 times as much.
         source: a_t is a state of the policy's own reverse "chain", its action without exploration noise noised
@@ -155,12 +156,12 @@ class TimeWeightedQGradient(OfRollout):
     """
 
     schedule: Schedule = dataclasses.field(metadata=STATIC)
-    slope: Real = 0.4
-    intercept: Real = -1.8
+    slope: Coefficient = 0.4
+    intercept: Coefficient = -1.8
     space: Literal["score", "eps"] = "score"
     source: Literal["chain", "forward", "replay"] = "chain"
     time_offset: Whole = 1
-    contractive_step: Positive | None = None
+    contractive_step: PositiveCoefficient | None = None
     ensemble: Ensemble = "min"
 
     @property
@@ -316,7 +317,7 @@ class ReverseProposal(ProposalPart):
     Args:
         sampler: gives the policy action that is noised, drawn anew in each batch.
         num_particles: K, at least 1.
-        value_scale: factor of Q, 5 in the official code.
+        value_scale: factor of Q, 5 in the official code; may be a schedule over updates.
         truncated: whether the guesses are drawn inside the action box or clipped to it.
         ensemble: how the critics' values become one, the "min", the "mean", or the "first" of them.
 
@@ -326,7 +327,7 @@ class ReverseProposal(ProposalPart):
 
     sampler: Sampler
     num_particles: Count = 64
-    value_scale: Positive = 5.0
+    value_scale: PositiveCoefficient = 5.0
     truncated: bool = True
     ensemble: Ensemble = "min"
 
@@ -417,7 +418,7 @@ class Sum(Part):
     Metrics: those of the terms; a name that several terms use becomes "term0_…", "term1_…".
 
     Args:
-        *terms: pairs (weight, objective).
+        *terms: pairs (weight, objective); a weight may be a schedule over updates.
         rollout: the sampler whose rollout at `batch.obs` is computed once, and given to every term that looks at one
             (`RolloutObjective`); it must be their own sampler. None: each computes its own, with noise of its own.
 
@@ -425,10 +426,10 @@ class Sum(Part):
         UsageError: there are no terms, one is no such pair, or a term looks at the rollout of another sampler.
     """
 
-    terms: tuple[tuple[float, ActorObjective], ...]
+    terms: tuple[tuple[float | LinearSchedule, ActorObjective], ...]
     rollout: Sampler | None
 
-    def __init__(self, *terms: tuple[float, ActorObjective], rollout: Sampler | None = None) -> None:
+    def __init__(self, *terms: tuple[float | LinearSchedule, ActorObjective], rollout: Sampler | None = None) -> None:
         self.terms = terms
         self.rollout = rollout
         self.check()
@@ -509,7 +510,7 @@ def _check_terms(name: str, terms: Any) -> None:
     for i, term in enumerate(terms):
         if not isinstance(term, tuple | list) or len(term) != 2:
             raise UsageError(f"term {i} of Sum must be a pair (weight, objective), got {term!r}")
-        check_number(f"the weight of term {i} of Sum", term[0])
+        coefficient().check(f"the weight of term {i} of Sum", term[0])
         part_of(ActorObjective).check(f"the objective of term {i} of Sum", term[1])
 
 

@@ -352,16 +352,20 @@ TEMPERATURES: dict[str, Part] = {
 # learners
 
 
+SLOPE, VALUE_SCALE = LinearSchedule(0.4, 0.8, 0, 4), LinearSchedule(5.0, 3.0, 0, 6)
+"""Coefficients may be schedules over updates."""
+
+
 def _dacer2(B: Any, d: Dims) -> Any:
     sampler = B.AdditiveNoise(chain(B, d), noise_scale=0.1)
     return B.Learner(
         sampler=sampler,
         actor_objective=B.Sum(
             (1.0, B.ValueThroughSampler(sampler)),
-            (0.01, B.TimeWeightedQGradient(sampler, schedule(d))),
+            (LinearSchedule(0.02, 0.01, 1, 5), B.TimeWeightedQGradient(sampler, schedule(d), slope=SLOPE)),
             rollout=sampler,
         ),
-        critic_objective=B.GaussianTD(),
+        critic_objective=B.GaussianTD(clip=LinearSchedule(3.0, 1.0, 0, 3)),
         temperature=B.MixtureEntropyTemperature(sampler, interval=5, num_samples=20, num_iterations=10),
         actor_optimiser=B.Adam(1e-3, max_grad_norm=0.5),
         critic_optimiser=B.Adam(1e-3),
@@ -428,6 +432,8 @@ def _td3(B: Any, d: Dims) -> Any:
         actor_delay=2,
         first_actor_update=1,
         critic_steps_before_actor=1,
+        tau=LinearSchedule(0.3, 0.1, 0, 4),
+        reward_scale=LinearSchedule(0.5, 1.0, 1, 3),
     )
 
 
@@ -437,7 +443,7 @@ BETWEEN = {"critic_steps": 2, "critic_steps_before_actor": 1}
 LEARNERS: dict[str, Part] = {
     "dacer2": Part(_dacer2, critic="gaussian"),
     "dacer": Part(_dacer, critic="gaussian"),
-    "sdac": Part(lambda B, d: _reweighted(B, d, lambda s: B.ReverseProposal(s, num_particles=4))),
+    "sdac": Part(lambda B, d: _reweighted(B, d, lambda s: B.ReverseProposal(s, 4, VALUE_SCALE))),
     "dpmd": Part(lambda B, d: _reweighted(B, d, lambda s: B.PolicyProposal(rate=0.01), **BETWEEN)),
     "sac": Part(_sac, actor="gaussian"),
     "td3": Part(_td3, actor="deterministic"),

@@ -793,9 +793,9 @@ OPTIMISERS = [
     torch(
         "adam: rate goes on falling after the end",
         "learner-sdac",
-        "optimisers.py",
-        "min(max((count - rate.begin) / (rate.end - rate.begin), 0.0), 1.0)",
-        "max((count - rate.begin) / (rate.end - rate.begin), 0.0)",
+        "coefficients.py",
+        "min(max((count - number.begin) / (number.end - number.begin), 0.0), 1.0)",
+        "max((count - number.begin) / (number.end - number.begin), 0.0)",
     ),
     torch(
         "adam: bias correction starts anew in a loaded state",
@@ -1205,6 +1205,13 @@ IN_BOTH = [
         ("(1 - tau) * s + tau * f", "tau * s + (1 - tau) * f"),
     ),
     both(
+        "both: coefficients of the next update",
+        "learner-dacer2",
+        "learner.py",
+        ("at_update(self, state.updates, ", "at_update(self, state.updates + 1, "),
+        ("at_update(self, state.updates, ", "at_update(self, state.updates + 1, "),
+    ),
+    both(
         "both: weights decay by twice the rate",
         "learner-td3",
         "optimisers.py",
@@ -1214,9 +1221,9 @@ IN_BOTH = [
     both(
         "both: learning rate of the next step",
         "learner-dpmd",
-        "optimisers.py",
-        ("(count - rate.begin)", "(count + 1 - rate.begin)"),
-        ("(count.astype(dtype) - rate.begin)", "(count.astype(dtype) + 1 - rate.begin)"),
+        "coefficients.py",
+        ("(count - number.begin)", "(count + 1 - number.begin)"),
+        ("(count.astype(dtype) - number.begin)", "(count.astype(dtype) + 1 - number.begin)"),
     ),
 ]
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffac.noise import Noise, NoiseSpec, Shape
+from diffac.parts.coefficients import schedules_of, with_values
 from diffac.parts.metrics import columns
 from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Batch, Metrics, Policy, Rollout, State
@@ -169,7 +170,14 @@ class Learner:
 
     def step(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[LearnerState, Metrics]:
         """The new state, and the metrics of the parts that were due."""
-        old = state
+        old, now = state, float(state.updates)
+        self = with_values(
+            self,
+            {
+                path: float(np.interp(now, [s.begin, s.end], [s.initial, s.final]))
+                for path, s in schedules_of(self).items()
+            },
+        )
         temperature = self.temperature.value(old.temperature)
         if self.obs_normaliser is not None:
             obs, next_obs = (self.obs_normaliser(x, old.obs_moments) for x in (batch.obs, batch.next_obs))
