@@ -31,6 +31,10 @@ def adam_direction(state: AdamState, gradient: Any, b1: float, b2: float, eps: f
     return direction, AdamState(new.mu, new.nu, new.count)  # type: ignore[attr-defined]
 
 
+def _norm(grads: Any) -> Array:
+    return jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads)))
+
+
 class _Steps:
     """What both do; in neither of them, because Equinox warns of a module that inherits a module and a dataclass."""
 
@@ -47,7 +51,7 @@ class _Steps:
 
     def step(self, opt_state: AdamState, module: Any, grads: Any) -> tuple[Any, AdamState, Metrics]:
         """The module after one step, the new state, and {"grad_norm"}, the norm before the clip."""
-        norm = jnp.sqrt(sum(jnp.vdot(g, g) for g in jax.tree.leaves(grads)))
+        norm = _norm(grads)
         if self.max_grad_norm is not None:
             factor = jnp.minimum(1, self.max_grad_norm / norm)
             grads = jax.tree.map(lambda g: g * factor, grads)
@@ -87,7 +91,7 @@ class OptaxOptimiser(eqx.Module):
     def step(self, opt_state: Any, module: Any, grads: Any) -> tuple[Any, Any, Metrics]:
         """One step, as `Optimiser` says."""
         change, opt_state = self.transformation.update(grads, opt_state, parameters(module))
-        return eqx.apply_updates(module, change), opt_state, {"grad_norm": optax.global_norm(grads)}
+        return eqx.apply_updates(module, change), opt_state, {"grad_norm": _norm(grads)}
 
 
 def as_optimiser(given: Any) -> Any:

@@ -342,8 +342,8 @@ def _take_apart(arguments: tuple[Any, ...]) -> tuple[list[Tensor], list[Any], Tr
         elif isinstance(leaf, nn.Module):
             tensors += leaf.parameters()
             tensors += leaf.buffers()
-        elif hasattr(leaf, "stands_for"):  # a part with the present values of its schedules
-            part, values = leaf.stands_for
+        elif "stands_for" in getattr(leaf, "__dict__", ()):  # a part with the present values of its schedules
+            part, values = vars(leaf)["stands_for"]
             others.append(part)
             tensors += values
         else:

@@ -7,7 +7,6 @@ learning rate counts that optimiser's steps and is its own business.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -58,7 +57,8 @@ def with_values(part: Tree, values: Mapping[str, Any]) -> Tree:
         below.setdefault(name, {})[rest] = value
     if isinstance(part, tuple):
         return tuple(with_values(inner, below.get(str(i), {})) for i, inner in enumerate(part))  # type: ignore[return-value]
-    new = copy.copy(part)
+    new = object.__new__(type(part))  # copy.copy would ask a user's __getattr__ on the way
+    vars(new).update(vars(part))
     for name, inner in below.items():
         vars(new)[name] = with_values(vars(part)[name], inner)
     vars(new)["stands_for"] = part, tuple(values.values())

@@ -432,8 +432,6 @@ def _td3(B: Any, d: Dims) -> Any:
         actor_delay=2,
         first_actor_update=1,
         critic_steps_before_actor=1,
-        tau=LinearSchedule(0.3, 0.1, 0, 4),
-        reward_scale=LinearSchedule(0.5, 1.0, 1, 3),
     )
 
 

@@ -567,6 +567,7 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
                 "first_actor_update": 1,
                 "critic_steps": 2,
                 "critic_steps_before_actor": 1,
+                "obs_normaliser": B.Standardiser(DIMS.obs),
             },
         ),
     }

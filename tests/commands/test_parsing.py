@@ -61,7 +61,7 @@ ENV_CONSTANTS = {}
 if __name__ == "__main__":
     from diffac.commands.script import recipe_main
 
-    recipe_main("mine")
+    recipe_main("scripted")
 '''
 
 
@@ -130,19 +130,19 @@ def test_options_are_grouped(name: str, capsys: pytest.CaptureFixture[str]) -> N
 
 def test_options_of_a_script_are_grouped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its own are those without a heading; new defaults and sentences stay where the field was declared."""
-    (tmp_path / "mine.py").write_text(SCRIPT)
+    (tmp_path / "scripted.py").write_text(SCRIPT)
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS)}
-    command = [sys.executable, "mine.py", "--help"]
+    command = [sys.executable, "scripted.py", "--help"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60, check=True)
     monkeypatch.syspath_prepend(tmp_path)
-    module = importlib.import_module("mine")
-    found = check_headings(done.stdout, module, "mine")
-    assert found["mine options"] == {"--temperature": "Mine alone. (default: 0.2)"}
+    module = importlib.import_module("scripted")
+    found = check_headings(done.stdout, module, "scripted")
+    assert found["scripted options"] == {"--temperature": "Mine alone. (default: 0.2)"}
     assert found["machine options"]["--cache"] == "Where this machine keeps something. (default: there)"
     assert found["machine options"]["--backend"].endswith("(default: torch)")
     networks = found["networks and optimisation options"]
     assert networks["--tau"] == "Another sentence about it. (default: 0.01)"
-    config: Any = parse_train(module, ["--cache", "here", "--temperature", "3"], "mine")[0]
+    config: Any = parse_train(module, ["--cache", "here", "--temperature", "3"], "scripted")[0]
     assert (config.cache, config.temperature, config.backend) == ("here", 3.0, "torch")
 
 
