@@ -180,7 +180,7 @@ def well_posed(problem: Problem, precision: str = "float64") -> bool:
     Neither may two candidates be equally good (two that are clipped to the same corner, say): rounding would choose.
     """
     p = _PRECISIONS[precision]
-    if problem.kind == "sampler" and _has_tie(problem, p.tie):
+    if _has_tie(problem, p.tie):
         return False
     rng = np.random.default_rng(0)
 
@@ -196,9 +196,20 @@ def well_posed(problem: Problem, precision: str = "float64") -> bool:
 
 
 def _has_tie(problem: Problem, tie: float) -> bool:
-    """Whether the best two candidates of a best-of sampler are worth the same."""
+    """Whether the best two candidates of a best-of sampler, alone or in an actor objective, are worth the same."""
+    part = problem.part.make(reference, problem.dims)
+    if problem.kind == "actor objective":
+        sampler = getattr(getattr(part, "proposal", part), "sampler", None)
+        noises = [noise.get("rollout") for noise in problem.noises]
+    else:
+        sampler, noises = part if problem.kind == "sampler" else None, problem.noises
+    if sampler is None:
+        return False
+    return any(_ties(problem, sampler, n, b.obs, tie) for n, b in zip(noises, problem.batches, strict=True))
+
+
+def _ties(problem: Problem, sampler: Any, noise: Any, obs: np.ndarray, tie: float) -> bool:
     actor, critic, _ = bind_networks(problem)
-    sampler, noise, obs = problem.part.make(reference, problem.dims), problem.noises[0], problem.batches[0].obs
     while hasattr(sampler, "sampler") and not isinstance(sampler, reference.BestOf):
         sampler, noise = sampler.sampler, noise["inner"]
     if not isinstance(sampler, reference.BestOf) or sampler.num_candidates == 1:
