@@ -409,7 +409,7 @@ class EntropyRegularisedValue(OfRollout):
 
 @dataclasses.dataclass(eq=False, init=False)
 class Sum(Part):
-    """A weighted sum of objectives: `Sum((1.0, first), (0.01, second), rollout=sampler)`.
+    """A weighted sum of objectives: `Sum((1.0, first), (0.01, second), rollout_of=sampler)`.
 
     Noise: "rollout" if one is shared; "term0", "term1", ...: what each term needs besides.
 
@@ -419,7 +419,7 @@ class Sum(Part):
 
     Args:
         *terms: pairs (weight, objective); a weight may be a schedule over updates.
-        rollout: the sampler whose rollout at `batch.obs` is computed once, and given to every term that looks at one
+        rollout_of: the sampler whose rollout at `batch.obs` is computed once, and given to every term that looks at one
             (`RolloutObjective`); it must be their own sampler. None: each computes its own, with noise of its own.
 
     Raises:
@@ -427,35 +427,36 @@ class Sum(Part):
     """
 
     terms: tuple[tuple[float | LinearSchedule, ActorObjective], ...]
-    rollout: Sampler | None
+    rollout_of: Sampler | None
 
-    def __init__(self, *terms: tuple[float | LinearSchedule, ActorObjective], rollout: Sampler | None = None) -> None:
-        self.terms = terms
-        self.rollout = rollout
+    def __init__(
+        self, *terms: tuple[float | LinearSchedule, ActorObjective], rollout_of: Sampler | None = None
+    ) -> None:
+        self.terms, self.rollout_of = terms, rollout_of
         self.check()
 
     def check(self) -> None:
         """As every part's, and that the terms look at the rollout that they share."""
         super().check()
-        if self.rollout is None:
+        if self.rollout_of is None:
             return
         samplers = [getattr(objective, "rollout_sampler", None) for _, objective in self.terms]
-        if not any(samplers):
-            raise UsageError(f"no term of Sum looks at a rollout; leave rollout out, got {self.rollout!r}")
+        if all(sampler is None for sampler in samplers):
+            raise UsageError(f"no term of Sum looks at a rollout; leave rollout_of out, got {self.rollout_of!r}")
         for i, sampler in enumerate(samplers):
-            if sampler is not None and sampler is not self.rollout:
+            if sampler is not None and sampler is not self.rollout_of:
                 raise UsageError(
                     f"term {i} of Sum looks at the rollout of another sampler; give both the very same object, or "
-                    f"leave rollout out, got {sampler!r} and rollout={self.rollout!r}"
+                    f"leave rollout_of out, got {sampler!r} and rollout_of={self.rollout_of!r}"
                 )
 
     def _shares(self, objective: Any) -> bool:
         """Whether a term is given the common rollout."""
-        return self.rollout is not None and getattr(objective, "rollout_sampler", None) is not None
+        return self.rollout_of is not None and getattr(objective, "rollout_sampler", None) is not None
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for a batch of actions of that shape."""
-        spec: dict[str, Any] = {} if self.rollout is None else {"rollout": self.rollout.noise_spec(shape)}
+        spec: dict[str, Any] = {} if self.rollout_of is None else {"rollout": self.rollout_of.noise_spec(shape)}
         for i, (_, objective) in enumerate(self.terms):
             own = objective.noise_spec(shape)
             without = {"rollout"} if self._shares(objective) else set()
@@ -472,9 +473,9 @@ class Sum(Part):
     ) -> Loss:
         """The loss on a batch, as `ActorObjective` says."""
         rollout: dict[str, Any] = {}
-        if self.rollout is not None:
+        if self.rollout_of is not None:
             policy = Policy(actor, critic, temperature)
-            rollout["rollout"] = self.rollout.rollout(policy, batch.obs, noise["rollout"])
+            rollout["rollout"] = self.rollout_of.rollout(policy, batch.obs, noise["rollout"])
         losses = []
         for i, (_, objective) in enumerate(self.terms):
             own, shared = _part(state, f"term{i}."), rollout if self._shares(objective) else {}
@@ -515,6 +516,8 @@ def _check_terms(name: str, terms: Any) -> None:
 
 
 Sum.arguments = {
-    "terms": Argument(_check_terms, kind=inspect.Parameter.VAR_POSITIONAL),
-    "rollout": optional(part_of(Sampler)).by_keyword(),
+    "terms": Argument(
+        _check_terms, kind=inspect.Parameter.VAR_POSITIONAL, convert=lambda terms: tuple(tuple(term) for term in terms)
+    ),
+    "rollout_of": optional(part_of(Sampler)).by_keyword(),
 }

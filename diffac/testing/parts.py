@@ -229,7 +229,7 @@ def _shared_sum(B: Any, d: Dims, noisy: bool = True) -> Any:
     return B.Sum(
         (1.0, B.ValueThroughSampler(sampler)),
         (0.5, B.TimeWeightedQGradient(sampler, schedule(d), source="chain")),
-        rollout=sampler,
+        rollout_of=sampler,
     )
 
 
@@ -363,7 +363,7 @@ def _dacer2(B: Any, d: Dims) -> Any:
         actor_objective=B.Sum(
             (1.0, B.ValueThroughSampler(sampler)),
             (LinearSchedule(0.02, 0.01, 1, 5), B.TimeWeightedQGradient(sampler, schedule(d), slope=SLOPE)),
-            rollout=sampler,
+            rollout_of=sampler,
         ),
         critic_objective=B.GaussianTD(clip=LinearSchedule(3.0, 1.0, 0, 3)),
         temperature=B.MixtureEntropyTemperature(sampler, interval=5, num_samples=20, num_iterations=10),

@@ -95,7 +95,7 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     value = b.ValueThroughSampler(policy, config.relative_eta)
     learner = b.Learner(
         sampler=policy,
-        actor_objective=b.Sum((1.0, value), (config.eta, q_gradient), rollout=policy),
+        actor_objective=b.Sum((1.0, value), (config.eta, q_gradient), rollout_of=policy),
         critic_objective=b.GaussianTD(config.tau),
         temperature=temperature,
         actor_optimiser=b.Adam(config.learning_rate),

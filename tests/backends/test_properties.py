@@ -263,7 +263,7 @@ def test_sum_with_a_shared_rollout_is_its_terms(backend: ModuleType) -> None:
     value = backend.ValueThroughSampler(sampler)
     pull = backend.TimeWeightedQGradient(sampler, schedule(), source="forward")
     other = backend.ReweightedScoreMatching(schedule(), backend.PolicyProposal(rate=0.1))
-    total = backend.Sum((1.0, value), (0.5, pull), (2.0, other), rollout=sampler)
+    total = backend.Sum((1.0, value), (0.5, pull), (2.0, other), rollout_of=sampler)
     batch, noise = make_batch(rng), make_noise(rng, total)
     assert set(noise) == {"rollout", "term0", "term1", "term2"}
     assert set(noise["term0"]) == set()
@@ -291,7 +291,7 @@ def test_sum_runs_the_shared_chain_once(backend: ModuleType) -> None:
     calls = []
     sampler = chain(backend)
     terms = [backend.ValueThroughSampler(sampler), backend.TimeWeightedQGradient(sampler, schedule())]
-    total = backend.Sum((1.0, terms[0]), (0.5, terms[1]), rollout=sampler)
+    total = backend.Sum((1.0, terms[0]), (0.5, terms[1]), rollout_of=sampler)
     rng = np.random.default_rng(0)
     inner = make_actor(backend, Part(lambda B, d: None))
 

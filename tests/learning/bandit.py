@@ -157,7 +157,7 @@ def value(
     objective = module.ValueThroughSampler(sampler)
     if eta is not None:
         q_gradient = module.TimeWeightedQGradient(sampler, schedule, contractive_step=contractive_step)
-        objective = module.Sum((1.0, objective), (eta, q_gradient), rollout=sampler)
+        objective = module.Sum((1.0, objective), (eta, q_gradient), rollout_of=sampler)
     return train(backend, objective, sampler, updates=updates, seed=seed, rate=1e-3)
 
 

@@ -100,10 +100,10 @@ def test_a_shared_rollout_is_that_of_the_terms(backend: Any) -> None:
     own = backend.Sum((1.0, value), (0.1, gradient)).noise_spec((2, 1))
     assert "rollout" not in own
     assert all("rollout" in own[term] for term in ("term0", "term1"))
-    shared = backend.Sum((1.0, value), (0.1, gradient), (0.1, replayed), rollout=sampler).noise_spec((2, 1))
+    shared = backend.Sum((1.0, value), (0.1, gradient), (0.1, replayed), rollout_of=sampler).noise_spec((2, 1))
     assert list(shared) == ["rollout", "term0", "term1", "term2"]
     assert [set(shared[f"term{i}"]) for i in range(3)] == [set(), set(), {"eps"}]
     with pytest.raises(UsageError, match="term 1 of Sum looks at the rollout of another sampler"):
-        backend.Sum((1.0, value), (1.0, backend.ValueThroughSampler(equal)), rollout=sampler)
+        backend.Sum((1.0, value), (1.0, backend.ValueThroughSampler(equal)), rollout_of=sampler)
     with pytest.raises(UsageError, match="no term of Sum looks at a rollout"):
-        backend.Sum((1.0, replayed), rollout=sampler)
+        backend.Sum((1.0, replayed), rollout_of=sampler)

@@ -22,6 +22,12 @@ from diffac.testing.parts import DIMS, LEARNERS, Ellipse
 SCHEDULE = vp_schedule(4)
 SMALL = {"key": 0, "hidden_sizes": (4,)}
 
+
+def shared_sum(b: Any) -> Any:
+    sampler = b.DDPMSampler(SCHEDULE)
+    return b.Sum((1.0, b.ValueThroughSampler(sampler)), rollout_of=sampler)
+
+
 PARTS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "denoiser": ("network", lambda b: b.MLPDenoiser(3, 2, **SMALL), {}),
     "critic": ("network", lambda b: b.GaussianCritic(3, 2, **SMALL), {}),
@@ -30,9 +36,11 @@ PARTS: dict[str, tuple[str, Any, dict[str, Any]]] = {
     "sampler": ("sampler", lambda b: b.BestOf(b.DDPMSampler(SCHEDULE), 2), {"critic": "three"}),
     "flow": ("sampler", lambda b: b.DDIMSampler(flow_schedule(3)), {"actor": "velocity"}),
     "actor objective": ("actor objective", lambda b: b.ValueThroughSampler(b.DDPMSampler(SCHEDULE)), {}),
+    "sum": ("actor objective", lambda b: shared_sum(b), {}),
     "proposal": ("proposal", lambda b: b.PolicyProposal(), {}),
     "critic objective": ("critic objective", lambda b: b.GaussianTD(), {}),
     "optimiser": ("optimiser", lambda b: b.Adam(1e-3, max_grad_norm=1.0), {}),
+    "decay": ("optimiser", lambda b: b.AdamW(1e-3), {}),
     "learner": ("learner", lambda b: LEARNERS["td3"].make(b, DIMS), {"actor": "deterministic", "critic": "twin"}),
     "temperature": ("temperature", lambda b: b.TargetEntropyTemperature(2), {"actor": "gaussian"}),
     "normaliser": ("normaliser", lambda b: b.Standardiser(3), {}),

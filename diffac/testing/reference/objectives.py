@@ -406,8 +406,8 @@ class Sum:
     told apart by "term{i}", metrics only where two have the same name.
     """
 
-    def __init__(self, *terms: tuple[float, Any], rollout: Any = None) -> None:
-        self.terms, self.shared = terms, rollout
+    def __init__(self, *terms: tuple[float, Any], rollout_of: Any = None) -> None:
+        self.terms, self.shared = terms, rollout_of
 
     def shares(self, objective: Any) -> bool:
         """Whether this term takes part in the common rollout."""
