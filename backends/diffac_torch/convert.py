@@ -66,7 +66,10 @@ def from_arrays(tree: Tree, arrays: Mapping[str, np.ndarray]) -> Tree:
         UsageError: an array is missing, unexpected, or of another shape; the message lists all of them.
     """
     if not isinstance(tree, nn.Module):
-        _make_room(tree, arrays)
+        for name in ("actor_optimiser", "critic_optimiser"):
+            state = getattr(tree, name)
+            if isinstance(state, OptimState) and any(array.startswith(f"{name}.") for array in arrays):
+                state.make_room()
     slots = _slots(tree)
     problems = [f"missing: {name}" for name in slots if name not in arrays]
     problems += [f"unexpected: {name}" for name in arrays if name not in slots]
@@ -168,18 +171,3 @@ def _nest_slots(state: Any) -> dict[str, _Slot]:
         else:
             slots |= {f"{name}.{inner}": slot for inner, slot in _nest_slots(value).items()}
     return slots
-
-
-def _make_room(tree: Any, arrays: Mapping[str, np.ndarray]) -> None:
-    """Lets optimisers of torch.optim, which begin to keep numbers in their first step, keep those that are coming."""
-    for network in ("actor", "critic"):
-        state = getattr(tree, f"{network}_optimiser")
-        if not isinstance(state, OptimState):
-            continue
-        parameters = _trained(getattr(tree, network))
-        prefix = f"{network}_optimiser."
-        for name, array in arrays.items():
-            key, _, of = name.removeprefix(prefix).partition(".")
-            if name.startswith(prefix) and of in parameters and np.shape(array) in ((), parameters[of].shape):
-                like = torch.zeros(np.shape(array), device=parameters[of].device if np.ndim(array) else None)
-                state.optimiser.state[parameters[of]].setdefault(key, like)

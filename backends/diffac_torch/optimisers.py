@@ -110,6 +110,20 @@ class OptimState:
     """An optimiser of torch.optim, which holds its numbers."""
 
     optimiser: torch.optim.Optimizer
+    make: Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+
+    def make_room(self) -> None:
+        """Lets it keep, as zeros, all that it will keep from its first step on; found out with copies of parameters."""
+        trained = [parameter for group in self.optimiser.param_groups for parameter in group["params"]]
+        copies = [nn.Parameter(parameter.detach().clone()) for parameter in trained]
+        other = self.make(copies)
+        for one in copies:
+            one.grad = torch.zeros_like(one)
+        other.step()
+        for parameter, one in zip(trained, copies, strict=True):
+            own = self.optimiser.state[parameter]
+            for name, value in other.state[one].items():
+                own.setdefault(name, torch.zeros_like(value) if isinstance(value, Tensor) else value)
 
 
 class TorchOptimiser:
@@ -144,7 +158,7 @@ class TorchOptimiser:
             )
         if isinstance(optimiser, torch.optim.LBFGS):
             raise UsageError("torch.optim.LBFGS evaluates the loss anew within a step, which no learner here does")
-        return OptimState(optimiser)
+        return OptimState(optimiser, self.make)
 
     def step(
         self, opt_state: OptimState, module: Module, grads: Sequence[Tensor]

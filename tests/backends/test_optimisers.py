@@ -146,6 +146,23 @@ def test_a_users_optimiser_in_torch() -> None:
     assert_goes_on(load_backend("torch"), Signs())
 
 
+@pytest.mark.parametrize("name", ["exp_avg", "step"])
+def test_what_an_optimiser_needs_is_not_missing(name: str) -> None:
+    """A checkpoint of a stranger, or of another optimiser."""
+    B = load_backend("torch")
+    import torch
+
+    engine, state = start(B, torch.optim.AdamW)
+    arrays = B.to_arrays(trained(engine, state, [0]))
+    gone = f"critic_optimiser.{name}.layers.0.weight"
+    less = {key: array for key, array in arrays.items() if key != gone}
+    with pytest.raises(UsageError, match=f"missing: {gone}"):
+        B.from_arrays(start(B, torch.optim.AdamW)[1], less)
+    more = {**arrays, "critic_optimiser.other.layers.0.weight": arrays[gone]}
+    with pytest.raises(UsageError, match=r"unexpected: critic_optimiser\.other\.layers\.0\.weight"):
+        B.from_arrays(start(B, torch.optim.AdamW)[1], more)
+
+
 def test_what_torch_cannot_use() -> None:
     B = load_backend("torch")
     import torch
