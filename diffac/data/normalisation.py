@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from diffac.errors import UsageError
+
 
 class RunningMoments:
     """Mean and variance of all observations so far, of all environments together, in float64.
@@ -46,10 +48,19 @@ class RunningMoments:
         return {"count": np.asarray(float(self.count)), "mean": self.mean, "var": self.var}
 
     def go_on(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `state` returned, but for rounding."""
-        self.count = int(state["count"])
-        self.mean = np.array(state["mean"], np.float64)
-        self.squares = self.count * np.array(state["var"], np.float64)
+        """Goes on from what `state` returned, but for rounding.
+
+        Raises:
+            UsageError: no observations have such moments.
+        """
+        count, mean, var = (np.array(state[name], np.float64) for name in ("count", "mean", "var"))
+        if not (0 <= count < np.inf and np.isfinite(mean).all() and np.isfinite(var).all() and (var >= 0).all()):
+            raise UsageError(
+                f"moments of observations need a count and variances from 0 on and finite numbers, got count {count}, "
+                f"mean {mean.tolist()} and var {var.tolist()}"
+            )
+        self.count, self.mean = int(count), mean
+        self.squares = self.count * var
 
     def save(self) -> dict[str, Any]:
         """All of it, as plain data."""

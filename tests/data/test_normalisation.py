@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from diffac.data.normalisation import RunningMoments
+from diffac.errors import UsageError
 
 
 @given(
@@ -65,3 +69,14 @@ def test_moments_go_on() -> None:
     one.update(batches[0])
     assert saved["count"] == 36
     np.testing.assert_array_equal(saved["mean"], restored.mean)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"count": -1.0}, {"count": np.nan}, {"var": np.array([1.0, -1e-9])}, {"mean": np.array([0.0, np.inf])}]
+)
+def test_moments_of_no_observations_are_refused(wrong: dict[str, Any]) -> None:
+    """They may come from a stranger's checkpoint."""
+    moments = RunningMoments(2)
+    moments.update(np.ones((3, 2)))
+    with pytest.raises(UsageError, match="moments of observations need"):
+        RunningMoments(2).go_on({**moments.state(), **wrong})
