@@ -1,6 +1,5 @@
 """Numbers that may be schedules."""
 
-import functools
 from typing import Any, TypeVar
 
 import torch
@@ -23,12 +22,8 @@ def value_at(number: float | LinearSchedule, count: int) -> float:
 def at_update(learner: Part, update: int, like: Tensor) -> Part:
     """The learner with the present values of its schedules: numbers for its own, and tensors like `like` inside parts,
     whose programs then stay the same."""
-    schedules = _schedules_of(learner)
-    values: dict[str, Any] = {path: value_at(schedule, update) for path, schedule in schedules.items()}
+    values: dict[str, Any] = {path: value_at(number, update) for path, number in schedules_of(learner).items()}
     for path in values:
         if "." in path:
             values[path] = torch.tensor(values[path], dtype=like.dtype, device=like.device)
     return with_values(learner, values)
-
-
-_schedules_of = functools.lru_cache(maxsize=64)(schedules_of)

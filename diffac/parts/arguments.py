@@ -42,18 +42,18 @@ def number(allowed: str = "(-inf, inf)", default: Any = REQUIRED) -> Argument:
     return Argument(lambda name, value: check_number(name, value, allowed), default, wrong=(*beyond, *NO_NUMBERS))
 
 
-def coefficient(allowed: str = "(-inf, inf)") -> Argument:
-    """A number, or a schedule of one over updates, both of whose ends are allowed."""
-    plain = number(allowed)
+def coefficient(allowed: str = "(-inf, inf)", ends: str | None = None) -> Argument:
+    """A number, or a schedule of one; `ends` is what its ends may be, by default the same."""
+    plain, end_of_schedule = number(allowed), number(ends or allowed)
 
     def check(name: str, value: Any) -> None:
         if not isinstance(value, LinearSchedule):
             return plain.check(name, value)
         for end in ("initial", "final"):
-            plain.check(f"{name}.{end}", getattr(value, end))
+            end_of_schedule.check(f"{name}.{end}", getattr(value, end))
         return None
 
-    beyond = [value for value in plain.wrong if isinstance(value, float) and isfinite(value)]
+    beyond = [value for value in end_of_schedule.wrong if isinstance(value, float) and isfinite(value)]
     return Argument(check, wrong=(*plain.wrong, *(LinearSchedule(value, value, 0, 1) for value in beyond)))
 
 

@@ -17,22 +17,22 @@ Tree = TypeVar("Tree")
 
 def schedules_of(part: Any) -> dict[str, LinearSchedule]:
     """Every coefficient of a part, and of parts inside it, that is a schedule, by its path: "terms.1.0"."""
-    return dict(_found(part, ""))
+    return dict(_found(part, "", ()))
 
 
-def _found(value: Any, path: str) -> Iterator[tuple[str, LinearSchedule]]:
+def _found(value: Any, path: str, above: tuple[Any, ...]) -> Iterator[tuple[str, LinearSchedule]]:
     if isinstance(value, LinearSchedule):
         yield path, value
-    else:
+    elif not any(value is other for other in above):  # a user's parts may know one another
         for name, inner in _children(value):
-            yield from _found(inner, f"{path}.{name}" if path else name)
+            yield from _found(inner, f"{path}.{name}" if path else name, (*above, value))
 
 
 def _children(value: Any) -> list[tuple[str, Any]]:
-    if isinstance(value, tuple):
+    if type(value) is tuple:
         return [(str(i), inner) for i, inner in enumerate(value)]
     if hasattr(value, "noise_spec") and not isinstance(value, type):
-        return list(vars(value).items())
+        return list(getattr(value, "__dict__", {}).items())  # without one, as with __slots__, it has no schedules
     return []
 
 
@@ -55,7 +55,7 @@ def with_values(part: Tree, values: Mapping[str, Any]) -> Tree:
     for path, value in values.items():
         name, _, rest = path.partition(".")
         below.setdefault(name, {})[rest] = value
-    if isinstance(part, tuple):
+    if type(part) is tuple:
         return tuple(with_values(inner, below.get(str(i), {})) for i, inner in enumerate(part))  # type: ignore[return-value]
     new = object.__new__(type(part))  # copy.copy would ask a user's __getattr__ on the way
     vars(new).update(vars(part))

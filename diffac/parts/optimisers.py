@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any
 
-from diffac.errors import check_number
-from diffac.parts.arguments import NO_NUMBERS, Argument, number
+from diffac.parts.arguments import coefficient, number
 from diffac.parts.declaration import NotNegative, Part, Positive, declared
 from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Metrics
@@ -13,16 +12,7 @@ from diffac.protocols import Metrics
 __all__ = ["Adam", "AdamW"]
 
 
-def _check_rate(name: str, value: Any) -> None:
-    if not isinstance(value, LinearSchedule):
-        return check_number(name, value, "(0, inf)")
-    check_number(f"{name}.initial", value.initial, "[0, inf)")
-    check_number(f"{name}.final", value.final, "[0, inf)")
-    return None
-
-
-_WRONG_RATES = (0.0, -1.0, LinearSchedule(-1.0, 1.0, 0, 1), *NO_NUMBERS)
-LearningRate = Annotated[float | LinearSchedule, Argument(_check_rate, wrong=_WRONG_RATES)]
+LearningRate = Annotated[float | LinearSchedule, coefficient("(0, inf)", ends="[0, inf)")]
 Decay = Annotated[float, number("[0, 1)")]
 
 

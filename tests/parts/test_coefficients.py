@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,7 @@ from conftest import load_backend
 from diffac.errors import UsageError
 from diffac.parts.coefficients import schedules_of, with_values
 from diffac.parts.schedules import LinearSchedule, vp_schedule
+from diffac.testing.conformance import unchecked_shapes
 from diffac.testing.parts import DIMS, make_actor, make_batch, make_critic, make_noise
 from diffac.testing.parts import Part as Row
 
@@ -27,7 +29,9 @@ def a_learner(B: Any, weight: Any, slope: Any, scale: Any, clip: Any, tau: Any, 
     pull = B.TimeWeightedQGradient(sampler, schedule, slope=slope, contractive_step=scale)
     return B.Learner(
         sampler=sampler,
-        actor_objective=B.Sum((weight, B.ValueThroughSampler(sampler)), (0.5, pull), (0.5, matching), rollout=sampler),
+        actor_objective=B.Sum(
+            (weight, B.ValueThroughSampler(sampler)), (0.5, pull), (0.5, matching), rollout_of=sampler
+        ),
         critic_objective=B.GaussianTD(clip=clip),
         temperature=B.FixedTemperature(),
         actor_optimiser=B.Adam(1e-3),
@@ -52,24 +56,9 @@ def numbers(update: int) -> dict[str, float]:
     return {name: float(np.interp(update, [s.begin, s.end], [s.initial, s.final])) for name, s in SCHEDULES.items()}
 
 
-@pytest.fixture(params=["equinox", "torch", "torch compiled"])
-def each(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Each backend; torch also with its updates recorded, as for large networks, and run as recorded."""
-    B = load_backend(request.param.split()[0])
-    if request.param == "torch compiled":
-        import torch
-
-        from diffac_torch import programs
-
-        monkeypatch.setattr(programs, "_MIN_WORK", 0)
-        monkeypatch.setattr(programs, "_warn", lambda error: pytest.fail(f"not compiled: {error}"))
-        monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
-    return B
-
-
-def test_a_learner_has_the_values_of_its_updates(each: ModuleType) -> None:
+def test_a_learner_has_the_values_of_its_updates(backend_also_compiled: ModuleType) -> None:
     """Its steps are those of learners with these numbers, one for each update; and nothing is compiled anew."""
-    B = each
+    B = backend_also_compiled
 
     def begin(**given: Any) -> tuple[Any, Any]:
         engine = B.Engine(a_learner(B, **given))
@@ -123,6 +112,43 @@ def test_a_users_part_has_schedules_too(backend: ModuleType) -> None:
 
     assert schedules_of(backend.AdditiveNoise(backend.DDPMSampler(vp_schedule(3)))) == {}
     assert schedules_of(Mine(FALLING)) == {"strength": FALLING}
+
+
+def test_odd_parts_of_users(backend: ModuleType) -> None:
+    """Without a dictionary, in lists, in circles, or in a class of a learner that compares by value."""
+
+    class Slots:
+        __slots__ = ("strength",)
+
+        def noise_spec(self, shape: Any) -> Any:
+            return {}
+
+    class Pair:
+        other: Any = None
+        strength = 1.0
+
+        def noise_spec(self, shape: Any) -> Any:
+            return {}
+
+    assert schedules_of(Slots()) == {}
+    one, two = Pair(), Pair()
+    one.other, two.other, two.strength = two, one, FALLING
+    assert schedules_of(one) == {"other.strength": FALLING}
+    assert with_values(one, {"other.strength": 0.5}).other.strength == 0.5
+    sampler = backend.DDPMSampler(vp_schedule(3))
+    with unchecked_shapes():  # a list is none of the annotated types
+        total = backend.Sum([FALLING, backend.ValueThroughSampler(sampler)])
+    assert schedules_of(total) == {"terms.0.0": FALLING}
+
+
+def test_a_learner_that_compares_by_value() -> None:
+    B = load_backend("torch")
+    kind: Any = dataclasses.dataclass(kw_only=True)(type("Mine", (B.Learner,), {}))
+    learner = a_learner(B, **SCHEDULES)
+    engine = B.Engine(kind(**{name: getattr(learner, name) for name in learner.arguments}))
+    rng = np.random.default_rng(0)
+    batch = make_batch(rng, filled=False, dtype=np.float32)
+    engine.step(engine.init(make_actor(B, ROW), make_critic(B, ROW)), batch, make_noise(rng, engine, dtype=np.float32))
 
 
 def test_ends_of_a_schedule_are_checked(backend: ModuleType) -> None:
