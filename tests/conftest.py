@@ -89,6 +89,21 @@ def backend(request: pytest.FixtureRequest) -> ModuleType:
     return load_backend(request.param)
 
 
+@pytest.fixture(params=["equinox", "torch", "torch compiled"])
+def backend_also_compiled(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """Each backend; torch also with its updates recorded, as for large networks, and run as recorded."""
+    module = load_backend(request.param.split()[0])
+    if request.param == "torch compiled":
+        import torch
+
+        from diffac_torch import programs
+
+        monkeypatch.setattr(programs, "_MIN_WORK", 0)
+        monkeypatch.setattr(programs, "_warn", lambda error: pytest.fail(f"not compiled: {error}"))
+        monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
+    return module
+
+
 @pytest.fixture
 def both() -> SimpleNamespace:
     """The two backends as `both.torch` and `both.equinox`; skips where one is missing."""

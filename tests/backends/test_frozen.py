@@ -13,12 +13,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from exported import TARGETS, check_exported
 
 from diffac.errors import UsageError
 from diffac.noise import draw
-from diffac.parts.export import signature
 from diffac.testing import compare
-from diffac.testing.conformance import unchecked_shapes
 from diffac.testing.parts import DIMS, LEARNERS, changed, make_batch, make_noise
 
 FROZEN = ("order", "scale", "offset", "embed.weight", "embed.bias")
@@ -53,27 +52,11 @@ def updated(B: ModuleType, engine: Any, state: Any, updates: int = 5) -> Any:
     return state
 
 
-@pytest.fixture(params=["equinox", "torch", "torch compiled"])
-def each(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Each backend; torch also with its updates recorded, as for large networks, and run as recorded."""
-    B = request.getfixturevalue("both")
-    B = getattr(B, request.param.split()[0])
-    if request.param == "torch compiled":
-        import torch
-
-        from diffac_torch import programs
-
-        monkeypatch.setattr(programs, "_MIN_WORK", 0)
-        monkeypatch.setattr(programs, "_warn", lambda error: pytest.fail(f"not compiled: {error}"))
-        monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
-    return B
-
-
-def test_updates_leave_what_is_frozen(each: ModuleType) -> None:
+def test_updates_leave_what_is_frozen(backend_also_compiled: ModuleType) -> None:
     """To the last bit, in all copies; and there is no optimiser state of it."""
-    engine, state = an_engine(each)
-    before = each.to_arrays(state)
-    after = each.to_arrays(updated(each, engine, state))
+    engine, state = an_engine(backend_also_compiled)
+    before = backend_also_compiled.to_arrays(state)
+    after = backend_also_compiled.to_arrays(updated(backend_also_compiled, engine, state))
     for network in COPIES:
         for name in FROZEN:
             np.testing.assert_array_equal(after[f"{network}.features.{name}"], before[f"{network}.features.{name}"])
@@ -182,27 +165,11 @@ def test_copies_of_states(backend: ModuleType) -> None:
     assert "frozen" in repr(state).lower() or backend.name == "torch"
 
 
-@pytest.mark.parametrize("target", ["torch", "onnx", "jax"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_exported_policies(both: SimpleNamespace, target: str, tmp_path: Path) -> None:
-    if target == "onnx" and importlib.util.find_spec("onnxruntime") is None:
-        pytest.skip("needs onnxruntime")
     B = both.equinox if target == "jax" else both.torch
     engine, state = an_engine(B)
-    bounds = np.full(DIMS.action, -1.0), np.full(DIMS.action, 1.0)
-    sign = signature(engine, DIMS.obs, *bounds)
-    exporter = importlib.import_module(f"diffac_{B.name}.export")
-    path = tmp_path / "policy.pt2"
-    with unchecked_shapes():
-        path.write_bytes(exporter.export_policy(engine.learner, state, sign, target, "{}"))
-    obs = np.random.default_rng(2).standard_normal((6, DIMS.obs)).astype(np.float32)
-    if target == "onnx":
-        import onnxruntime
-
-        action: Any = onnxruntime.InferenceSession(path).run(None, {"obs": obs})[0]
-    else:
-        action = exporter.load_policy(path)(obs)
-    noise = draw(np.random.default_rng(0), engine.act_noise_spec((6, DIMS.action), deterministic=True))
-    np.testing.assert_allclose(action, engine.act(state, obs, noise), atol=1e-6)
+    check_exported(B, engine, state, target, tmp_path)
 
 
 def test_compare(both: SimpleNamespace) -> None:

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import importlib
-import importlib.util
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from exported import TARGETS, check_exported
 
 from diffac.errors import UsageError
 from diffac.noise import draw
-from diffac.parts.export import signature
 from diffac.testing.conformance import unchecked_shapes
 from diffac.testing.parts import DIMS, make_batch, make_engine, make_noise, moments
 
@@ -34,24 +32,9 @@ def pair(B: ModuleType) -> tuple[tuple[Any, Any], tuple[Any, Any]]:
     return make_engine(B, "sac_normalised"), make_engine(B, "sac")
 
 
-@pytest.fixture(params=["equinox", "torch", "torch compiled"])
-def each(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Each backend; torch also with its updates recorded, as for large networks, and run as recorded."""
-    B = getattr(request.getfixturevalue("both"), request.param.split()[0])
-    if request.param == "torch compiled":
-        import torch
-
-        from diffac_torch import programs
-
-        monkeypatch.setattr(programs, "_MIN_WORK", 0)
-        monkeypatch.setattr(programs, "_warn", lambda error: pytest.fail(f"not compiled: {error}"))
-        monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
-    return B
-
-
-def test_updates_see_normalised_observations(each: ModuleType) -> None:
+def test_updates_see_normalised_observations(backend_also_compiled: ModuleType) -> None:
     """Equal those of a learner that is given them normalised, also with other moments, which are no constants."""
-    (engine, state), (plain, other) = pair(each)
+    (engine, state), (plain, other) = pair(backend_also_compiled)
     rng = np.random.default_rng(3)
     for of in (moments(), OTHER):
         state = engine.set_obs_moments(state, of)
@@ -65,7 +48,7 @@ def test_updates_see_normalised_observations(each: ModuleType) -> None:
     state, _ = engine.update(state, batches, 5)
     batches = batches._replace(obs=seen(batches.obs, moments()), next_obs=seen(batches.next_obs, moments()))
     other, _ = plain.update(other, batches, 5)
-    arrays, expected = each.to_arrays(state), each.to_arrays(other)
+    arrays, expected = backend_also_compiled.to_arrays(state), backend_also_compiled.to_arrays(other)
     assert set(arrays) - set(expected) == {"obs_moments.count", "obs_moments.mean", "obs_moments.var"}
     for name, array in expected.items():
         np.testing.assert_allclose(arrays[name], array, rtol=1e-9, atol=1e-12, err_msg=name)
@@ -88,27 +71,12 @@ def test_acting_sees_normalised_observations(backend: ModuleType) -> None:
     assert np.abs(plain.act(other, obs, noise) - expected).max() > 1e-2
 
 
-@pytest.mark.parametrize("target", ["torch", "onnx", "jax"])
+@pytest.mark.parametrize("target", TARGETS)
 def test_exported_policies_see_normalised_observations(both: SimpleNamespace, target: str, tmp_path: Path) -> None:
-    if target == "onnx" and importlib.util.find_spec("onnxruntime") is None:
-        pytest.skip("needs onnxruntime")
     B = both.equinox if target == "jax" else both.torch
     engine, state = make_engine(B, "sac_normalised")
     state = engine.set_obs_moments(state, OTHER)
-    sign = signature(engine, DIMS.obs, np.full(DIMS.action, -1.0), np.full(DIMS.action, 1.0))
-    exporter = importlib.import_module(f"diffac_{B.name}.export")
-    path = tmp_path / "policy.pt2"
-    with unchecked_shapes():
-        path.write_bytes(exporter.export_policy(engine.learner, state, sign, target, "{}"))
-    obs = np.random.default_rng(2).standard_normal((6, DIMS.obs)).astype(np.float32)
-    if target == "onnx":
-        import onnxruntime
-
-        action: Any = onnxruntime.InferenceSession(path).run(None, {"obs": obs})[0]
-    else:
-        action = exporter.load_policy(path)(obs)
-    noise = draw(np.random.default_rng(0), engine.act_noise_spec((6, DIMS.action), deterministic=True))
-    np.testing.assert_allclose(action, engine.act(state, obs, noise), atol=1e-6)
+    exporter, obs, action = check_exported(B, engine, state, target, tmp_path)
     values = exporter.critic_values(engine.learner, state, obs, action)
     plain, other = make_engine(B, "sac")
     expected = exporter.critic_values(plain.learner, other, seen(obs, OTHER), action)

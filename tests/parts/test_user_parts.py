@@ -84,25 +84,10 @@ def an_engine(B: ModuleType, **change: Any) -> tuple[Any, Any]:
     return engine, engine.init(actor, B.TwinCritic(DIMS.obs, DIMS.action, key=2, hidden_sizes=DIMS.hidden))
 
 
-@pytest.fixture(params=["equinox", "torch", "torch compiled"])
-def user_backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """Each backend; torch also with its updates recorded, as for large networks, and run as recorded."""
-    B = load_backend(request.param.split()[0])
-    if request.param == "torch compiled":
-        import torch
-
-        from diffac_torch import programs
-
-        monkeypatch.setattr(programs, "_MIN_WORK", 0)
-        monkeypatch.setattr(programs, "_warn", lambda error: pytest.fail(f"not compiled: {error}"))
-        monkeypatch.setattr(torch, "compile", lambda graph, **options: graph)
-    return B
-
-
 @pytest.mark.parametrize("fused", [False, True])
-def test_any_number_is_a_metric_or_a_state(user_backend: ModuleType, fused: bool) -> None:
+def test_any_number_is_a_metric_or_a_state(backend_also_compiled: ModuleType, fused: bool) -> None:
     """Undetached ones too: they reach the log, the next update, and a checkpoint."""
-    B, rng = user_backend, np.random.default_rng(0)
+    B, rng = backend_also_compiled, np.random.default_rng(0)
     engine, state = an_engine(B)
     rows = []
     for key in range(2):
