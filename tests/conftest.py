@@ -96,7 +96,7 @@ def backend_also_compiled(request: pytest.FixtureRequest, monkeypatch: pytest.Mo
     if request.param == "torch compiled":
         import torch
 
-        from diffac_torch import programs
+        from diffac_torch.kernels import programs
 
         monkeypatch.setattr(programs, "_MIN_WORK", 0)
         monkeypatch.setattr(programs, "_warn", lambda error: pytest.fail(f"not compiled: {error}"))

@@ -177,13 +177,14 @@ def documented() -> set[str]:
 
 
 def listed(path: Path) -> set[str]:
-    """`__all__` of a module, read without importing it; `__all__ += other.__all__` adds that of a file beside it."""
+    """`__all__` of a module, read without importing it; `__all__ += other.__all__` adds that of a file below it."""
     names: set[str] = set()
     for node in ast.parse(path.read_text()).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__all__":
             names |= set(ast.literal_eval(node.value))
         elif isinstance(node, ast.AugAssign) and ast.unparse(node.target) == "__all__":
-            names |= listed(path.with_name(f"{ast.unparse(node.value).removesuffix('.__all__')}.py"))
+            (other,) = path.parent.rglob(f"{ast.unparse(node.value).removesuffix('.__all__')}.py")
+            names |= listed(other)
     return names
 
 

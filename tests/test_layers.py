@@ -31,8 +31,18 @@ LAYERS = (
 )
 """Rooms, the highest first: a module may import from its own room and from those in lower rows, and from no others."""
 BACKENDS = ("diffac_torch", "diffac_equinox")
+LAYERS_OF_A_BACKEND = (
+    ("testing",),
+    ("engine",),
+    ("learner",),
+    ("gradients",),
+    ("parts",),
+    ("devices", "parameters"),
+    ("kernels",),
+)
+"""Files and folders of a backend, likewise; its `__init__` may import from all of them."""
 SEEN_BY_BACKENDS = ("diffac.protocols", "diffac.parts", "diffac.noise", "diffac.errors", "diffac.system")
-EXCEPTIONS = {("diffac_equinox.settings", "diffac.messages")}
+EXCEPTIONS = {("diffac_equinox.engine.settings", "diffac.messages")}
 """What a module of a backend imports beside those: one that tells a person something."""
 
 
@@ -95,6 +105,14 @@ def test_imports_run_down(module: str) -> None:
 def test_a_backend_sees_only_contracts_and_declarations(module: str) -> None:
     allowed = {room_of(module), *SEEN_BY_BACKENDS}
     assert [to for to in ARROWS[module] if room_of(to) not in allowed and (module, to) not in EXCEPTIONS] == []
+
+
+@pytest.mark.parametrize("module", [name for name in MODULES if name.startswith(tuple(f"{b}." for b in BACKENDS))])
+def test_imports_run_down_within_a_backend(module: str) -> None:
+    backend, own = module.split(".")[:2]
+    floors = {room: number for number, row in enumerate(reversed(LAYERS_OF_A_BACKEND)) for room in row}
+    others = {to.split(".")[1] for to in ARROWS[module] if to.startswith(f"{backend}.")} - {own}
+    assert [to for to in others if floors[to] >= floors[own]] == []
 
 
 def test_exceptions_are_needed() -> None:

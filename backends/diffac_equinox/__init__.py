@@ -1,37 +1,37 @@
 """The Equinox/JAX backend of diffac; `diffac.backend.Backend` lists the names that all backends share."""
 
-from diffac_equinox import critics, normalisers, objectives, samplers, temperatures
-from diffac_equinox.activations import activation as activation
-from diffac_equinox.convert import from_arrays as from_arrays
-from diffac_equinox.convert import to_arrays as to_arrays
-from diffac_equinox.critics import *  # noqa: F403
 from diffac_equinox.devices import to_device as to_device
-from diffac_equinox.diffusion import add_noise as add_noise
-from diffac_equinox.diffusion import noise_between as noise_between
-from diffac_equinox.diffusion import posterior_mean as posterior_mean
-from diffac_equinox.diffusion import predicted_action as predicted_action
-from diffac_equinox.diffusion import predicted_eps as predicted_eps
-from diffac_equinox.diffusion import remove_noise as remove_noise
-from diffac_equinox.diffusion import score as score
-from diffac_equinox.engine import Engine as Engine
+from diffac_equinox.engine.convert import from_arrays as from_arrays
+from diffac_equinox.engine.convert import to_arrays as to_arrays
+from diffac_equinox.engine.engine import Engine as Engine
+from diffac_equinox.engine.replay import DeviceStorage as DeviceStorage
+from diffac_equinox.engine.settings import configure as configure
 from diffac_equinox.learner import Learner as Learner
 from diffac_equinox.learner import LearnerState as LearnerState
-from diffac_equinox.networks import DeterministicActor as DeterministicActor
-from diffac_equinox.networks import EnsembleCritic as EnsembleCritic
-from diffac_equinox.networks import GaussianActor as GaussianActor
-from diffac_equinox.networks import GaussianCritic as GaussianCritic
-from diffac_equinox.networks import MLPDenoiser as MLPDenoiser
-from diffac_equinox.networks import TwinCritic as TwinCritic
-from diffac_equinox.networks import time_embedding as time_embedding
-from diffac_equinox.normalisers import *  # noqa: F403
-from diffac_equinox.objectives import *  # noqa: F403
-from diffac_equinox.optimisers import Adam as Adam
-from diffac_equinox.optimisers import AdamW as AdamW
 from diffac_equinox.parameters import Frozen as Frozen  # not in __all__: in torch it is `register_buffer`
-from diffac_equinox.replay import DeviceStorage as DeviceStorage
-from diffac_equinox.samplers import *  # noqa: F403
-from diffac_equinox.settings import configure as configure
-from diffac_equinox.temperatures import *  # noqa: F403
+from diffac_equinox.parts import critics, normalisers, objectives, samplers, temperatures
+from diffac_equinox.parts.activations import activation as activation
+from diffac_equinox.parts.critics import *  # noqa: F403
+from diffac_equinox.parts.diffusion import add_noise as add_noise
+from diffac_equinox.parts.diffusion import noise_between as noise_between
+from diffac_equinox.parts.diffusion import posterior_mean as posterior_mean
+from diffac_equinox.parts.diffusion import predicted_action as predicted_action
+from diffac_equinox.parts.diffusion import predicted_eps as predicted_eps
+from diffac_equinox.parts.diffusion import remove_noise as remove_noise
+from diffac_equinox.parts.diffusion import score as score
+from diffac_equinox.parts.networks import DeterministicActor as DeterministicActor
+from diffac_equinox.parts.networks import EnsembleCritic as EnsembleCritic
+from diffac_equinox.parts.networks import GaussianActor as GaussianActor
+from diffac_equinox.parts.networks import GaussianCritic as GaussianCritic
+from diffac_equinox.parts.networks import MLPDenoiser as MLPDenoiser
+from diffac_equinox.parts.networks import TwinCritic as TwinCritic
+from diffac_equinox.parts.networks import time_embedding as time_embedding
+from diffac_equinox.parts.normalisers import *  # noqa: F403
+from diffac_equinox.parts.objectives import *  # noqa: F403
+from diffac_equinox.parts.optimisers import Adam as Adam
+from diffac_equinox.parts.optimisers import AdamW as AdamW
+from diffac_equinox.parts.samplers import *  # noqa: F403
+from diffac_equinox.parts.temperatures import *  # noqa: F403
 
 name = "equinox"
 

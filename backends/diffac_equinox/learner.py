@@ -14,10 +14,10 @@ from diffac.noise import Noise
 from diffac.parts import learner as declared
 from diffac.parts.outputs import checked_metrics, checked_state, initial_state
 from diffac.protocols import Array, Batch, Loss, Metrics, Policy, Rollout, State, TrackingObjective
-from diffac_equinox.coefficients import at_update
 from diffac_equinox.gradients import loss_and_gradient, without_gradient
-from diffac_equinox.optimisers import as_optimiser
 from diffac_equinox.parameters import divided, in_evaluation_mode, parameter_dtype
+from diffac_equinox.parts.coefficients import at_update
+from diffac_equinox.parts.optimisers import as_optimiser
 
 Tree = TypeVar("Tree")
 

@@ -14,10 +14,10 @@ import numpy as np
 
 from diffac.noise import Noise
 from diffac.protocols import ActorObjective, Array, Batch, Critic, Loss, State
-from diffac_equinox.convert import to_arrays
+from diffac_equinox.engine.convert import to_arrays
 from diffac_equinox.gradients import loss_and_gradient
-from diffac_equinox.optimisers import Adam, AdamState
 from diffac_equinox.parameters import in_evaluation_mode as in_evaluation_mode
+from diffac_equinox.parts.optimisers import Adam, AdamState
 
 
 def to_backend(tree: Any) -> Any:

@@ -9,8 +9,8 @@ from diffac.errors import UsageError
 from diffac.noise import Noise
 from diffac.parts.outputs import checked_loss
 from diffac.protocols import Batch, CriticObjective, Loss, Policy, Rollout, Sampler, State
+from diffac_torch.kernels.programs import program
 from diffac_torch.parameters import parameters
-from diffac_torch.programs import program
 
 
 @program

@@ -12,10 +12,10 @@ from diffac.noise import Noise
 from diffac.parts import learner as declared
 from diffac.parts.outputs import checked_metrics, checked_state, initial_state
 from diffac.protocols import Batch, Loss, Metrics, Policy, State, TrackingObjective
-from diffac_torch.coefficients import at_update
 from diffac_torch.gradients import critic_loss_and_gradient, loss_and_gradient, without_gradient
-from diffac_torch.optimisers import as_optimiser
 from diffac_torch.parameters import first_parameter, in_evaluation_mode
+from diffac_torch.parts.coefficients import at_update
+from diffac_torch.parts.optimisers import as_optimiser
 
 
 @dataclasses.dataclass

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from diffac.noise import Noise
 from diffac.protocols import ActorObjective, Batch, Critic, Loss
-from diffac_torch.convert import _map_arrays, _to_device
+from diffac_torch.engine.convert import _map_arrays, _to_device
 from diffac_torch.gradients import loss_and_gradient
-from diffac_torch.optimisers import Adam
 from diffac_torch.parameters import in_evaluation_mode as in_evaluation_mode
+from diffac_torch.parts.optimisers import Adam
 
 
 def to_backend(tree: Any) -> Any:

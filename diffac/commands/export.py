@@ -117,7 +117,7 @@ def main(argv: Sequence[str], recipe: ModuleType | None = None) -> Path:
     about = _about(own, sign, checkpoint, chosen.format)
     description = json.dumps(about, indent=2)
     backend: Any = get_backend(target.backend)
-    exporter = importlib.import_module(f"{backend.__name__}.export")
+    exporter = importlib.import_module(f"{backend.__name__}.engine.export")
     try:
         with compiling("the policy"):
             content = exporter.export_policy(other.engine.learner, other.state, sign, chosen.format, description)

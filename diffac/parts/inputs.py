@@ -28,6 +28,14 @@ def check_obs(obs: Any, axes: Sequence[str], actor: Any = None) -> None:
         )
 
 
+def check_width(name: str, array: Any, size: int) -> None:
+    """Refuses what is no array [... size] for a network of that size; no part of a compiled program."""
+    if tuple(array.shape[-1:]) != (size,):
+        raise UsageError(
+            f"{name} has shape {tuple(array.shape)}, but the network was made for a last axis of size {size}"
+        )
+
+
 def check_batch(batch: Batch, axes: Sequence[str], actor: Any = None) -> None:
     """Refuses a batch whose arrays do not belong together.
 

@@ -23,7 +23,7 @@ def check_exported(B: Any, engine: Any, state: Any, target: str, folder: Path) -
     if target == "onnx" and importlib.util.find_spec("onnxruntime") is None:
         pytest.skip("needs onnxruntime")
     sign = signature(engine, DIMS.obs, np.full(DIMS.action, -1.0), np.full(DIMS.action, 1.0))
-    exporter = importlib.import_module(f"diffac_{B.name}.export")
+    exporter = importlib.import_module(f"diffac_{B.name}.engine.export")
     path = folder / "policy.pt2"
     with unchecked_shapes():
         path.write_bytes(exporter.export_policy(engine.learner, state, sign, target, "{}"))

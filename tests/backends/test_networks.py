@@ -73,16 +73,16 @@ def of_two_networks(b: Any) -> list[np.ndarray]:
 def test_products_of_onednn_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     """They replace torch's own for float32 on processors with AVX-512, where the product is large enough."""
     b: Any = load_backend("torch")
-    from diffac_torch import networks
+    from diffac_torch.kernels import products
 
-    monkeypatch.setattr(networks, "_HAS_ONEDNN", False)
+    monkeypatch.setattr(products, "_HAS_ONEDNN", False)
     expected = of_two_networks(b)
-    calls, onednn = [], networks._onednn
-    monkeypatch.setattr(networks, "_onednn", lambda *arguments: calls.append(0) or onednn(*arguments))
-    monkeypatch.setattr(networks, "_MIN_WORK", 1)
+    calls, onednn = [], products._onednn
+    monkeypatch.setattr(products, "_onednn", lambda *arguments: calls.append(0) or onednn(*arguments))
+    monkeypatch.setattr(products, "_MIN_WORK", 1)
     assert all(map(np.array_equal, of_two_networks(b), expected))
     assert not calls
-    monkeypatch.setattr(networks, "_HAS_ONEDNN", True)
+    monkeypatch.setattr(products, "_HAS_ONEDNN", True)
     for one, other in zip(of_two_networks(b), expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-4 * np.abs(other).max())
     assert len(calls) > 30
@@ -148,7 +148,7 @@ def test_mish_of_many_numbers(backend: ModuleType, dtype: type) -> None:
 def test_mish_without_a_compiler(calls: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """One warning, and the same numbers; also where it fails later, when torch compiles for another type."""
     torch = load_backend("torch")
-    from diffac_torch import activations
+    from diffac_torch.kernels import mish as kernel
 
     def no_compiler(function: Any, **options: Any) -> Any:
         left = [calls]
@@ -165,7 +165,7 @@ def test_mish_without_a_compiler(calls: int, monkeypatch: pytest.MonkeyPatch) ->
     x = torch.testing.to_backend(np.random.default_rng(0).standard_normal(40_000))
     expected = mish(x)
     monkeypatch.setattr("torch.compile", no_compiler)
-    monkeypatch.setattr(activations, "_compiled_value", activations._Kernel(activations._mish_value))
+    monkeypatch.setattr(kernel, "_compiled_value", kernel._Kernel(kernel.mish_value))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for _ in range(calls):
@@ -456,3 +456,23 @@ def test_wrong_sizes(backend: ModuleType, bad: int) -> None:
 def test_odd_time_dim(backend: ModuleType) -> None:
     with pytest.raises(UsageError, match="15"):
         backend.MLPDenoiser(OBS, ACT, key=0, time_dim=15)
+
+
+@pytest.mark.parametrize(("obs_dim", "action_dim"), [(OBS + 1, ACT), (OBS, ACT + 1), (OBS + 1, ACT - 1)])
+def test_inputs_of_other_sizes(backend: ModuleType, obs_dim: int, action_dim: int) -> None:
+    """Also of sizes whose sum is right."""
+    obs, action = (backend.testing.to_backend(np.zeros((2, size), np.float32)) for size in (obs_dim, action_dim))
+    denoiser, actors = backend.MLPDenoiser(OBS, ACT, key=0), (backend.GaussianActor, backend.DeterministicActor)
+    calls = [lambda: denoiser(obs, action, 0)]
+    calls += [lambda make=make: make(backend, DIMS, 0)(obs, action) for make in CRITICS.values()]
+    if obs_dim != OBS:
+        calls += [
+            lambda: denoiser.condition(obs, 3),
+            *(lambda make=make: make(OBS, ACT, key=0)(obs) for make in actors),
+        ]
+    wrong = [f"{n} has shape (2, {given}), but the network was made for a last axis of size {size}"
+             for n, given, size in (("obs", obs_dim, OBS), ("action", action_dim, ACT)) if given != size]  # fmt: skip
+    for call in calls:
+        with pytest.raises(UsageError) as error:
+            call()
+        assert str(error.value).removeprefix("noisy ") in wrong

@@ -29,7 +29,7 @@ def torch_backend() -> Any:
 @pytest.fixture
 def programs(torch_backend: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The module, which compiles small products too."""
-    from diffac_torch import programs
+    from diffac_torch.kernels import programs
 
     monkeypatch.setattr(programs, "_MIN_WORK", 0)
     return programs
@@ -121,14 +121,14 @@ def test_compiled_in_double_precision(torch_backend: Any, programs: Any) -> None
 
 def test_compiled_at_the_sizes_of_a_run(torch_backend: Any, in_float32: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """With products of oneDNN where the processor has them."""
-    from diffac_torch import networks, programs
+    from diffac_torch.kernels import products, programs
 
-    calls, onednn = [], networks._recorded_onednn
-    monkeypatch.setattr(networks, "_recorded_onednn", lambda *arguments: calls.append(0) or onednn(*arguments))
+    calls, onednn = [], products._recorded_onednn
+    monkeypatch.setattr(products, "_recorded_onednn", lambda *arguments: calls.append(0) or onednn(*arguments))
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
         results = trained(torch_backend, "sac", 1, WIDE, dtype=np.float32)
-    assert bool(calls) == networks._HAS_ONEDNN
+    assert bool(calls) == products._HAS_ONEDNN
     monkeypatch.setattr(programs, "_MIN_WORK", 1 << 60)
     expected = trained(torch_backend, "sac", 1, WIDE, dtype=np.float32)
     # Adam's first step is a sign, but for tiny gradients

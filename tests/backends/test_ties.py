@@ -86,7 +86,7 @@ def test_recorded_for_compilation_too(both: Any) -> None:
     import torch
 
     from diffac_torch.gradients import loss_and_gradient
-    from diffac_torch.programs import _take_apart, record
+    from diffac_torch.kernels.programs import _take_apart, record
 
     actor = parts.make_actor(both.torch, OBJECTIVES["value_ddpm"])
     objective = OBJECTIVES["value_ddpm"].make(both.torch, DIMS)
@@ -104,7 +104,7 @@ def test_recorded_for_compilation_too(both: Any) -> None:
 
 def test_nan_is_the_smallest(backend: ModuleType) -> None:
     """A critic that is not finite must not be hidden by the others."""
-    from_module = __import__(f"{backend.__name__}.networks", fromlist=["_smallest"])._smallest
+    from_module = __import__(f"{backend.__name__}.parts.networks", fromlist=["_smallest"])._smallest
     values = np.array([[1.0, 2.0, np.nan, -np.inf, 0.0], [0.0, np.nan, 1.0, 5.0, np.nan]])
     found = backend.testing.to_numpy(from_module(backend.testing.to_backend(values)))
     np.testing.assert_array_equal(found, [0.0, np.nan, np.nan, -np.inf, np.nan])

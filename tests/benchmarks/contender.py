@@ -151,7 +151,7 @@ class Contender:
         """Median time of an action of the exported policy in onnxruntime, from NumPy to NumPy, noise given."""
         import onnxruntime
 
-        from diffac_torch.export import export_policy
+        from diffac_torch.engine.export import export_policy
 
         bound = np.ones(self.action_dim, np.float32)
         sign = signature(self.engine, self.obs_dim, -bound, bound)

@@ -15,10 +15,10 @@ import numpy as np
 
 import diffac_equinox as ours
 from diffac.protocols import Array, Batch, Rollout
-from diffac_equinox.diffusion import add_noise, posterior_mean, remove_noise
-from diffac_equinox.diffusion import score as score_of
-from diffac_equinox.objectives import _truncated_normal
-from diffac_equinox.random import draw, key_data, stream
+from diffac_equinox.engine.random import draw, key_data, stream
+from diffac_equinox.parts.diffusion import add_noise, posterior_mean, remove_noise
+from diffac_equinox.parts.diffusion import score as score_of
+from diffac_equinox.parts.objectives import _truncated_normal
 
 Layers = list[tuple[Array, Array]]
 

@@ -20,10 +20,10 @@ from torch import Tensor, nn
 import diffac_torch as ours
 from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Batch
-from diffac_torch.diffusion import add_noise, posterior_mean, remove_noise
-from diffac_torch.diffusion import score as score_of
-from diffac_torch.objectives import _truncated_guesses
-from diffac_torch.random import draw, stream
+from diffac_torch.engine.random import draw, stream
+from diffac_torch.parts.diffusion import add_noise, posterior_mean, remove_noise
+from diffac_torch.parts.diffusion import score as score_of
+from diffac_torch.parts.objectives import _truncated_guesses
 
 
 class MLP(nn.Module):

@@ -11,14 +11,14 @@ def mish(patch: Any) -> None:
     """The framework's Mish."""
     import jax
 
-    from diffac_equinox import activations
+    from diffac_equinox.parts import activations
 
     patch(activations, "_ACTIVATIONS", {**activations._ACTIVATIONS, "mish": jax.nn.mish})
 
 
 def unrolled(patch: Any) -> None:
     """Every chain is a loop."""
-    from diffac_equinox import samplers
+    from diffac_equinox.parts import samplers
 
     patch(samplers, "_LONGEST_UNROLLED", 0)
 
@@ -27,7 +27,7 @@ def shares(patch: Any) -> None:
     """The denoiser concatenates its inputs for every evaluation."""
     import jax.numpy as jnp
 
-    from diffac_equinox import networks, objectives, samplers
+    from diffac_equinox.parts import networks, objectives, samplers
 
     def call(self: Any, obs: Any, noisy: Any, t: Any) -> Any:
         activate = networks.activation(self.activation)
@@ -47,7 +47,7 @@ def ensemble(patch: Any) -> None:
     """A product for each critic."""
     import jax.numpy as jnp
 
-    from diffac_equinox import networks
+    from diffac_equinox.parts import networks
 
     def outputs(layers: Any, function: Any, obs: Any, action: Any) -> Any:
         results = []
@@ -59,28 +59,28 @@ def ensemble(patch: Any) -> None:
             results.append(hidden)
         return jnp.stack(results)
 
-    patch(networks, "_ensemble_outputs", outputs)
+    patch(networks, "ensemble_outputs", outputs)
 
 
 def share(patch: Any) -> None:
     """The first layer of the critics as a product for each of them."""
     import jax.numpy as jnp
 
-    from diffac_equinox import networks
+    from diffac_equinox.kernels import products
 
     def product(weight: Any, x: Any, num_axes: int) -> Any:
         rows = jnp.broadcast_to(x.reshape(-1, x.shape[-1]), (len(weight), x.size // x.shape[-1], x.shape[-1]))
         padding = (1,) * (num_axes - (x.ndim - 1))
         return jnp.einsum("eri,eoi->ero", rows, weight).reshape(len(weight), *padding, *x.shape[:-1], weight.shape[1])
 
-    patch(networks, "_ensemble_share", product)
+    patch(products, "_ensemble_share", product)
 
 
 def repeated(patch: Any) -> None:
     """The share of the observation is broadcast to the steps of a chain."""
-    from diffac_equinox import networks
+    from diffac_equinox.parts import networks
 
-    patch(networks, "_repeated", lambda x, leading: x)
+    patch(networks, "repeated", lambda x, leading: x)
 
 
 def particles(patch: Any) -> None:
@@ -88,8 +88,8 @@ def particles(patch: Any) -> None:
     import jax
     import jax.numpy as jnp
 
-    from diffac_equinox import objectives
-    from diffac_equinox.diffusion import add_noise, remove_noise
+    from diffac_equinox.parts import objectives
+    from diffac_equinox.parts.diffusion import add_noise, remove_noise
 
     def proposal(
         self: Any, actor: Any, critic: Any, batch: Any, noise: Any, temperature: Any, state: Any, schedule: Any
@@ -139,14 +139,14 @@ def donation(patch: Any) -> None:
 
     import jax
 
-    from diffac_equinox import engine
+    from diffac_equinox.engine import engine, programs
 
     def program(self: Any, structure: Any, others: Any) -> Any:
-        @functools.partial(jax.jit, compiler_options=engine._compiler_options())
+        @functools.partial(jax.jit, compiler_options=programs._compiler_options())
         def update(arrays: Any, batches: Any, key: Any) -> Any:
-            state = engine._put_together(structure, others, arrays)
+            state = programs._put_together(structure, others, arrays)
             state, metrics = engine._fused_updates(self.learner, state, batches, key)
-            return engine._take_apart(state)[0], metrics
+            return programs._take_apart(state)[0], metrics
 
         return update
 
@@ -162,7 +162,7 @@ def dispatch(patch: Any) -> None:
 
 def vectors(patch: Any) -> None:
     """Vectors as long as XLA chooses."""
-    from diffac_equinox import engine
+    from diffac_equinox.engine import engine
 
     patch(engine, "_compiler_options", lambda: None)
 

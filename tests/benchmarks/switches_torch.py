@@ -13,23 +13,23 @@ def mish(patch: Any) -> None:
     """The framework's Mish."""
     import torch.nn.functional as F
 
-    from diffac_torch import activations
+    from diffac_torch.parts import activations
 
     patch(activations, "_ACTIVATIONS", {**activations._ACTIVATIONS, "mish": F.mish})
 
 
 def products(patch: Any) -> None:
     """All matrix products by torch's own choice of library."""
-    from diffac_torch import networks
+    from diffac_torch.kernels import products
 
-    patch(networks, "_HAS_ONEDNN", False)
+    patch(products, "_HAS_ONEDNN", False)
 
 
 def shares(patch: Any) -> None:
     """The denoiser concatenates its inputs for every evaluation."""
     import torch
 
-    from diffac_torch import networks, objectives, samplers
+    from diffac_torch.parts import networks, objectives, samplers
 
     def forward(self: Any, obs: Any, noisy: Any, t: Any) -> Any:
         times = torch.as_tensor(t)
@@ -49,8 +49,8 @@ def particles(patch: Any) -> None:
     """The regression of SDAC with a row for each particle."""
     import torch
 
-    from diffac_torch import objectives
-    from diffac_torch.diffusion import add_noise
+    from diffac_torch.parts import objectives
+    from diffac_torch.parts.diffusion import add_noise
 
     def proposal(
         self: Any, actor: Any, critic: Any, batch: Any, noise: Any, temperature: Any, state: Any, schedule: Any

@@ -95,7 +95,7 @@ def export(name: str, *argv: str) -> Path:
 def reader(name: str) -> Callable[[Path], Callable[..., np.ndarray]]:
     if name == "onnx":
         return _load_onnx
-    return importlib.import_module(f"diffac_{FORMATS[name].backend}.export").load_policy
+    return importlib.import_module(f"diffac_{FORMATS[name].backend}.engine.export").load_policy
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -135,7 +135,7 @@ def test_actions_stay_in_the_box(name: str, tmp_path: Path) -> None:
     low, high = np.array(EVERYDAY, np.float64).T
     contract = signature(b.Engine(learner), 3, low, high)
     path = tmp_path / f"policy{FORMATS[name].suffix}"
-    exporter = importlib.import_module(f"{b.__name__}.export")
+    exporter = importlib.import_module(f"{b.__name__}.engine.export")
     path.write_bytes(exporter.export_policy(learner, state, contract, name, "{}"))
     rng = np.random.default_rng(0)
     obs = 1000 * rng.standard_normal((64, 3), np.float32)
@@ -280,7 +280,7 @@ def test_near_ties(backend: str, case: str, ties: bool, right: bool) -> None:
         noise = described.nest([start[order], steps[:, order]], np.zeros, len(obs))
         return action_scaler(agent.action_space)(agent.engine.act(state, obs, noise))
 
-    exporter = importlib.import_module(f"diffac_{backend}.export")
+    exporter = importlib.import_module(f"diffac_{backend}.engine.export")
     check = _check(call, agent, described, lambda *pair: exporter.critic_values(agent.engine.learner, state, *pair))
     assert (check.difference <= 1e-5) == right
     assert (check.ties > 20) == ties

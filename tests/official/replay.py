@@ -144,7 +144,7 @@ class Fit:
         samples = self.recording.arrays["u0/mid/entropy_actions"]
         rule, sizes = B.MixtureEntropyTemperature, {"num_states": samples.shape[0], "num_samples": samples.shape[1]}
         patch.setattr(B, "MixtureEntropyTemperature", lambda *args, **kw: rule(*args, **kw, **sizes))
-        package = "diffac.testing.reference" if backend == "numpy" else B.__name__
+        package = "diffac.testing.reference" if backend == "numpy" else f"{B.__name__}.parts"
         temperatures = importlib.import_module(f"{package}.temperatures")
         patch.setattr(temperatures, "mixture_entropy", {"torch": self.torch, "equinox": self.jax}.get(backend, self))
 

@@ -54,8 +54,8 @@ def test_no_limit_on_other_systems(tmp_path: Path) -> None:
 PROGRAM = """
 import sys
 import diffac.system
-import diffac_{backend}.settings
-diffac_{backend}.settings.granted_processors = lambda: {granted}
+import diffac_{backend}.engine.settings
+diffac_{backend}.engine.settings.granted_processors = lambda: {granted}
 diffac.system.configure(diffac_{backend})
 if "torch" in sys.modules:
     import torch

@@ -127,7 +127,7 @@ CONFIGURE = """
 import diffac, diffac.system
 backend = diffac.get_backend({name!r})
 diffac.system.processors.granted_processors = lambda: {granted}
-sys.modules[backend.__name__ + ".settings"].granted_processors = lambda: {granted}
+sys.modules[backend.__name__ + ".engine.settings"].granted_processors = lambda: {granted}
 {before}
 before = snapshot()
 diffac.system.configure(backend{arguments})

@@ -16,9 +16,9 @@ from diffac.parts.critics import LOG_PROB, next_rollout
 from diffac.parts.objectives import Regression
 from diffac.parts.schedules import check_signal
 from diffac.protocols import Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
-from diffac_torch.diffusion import add_noise, noise_between, predicted_action, predicted_eps, remove_noise, score
-from diffac_torch.networks import _condition, _reduced
-from diffac_torch.samplers import Scalar
+from diffac_torch.parts.diffusion import add_noise, noise_between, predicted_action, predicted_eps, remove_noise, score
+from diffac_torch.parts.networks import _condition, _reduced
+from diffac_torch.parts.samplers import Scalar
 
 __all__ = [
     "EntropyRegularisedValue",

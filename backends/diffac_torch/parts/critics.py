@@ -7,8 +7,8 @@ from diffac.noise import Noise
 from diffac.parts import critics as declared
 from diffac.parts.critics import next_rollout
 from diffac.protocols import Batch, Critic, DistributionalCritic, Loss, State
-from diffac_torch.networks import _reduced
-from diffac_torch.samplers import Scalar
+from diffac_torch.parts.networks import _reduced
+from diffac_torch.parts.samplers import Scalar
 
 __all__ = ["GaussianTD", "MeanSquaredTD"]
 

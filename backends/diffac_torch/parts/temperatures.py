@@ -9,7 +9,7 @@ from torch import Tensor
 from diffac.noise import Noise
 from diffac.parts import temperatures as declared
 from diffac.protocols import Metrics, Policy, Sampler, State
-from diffac_torch.samplers import AdditiveNoise
+from diffac_torch.parts.samplers import AdditiveNoise
 
 __all__ = [
     "FixedTemperature",

@@ -10,7 +10,7 @@ from diffac.noise import Noise
 from diffac.parts import critics as declared
 from diffac.parts.critics import next_rollout
 from diffac.protocols import Array, Batch, Critic, DistributionalCritic, Loss, State
-from diffac_equinox.networks import _reduced
+from diffac_equinox.parts.networks import _reduced
 
 __all__ = ["GaussianTD", "MeanSquaredTD"]
 

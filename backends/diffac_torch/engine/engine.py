@@ -13,11 +13,12 @@ from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
 from diffac.parts.inputs import check_batch, check_moments, check_noise, check_obs, entry
 from diffac.parts.metrics import PackedMetrics, columns
 from diffac.protocols import Batch, Metrics, Policy, State
-from diffac_torch.convert import _slots, _to_device
+from diffac_torch.engine.convert import _slots, _to_device
+from diffac_torch.engine.programs import AnyBatchProgram
+from diffac_torch.engine.random import draw, stream
+from diffac_torch.kernels.programs import Programs, reason_of
 from diffac_torch.learner import Learner, LearnerState
 from diffac_torch.parameters import parameters
-from diffac_torch.programs import AnyBatchProgram, Programs, reason_of
-from diffac_torch.random import draw, stream
 
 _ENTRIES = ("next_action", "critic", "actor", "temperature")
 """Names of the noise of one step; the position tells the random streams apart."""

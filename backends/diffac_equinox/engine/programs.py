@@ -57,7 +57,7 @@ def _at_hand(batches: Tree) -> Tree:
     """The batches where a program on a CPU finds them at once.
 
     Large arrays of NumPy's are copied by another thread, which would then run the program too (see
-    `diffac_equinox.settings`).
+    `diffac_equinox.engine.settings`).
     """
     if jax.default_backend() != "cpu" or all(array.nbytes <= _COPIED_AT_ONCE for array in jax.tree.leaves(batches)):
         return batches

@@ -1,4 +1,4 @@
-"""Elementwise functions between the layers of a network."""
+"""Mish in one pass over memory, in place of torch's kernel, which takes as long as a matrix product on a CPU."""
 
 from __future__ import annotations
 
@@ -10,8 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from diffac.errors import check_choice
-from diffac_torch.programs import is_recording, reason_of
+from diffac_torch.kernels.programs import is_recording, reason_of
 
 _MIN_SIZE = 16_384
 """Entries from which a compiled kernel is faster than several of torch's own, or than one slow one."""
@@ -47,7 +46,7 @@ class _Kernel:
         return result.view(tensors[0].shape)
 
 
-def _mish_value(x: Tensor) -> Tensor:
+def mish_value(x: Tensor) -> Tensor:
     """Mish from one sigmoid: with s = e/(1+e), e = exp(x), tanh(log(1+e)) = q/(2-q), q = s(2-s).
 
     It needs no guard against overflow and keeps its relative accuracy for x << 0.
@@ -69,7 +68,7 @@ def _mish_gradient(x: Tensor, grad: Tensor) -> Tensor:
     return grad * _mish_slope(x)
 
 
-_compiled_value, _compiled_gradient = _Kernel(_mish_value), _Kernel(_mish_gradient)
+_compiled_value, _compiled_gradient = _Kernel(mish_value), _Kernel(_mish_gradient)
 
 
 class _Mish(torch.autograd.Function):
@@ -93,7 +92,7 @@ class _Mish(torch.autograd.Function):
 
 def _value(x: Tensor) -> Tensor:
     if is_recording():
-        return _mish_value(x)
+        return mish_value(x)
     return _compiled_value(x) if _is_for_kernel(x) else F.mish(x)
 
 
@@ -101,7 +100,7 @@ def _is_for_kernel(x: Tensor) -> bool:
     return x.numel() >= _MIN_SIZE and x.device.type == "cpu" and x.is_contiguous()
 
 
-def _mish(x: Tensor) -> Tensor:
+def mish(x: Tensor) -> Tensor:
     """Mish (Misra 2019, arXiv 1908.08681), x tanh(softplus(x)), to rounding.
 
     For many numbers on a CPU it is compiled; torch's own kernel is as slow there as a matrix product, but the fastest
@@ -112,22 +111,3 @@ def _mish(x: Tensor) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
         return _Mish.apply(x)  # type: ignore[return-value]
     return _value(x)
-
-
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "mish": _mish,
-    "gelu": F.gelu,
-    "relu": F.relu,
-    "silu": F.silu,
-    "tanh": torch.tanh,
-}
-
-
-def activation(name: str) -> Callable[[Tensor], Tensor]:
-    """The elementwise function of that name: "mish", "gelu" (with the exact error function), "relu", "silu" or "tanh".
-
-    Raises:
-        UsageError: unknown name.
-    """
-    check_choice("activation", name, _ACTIVATIONS)
-    return _ACTIVATIONS[name]

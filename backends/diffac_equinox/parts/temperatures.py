@@ -13,8 +13,8 @@ from jaxtyping import Float
 from diffac.noise import Noise
 from diffac.parts import temperatures as declared
 from diffac.protocols import Array, Metrics, Policy, Sampler, State
-from diffac_equinox.optimisers import AdamState, adam_direction
-from diffac_equinox.samplers import AdditiveNoise
+from diffac_equinox.parts.optimisers import AdamState, adam_direction
+from diffac_equinox.parts.samplers import AdditiveNoise
 
 __all__ = [
     "FixedTemperature",

@@ -13,8 +13,8 @@ from diffac.noise import EXPLORATION, Noise
 from diffac.parts import samplers as declared
 from diffac.parts.schedules import tabulated
 from diffac.protocols import Policy, Rollout
-from diffac_torch.diffusion import _add_scaled, add_noise, noise_between, posterior_mean, predicted_action
-from diffac_torch.networks import _condition, _reduced
+from diffac_torch.parts.diffusion import _add_scaled, add_noise, noise_between, posterior_mean, predicted_action
+from diffac_torch.parts.networks import _condition, _reduced
 
 __all__ = ["AdditiveNoise", "BestOf", "DDIMSampler", "DDPMSampler", "DeterministicSampler", "TanhGaussianSampler"]
 

@@ -12,8 +12,8 @@ from jaxtyping import Array, PyTree
 
 from diffac.parts import optimisers as declared
 from diffac.protocols import Metrics
-from diffac_equinox.coefficients import value_at
 from diffac_equinox.parameters import divided, parameters
+from diffac_equinox.parts.coefficients import value_at
 
 
 class AdamState(eqx.Module):

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from diffac.parts.export import BATCH, Signature
 from diffac.protocols import Policy
-from diffac_torch.activations import _mish_value
+from diffac_torch.engine.programs import quiet
+from diffac_torch.kernels.mish import mish_value
 from diffac_torch.learner import Learner, LearnerState
-from diffac_torch.programs import quiet
 
 _EXAMPLE_BATCH = 3
 """Batch size with which the program is traced; its value does not matter, but torch takes 0 and 1 for constants."""
@@ -72,7 +72,7 @@ def export_policy(learner: Learner, state: LearnerState, signature: Signature, t
             names = ["obs", *(entry.name for entry in signature.inputs)]
             shapes = _dynamic_shapes(signature)  # again, for the name of the axis
             # onnxruntime has no kernel for ONNX's Mish, and makes it from slower functions than our formula does
-            program = program.run_decompositions({torch.ops.aten.mish.default: _mish_value})
+            program = program.run_decompositions({torch.ops.aten.mish.default: mish_value})
             onnx = torch.onnx.export(
                 program, dynamo=True, verbose=False, input_names=names, output_names=["action"], dynamic_shapes=shapes
             )

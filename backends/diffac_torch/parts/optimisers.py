@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from diffac.errors import UsageError
 from diffac.parts import optimisers as declared
 from diffac.protocols import Metrics
-from diffac_torch.coefficients import value_at
 from diffac_torch.parameters import parameters
+from diffac_torch.parts.coefficients import value_at
 
 Module = TypeVar("Module", bound=nn.Module)
 

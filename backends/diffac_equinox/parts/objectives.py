@@ -17,9 +17,16 @@ from diffac.parts.critics import LOG_PROB, next_rollout
 from diffac.parts.objectives import Regression
 from diffac.parts.schedules import check_signal
 from diffac.protocols import Array, Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
-from diffac_equinox.diffusion import add_noise, noise_between, predicted_action, predicted_eps, remove_noise, score
-from diffac_equinox.networks import _reduced
-from diffac_equinox.samplers import _condition
+from diffac_equinox.parts.diffusion import (
+    add_noise,
+    noise_between,
+    predicted_action,
+    predicted_eps,
+    remove_noise,
+    score,
+)
+from diffac_equinox.parts.networks import _reduced
+from diffac_equinox.parts.samplers import _condition
 
 __all__ = [
     "EntropyRegularisedValue",

@@ -15,8 +15,10 @@ from diffac.errors import UsageError, check_count
 from diffac.parts import networks as declared
 from diffac.parts.declaration import Ensemble
 from diffac.parts.initialisers import layer_parameters
-from diffac_equinox.activations import Function, activation
+from diffac.parts.inputs import check_width
 from diffac_equinox.devices import all_devices
+from diffac_equinox.kernels.products import ensemble_outputs, repeated
+from diffac_equinox.parts.activations import Function, activation
 
 
 def time_embedding(t: Int[Array, "*batch"] | int, dim: int = 16) -> Float[Array, "*batch dim"]:
@@ -52,12 +54,6 @@ class Linear(eqx.Module):
         return x @ self.weight.T + self.bias
 
 
-def _check_input(name: str, array: Array, size: int) -> None:
-    """Costs nothing in a compiled program, where shapes are known beforehand."""
-    if array.shape[-1:] != (size,):
-        raise UsageError(f"{name} has shape {array.shape}, but the network was made for a last axis of size {size}")
-
-
 def _layers(rng: np.random.Generator, sizes: tuple[int, ...], ensemble: int | None = None) -> tuple[Linear, ...]:
     all_devices()  # where there is none, with a sentence
     parameters = layer_parameters(rng, sizes, ensemble)
@@ -69,15 +65,6 @@ def _rest(layers: tuple[Linear, ...], function: Function, hidden: Array) -> Arra
     for layer in layers[1:]:
         hidden = layer(function(hidden))
     return hidden
-
-
-def _repeated(x: Array, leading: tuple[int, ...]) -> Array:
-    """x [*batch features] for every entry of further leading axes, by a product with ones.
-
-    The gradient then is a product too. It would be a sum over leading axes, for which XLA takes 20 times as long on a
-    CPU.
-    """
-    return jnp.tensordot(jnp.ones(leading, x.dtype), x, 0)
 
 
 def _reduced(values: Array, ensemble: Ensemble) -> Array:
@@ -131,17 +118,17 @@ class MLPDenoiser(declared.MLPDenoiser, eqx.Module):
         t: Int[Array, "*#batch"] | int,
     ) -> Float[Array, "*#batch act"]:
         """The prediction [*batch action_dim]; batch axes broadcast."""
-        _check_input("noisy action", noisy, self.action_dim)
+        check_width("noisy action", noisy, self.action_dim)
         if isinstance(obs, Condition):
             obs_share, time_share = obs.obs_share, obs.time_share[t]
         else:
             obs_share, time_share = self._obs_share(obs), self._time_share(t)
-        obs_share = _repeated(obs_share, noisy.shape[: max(0, noisy.ndim - obs_share.ndim)])
+        obs_share = repeated(obs_share, noisy.shape[: max(0, noisy.ndim - obs_share.ndim)])
         weight = self.layers[0].weight[:, self.obs_dim : self.obs_dim + self.action_dim]
         return _rest(self.layers, activation(self.activation), obs_share + noisy @ weight.T + time_share)
 
     def _obs_share(self, obs: Array) -> Array:
-        _check_input("obs", obs, self.obs_dim)
+        check_width("obs", obs, self.obs_dim)
         return obs @ self.layers[0].weight[:, : self.obs_dim].T
 
     def _time_share(self, t: Array | int) -> Array:
@@ -159,7 +146,7 @@ class DeterministicActor(declared.DeterministicActor, eqx.Module):
 
     def __call__(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch act"]:
         """The action [*batch act] in [-1, 1] for obs [*batch obs]."""
-        _check_input("obs", obs, self.obs_dim)
+        check_width("obs", obs, self.obs_dim)
         return jnp.tanh(_rest(self.layers, activation(self.activation), self.layers[0](obs)))
 
 
@@ -173,35 +160,10 @@ class GaussianActor(declared.GaussianActor, eqx.Module):
         self, obs: Float[Array, "*batch obs"]
     ) -> tuple[Float[Array, "*batch act"], Float[Array, "*batch act"]]:
         """(mean, log_std), each [*batch action_dim]."""
-        _check_input("obs", obs, self.obs_dim)
+        check_width("obs", obs, self.obs_dim)
         output = _rest(self.layers, activation(self.activation), self.layers[0](obs))
         mean, log_std = jnp.split(output, 2, axis=-1)
         return mean, _clip(log_std, self.log_std_min, self.log_std_max)
-
-
-def _ensemble_share(weight: Array, x: Array, num_axes: int) -> Array:
-    """x [*batch in] times every member's weight [size out in]: [size *batch out], padded to num_axes batch axes."""
-    size, width, length = weight.shape
-    # One product serves all members. Its right side is kept as it is written here, because the gradient of the weight
-    # then has its rows along x, for which XLA's product is several times faster than for few columns.
-    columns = jax.lax.optimization_barrier(weight.reshape(size * width, length).T)
-    share = (x.reshape(-1, length) @ columns).reshape(-1, size, width).swapaxes(0, 1)
-    padding = (1,) * (num_axes - (x.ndim - 1))
-    return share.reshape(size, *padding, *x.shape[:-1], width)
-
-
-def _ensemble_outputs(layers: tuple[Linear, ...], function: Function, obs: Array, action: Array) -> Array:
-    """Outputs [size *batch out] on concat(obs, action), which is never formed, so that batch axes broadcast."""
-    first, obs_dim = layers[0], obs.shape[-1]
-    num_axes = max(obs.ndim, action.ndim) - 1
-    hidden = _ensemble_share(first.weight[..., :obs_dim], obs, num_axes)
-    hidden = hidden + _ensemble_share(first.weight[..., obs_dim:], action, num_axes)
-    batch = hidden.shape[1:-1]
-    # One leading row axis, so that each layer is one batched matrix product.
-    hidden = hidden.reshape(len(hidden), -1, hidden.shape[-1]) + first.bias[:, None]
-    for layer in layers[1:]:
-        hidden = jnp.einsum("eri,eoi->ero", function(hidden), layer.weight) + layer.bias[:, None]
-    return hidden.reshape(len(hidden), *batch, hidden.shape[-1])
 
 
 class _Values:
@@ -226,9 +188,9 @@ class _Values:
 
     def _outputs(self, obs: Array, action: Array) -> Array:
         """[size *batch outputs]"""
-        _check_input("obs", obs, self.obs_dim)
-        _check_input("action", action, self.action_dim)
-        return _ensemble_outputs(self.layers, activation(self.activation), obs, action)
+        check_width("obs", obs, self.obs_dim)
+        check_width("action", action, self.action_dim)
+        return ensemble_outputs(self.layers, activation(self.activation), obs, action)
 
 
 class TwinCritic(_Values, declared.TwinCritic, eqx.Module):

@@ -15,8 +15,8 @@ from diffac.noise import EXPLORATION, Noise
 from diffac.parts import samplers as declared
 from diffac.parts.schedules import tabulated
 from diffac.protocols import Array, Policy, Rollout
-from diffac_equinox.diffusion import add_noise, noise_between, posterior_mean, predicted_action
-from diffac_equinox.networks import _clip, _reduced
+from diffac_equinox.parts.diffusion import add_noise, noise_between, posterior_mean, predicted_action
+from diffac_equinox.parts.networks import _clip, _reduced
 
 __all__ = ["AdditiveNoise", "BestOf", "DDIMSampler", "DDPMSampler", "DeterministicSampler", "TanhGaussianSampler"]
 

@@ -6,9 +6,7 @@ particles and denoising steps.
 """
 
 import itertools
-import math
-from collections.abc import Callable, Iterable, Sequence
-from functools import partial
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,15 +19,11 @@ from diffac.errors import UsageError, check_count
 from diffac.parts import networks as declared
 from diffac.parts.declaration import Ensemble
 from diffac.parts.initialisers import layer_parameters
-from diffac_torch.activations import activation
+from diffac.parts.inputs import check_width
 from diffac_torch.devices import check_defaults
-from diffac_torch.diffusion import Time
-from diffac_torch.programs import is_recording
-
-_MIN_WORK = 1 << 21
-"""Multiply-adds from which a product of oneDNN saves more than its call costs."""
-
-_HAS_ONEDNN = torch.backends.mkldnn.is_available() and torch.backends.cpu.get_cpu_capability() == "AVX512"
+from diffac_torch.kernels.products import affine, ensemble_outputs
+from diffac_torch.parts.activations import activation
+from diffac_torch.parts.diffusion import Time
 
 
 def time_embedding(t: int | Int[Tensor, "*t"] | Float[Tensor, "*t"], dim: int = 16) -> Float[Tensor, "*t dim"]:
@@ -56,68 +50,6 @@ def time_embedding(t: int | Int[Tensor, "*t"] | Float[Tensor, "*t"], dim: int = 
     return torch.cat([angles.sin(), angles.cos()], dim=-1) / dim**0.5
 
 
-def _is_for_onednn(x: Tensor, work: int) -> bool:
-    """Whether oneDNN computes a product of so many multiply-adds.
-
-    torch leaves float32 on a CPU to MKL, which has only 256-bit kernels for AMD's processors: half of what those with
-    AVX-512 can do, and what oneDNN does.
-    """
-    return (
-        _HAS_ONEDNN
-        and not torch.compiler.is_compiling()  # first: an exported program must not depend on the number of rows
-        and work >= _MIN_WORK
-        and x.dtype == torch.float32
-        and x.device.type == "cpu"
-        and torch.backends.mkldnn.enabled  # type: ignore[truthy-function]
-    )
-
-
-def _onednn(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x weight^T + bias without gradient, for matrices or transposes of such: oneDNN is slow for any other strides."""
-    return (_recorded_onednn if is_recording() else _call_onednn)(x, weight, bias)
-
-
-def _call_onednn(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-
-
-# torch.compile takes oneDNN's product for constant weights only
-torch.library.define("diffac::onednn", "(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
-torch.library.impl("diffac::onednn", "CPU", _call_onednn)
-torch.library.register_fake("diffac::onednn", lambda x, weight, bias: x.new_empty(len(x), len(weight)))
-_recorded_onednn = torch.ops.diffac.onednn
-
-
-class _Affine(torch.autograd.Function):
-    """`_onednn` with its gradient, which can be differentiated again."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return _onednn(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Any) -> tuple[Tensor | None, ...]:
-        x, weight = ctx.saved_tensors
-        grad = grads[0].contiguous()
-        to_x, to_weight, to_bias = ctx.needs_input_grad
-        product = F.linear if torch.is_grad_enabled() else _onednn
-        return (
-            product(grad, weight.mT) if to_x else None,
-            product(grad.mT, x.mT) if to_weight else None,
-            grad.sum(0) if to_bias else None,
-        )
-
-
-def _affine(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x weight^T + bias: [*rows out] from x [*rows in], weight [out in] and bias [out]."""
-    if not _is_for_onednn(x, x.numel() * weight.shape[0]):
-        return F.linear(x, weight, bias)
-    rows = x.reshape(-1, x.shape[-1]).contiguous()
-    result: Any = _Affine.apply(rows, weight.contiguous(), bias)
-    return result.view(*x.shape[:-1], -1)
-
-
 class Linear(nn.Module):
     """An affine map [rows in] -> [rows out]; or an ensemble of them, [size rows in] -> [size rows out]."""
 
@@ -128,7 +60,7 @@ class Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         if self.weight.ndim == 2:
-            return _affine(x, self.weight, self.bias)
+            return affine(x, self.weight, self.bias)
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
 
 
@@ -190,30 +122,33 @@ class MLPDenoiser(declared.MLPDenoiser, nn.Module):
 
     def condition(self, obs: Float[Tensor, "*#batch obs"], num_steps: int) -> Condition:
         """The shares of obs and of all times t < num_steps, to be passed to the network in place of obs."""
+        check_width("obs", obs, self.obs_dim)
         obs_weight, _, time_weight = self._first_weights()
         times = torch.arange(num_steps, device=obs.device)
         return Condition(
-            _affine(obs, obs_weight, _first(self.layers).bias), F.linear(self._time_features(times), time_weight)
+            affine(obs, obs_weight, _first(self.layers).bias), F.linear(self._time_features(times), time_weight)
         )
 
     def forward(
         self, obs: Float[Tensor, "*#batch obs"] | Condition, noisy: Float[Tensor, "*#batch act"], t: Time
     ) -> Float[Tensor, "*#batch act"]:
         """The prediction [*batch act]; obs may be a `Condition`, t an integer or [*batch] of integers."""
+        check_width("noisy action", noisy, self.action_dim)
         if isinstance(obs, Condition):
             share = obs.obs_share + obs.time_share[t]
             action_weight = _first(self.layers).weight.narrow(1, self.obs_dim, self.action_dim)
         else:
+            check_width("obs", obs, self.obs_dim)
             obs_weight, action_weight, time_weight = self._first_weights()
             times = torch.as_tensor(t, device=obs.device)
-            share = _affine(obs, obs_weight, _first(self.layers).bias) + F.linear(
+            share = affine(obs, obs_weight, _first(self.layers).bias) + F.linear(
                 self._time_features(times), time_weight
             )
         # equal in every step of a chain; an exported program must not depend on a shape
         if torch.compiler.is_exporting() or noisy.shape[:-1] != share.shape[:-1]:
             batch = torch.broadcast_shapes(noisy.shape[:-1], share.shape[:-1])
             noisy, share = noisy.expand(*batch, -1), share.expand(*batch, -1)
-        return _after_first(self.layers, _affine(noisy, action_weight).add_(share), activation(self.activation))
+        return _after_first(self.layers, affine(noisy, action_weight).add_(share), activation(self.activation))
 
     def _first_weights(self) -> tuple[Tensor, ...]:
         return _first(self.layers).weight.split([self.obs_dim, self.action_dim, self.time_dim], dim=1)
@@ -233,6 +168,7 @@ class DeterministicActor(declared.DeterministicActor, nn.Module):
 
     def forward(self, obs: Float[Tensor, "*batch obs"]) -> Float[Tensor, "*batch act"]:
         """The action [*batch act] in [-1, 1] for obs [*batch obs]."""
+        check_width("obs", obs, self.obs_dim)
         return _after_first(self.layers, _first(self.layers)(obs), activation(self.activation)).tanh()
 
 
@@ -247,6 +183,7 @@ class GaussianActor(declared.GaussianActor, nn.Module):
         self, obs: Float[Tensor, "*batch obs"]
     ) -> tuple[Float[Tensor, "*batch act"], Float[Tensor, "*batch act"]]:
         """(mean, log_std), each [*batch act], for obs [*batch obs]."""
+        check_width("obs", obs, self.obs_dim)
         mean, log_std = _after_first(self.layers, _first(self.layers)(obs), activation(self.activation)).chunk(
             2, dim=-1
         )
@@ -271,31 +208,9 @@ class _Ensemble:
 
     def _outputs(self, obs: Tensor, action: Tensor) -> Tensor:
         """[size *batch outputs]"""
-        batch = torch.broadcast_shapes(obs.shape[:-1], action.shape[:-1])
-        linears: list[Any] = list(self.layers)
-        if _is_for_onednn(action, math.prod(batch) * max(linear.weight[0].numel() for linear in linears)):
-            parameters = [(linear.weight.unbind(), linear.bias.unbind()) for linear in linears]
-            members = [[(weights[i], biases[i]) for weights, biases in parameters] for i in range(self.size)]
-            return torch.stack([self._member(layers, obs, action, batch) for layers in members])
-        missing = (1,) * (len(batch) - obs.ndim + 1)
-        obs_weight, action_weight = _first(self.layers).weight.split([self.obs_dim, self.action_dim], dim=2)
-        rows = obs.reshape(1, -1, self.obs_dim).expand(self.size, -1, -1)
-        share = torch.baddbmm(_first(self.layers).bias.unsqueeze(1), rows, obs_weight.mT)
-        share = share.view(self.size, *missing, *obs.shape[:-1], -1)
-        share = share.expand(self.size, *batch, -1)
-        rows = action.expand(*batch, -1).reshape(1, -1, self.action_dim).expand(self.size, -1, -1)
-        hidden = torch.bmm(rows, action_weight.mT).view(share.shape).add_(share).view(self.size, -1, share.shape[-1])
-        return _after_first(self.layers, hidden, activation(self.activation)).view(*share.shape[:-1], -1)
-
-    def _member(
-        self, parameters: list[tuple[Tensor, Tensor]], obs: Tensor, action: Tensor, batch: Sequence[int]
-    ) -> Tensor:
-        """[*batch outputs] of the member with these weights and biases."""
-        layers = [partial(_affine, weight=weight, bias=bias) for weight, bias in parameters]
-        weight, bias = parameters[0]
-        obs_weight, action_weight = weight.split([self.obs_dim, self.action_dim], dim=1)
-        hidden = _affine(action.expand(*batch, -1), action_weight).add_(_affine(obs, obs_weight, bias))
-        return _after_first(layers, hidden, activation(self.activation))
+        check_width("obs", obs, self.obs_dim)
+        check_width("action", action, self.action_dim)
+        return ensemble_outputs(self.layers, activation(self.activation), obs, action)
 
 
 class _Values(_Ensemble):

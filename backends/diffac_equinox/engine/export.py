@@ -14,7 +14,7 @@ import numpy as np
 
 from diffac.noise import Integers
 from diffac.parts.export import BATCH, Signature
-from diffac_equinox.convert import check_alive
+from diffac_equinox.engine.convert import check_alive
 from diffac_equinox.learner import Learner, LearnerState
 
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from diffac.errors import UsageError
-from diffac_torch.optimisers import AdamState, OptimState
+from diffac_torch.parts.optimisers import AdamState, OptimState
 
 Tree = TypeVar("Tree")
 

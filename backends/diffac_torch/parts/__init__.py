@@ -1,0 +1,1 @@
+"""The mathematics of the parts that `diffac.parts` declares, and nothing else."""
