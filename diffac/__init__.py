@@ -18,8 +18,10 @@ if _TYPE_CHECKING:
     from diffac.data.replay import Replay as Replay
     from diffac.data.replay import ReplayBuffer as ReplayBuffer
     from diffac.data.stepper import Episode as Episode
+    from diffac.data.stepper import SavableStepper as SavableStepper
     from diffac.data.stepper import Stepper as Stepper
     from diffac.data.stepper import StepResult as StepResult
+    from diffac.data.stepper import VectorStepper as VectorStepper
     from diffac.data.vectors import dims as dims
     from diffac.errors import RunError as RunError
     from diffac.errors import UsageError as UsageError
@@ -88,8 +90,10 @@ _NAMES = {
     ),
     "data.stepper": (
         "Episode",
-        "Stepper",
+        "SavableStepper",
         "StepResult",
+        "Stepper",
+        "VectorStepper",
     ),
     "data.vectors": ("dims",),
     "data.environments": ("make_envs",),

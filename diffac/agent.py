@@ -27,14 +27,14 @@ from diffac.messages import quoted
 from diffac.noise import draw
 from diffac.runs.checkpoints import Checkpoint
 from diffac.runs.configs import RECIPE, make_config
-from diffac.runs.engine import configure_for, start_engine
+from diffac.runs.engine import chosen, configure_for, own_callbacks, start_engine
 from diffac.runs.find import find_checkpoint, refuse_run, trained_by, warn
 from diffac.runs.manifest import manifest
 from diffac.runs.recipes import load_recipe, module_of, name_of, preset_values, recipe_modules
 from diffac.runs.store import Store
 from diffac.system.compiling import compiling
 from diffac.system.signals import StopRequest
-from diffac.training.callbacks import Callback, check_callback
+from diffac.training.callbacks import Callback, Callbacks, check_callback
 from diffac.training.config import TrainConfig
 from diffac.training.evaluation import EvaluationRecord, records
 from diffac.training.in_memory import Kept, keep, keep_counters
@@ -101,6 +101,7 @@ class Agent:
                 ) from error
         self._run_id = uuid.uuid4().hex if checkpoint is None else checkpoint.entry("run_id")
         self._training: Loop | None = None
+        self._own_callbacks: list[Callback] = []
         self._kept: Kept | None = None
         """Where the training of a copy goes on, until it does."""
         self._closed = False
@@ -258,9 +259,10 @@ class Agent:
                 f"learn(10_000)"
             )
         training = self._begin()
+        looking_on = [*([] if callback is None else [callback]), *self._own_callbacks]
         with StopRequest() as stop:
             try:
-                training.advance(end, writer=writer, callback=callback, stop=stop)
+                training.advance(end, writer=writer, callback=Callbacks(*looking_on), stop=stop)
             except BaseException as error:
                 if isinstance(error, DivergenceError) or not self._is_readable():
                     self._end()
@@ -489,8 +491,10 @@ class Agent:
         if self._training is None:
             restore = self._restore if self._goes_on else None
             self._training = Loop(
-                self.engine, self._state, self.config, restore=restore, say=warn, updating=self._updating
-            )
+                self.engine, self._state, self.config,
+                restore=restore, say=warn, updating=self._updating, **chosen(self._module, self.config),
+            )  # fmt: skip
+            self._own_callbacks = own_callbacks(self._module, self.config)
             self._kept = None
         return self._training
 

@@ -508,7 +508,7 @@ def test_other_observations_are_refused(space: gym.Space, observation: Any, give
 
 def test_actions_are_mapped_as_in_training() -> None:
     """Bit for bit what the environment gets in training."""
-    stepper = diffac.Stepper(diffac.make_envs("fakes:Random-v0", 1))
+    stepper = diffac.VectorStepper(diffac.make_envs("fakes:Random-v0", 1))
     stepper.reset([0])
     actions = np.random.default_rng(0).uniform(-1.1, 1.1, (100, 1)).astype(np.float32)
     mapped = action_scaler(gym.spaces.Box(np.float32([-1]), np.float32([3])))(actions)

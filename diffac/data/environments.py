@@ -37,7 +37,7 @@ def make_envs(
 
     Actions [num_envs action_dim] in [-1, 1] are mapped linearly to the bounds of the environment. Observations are
     flattened to float32 vectors [num_envs obs_dim]. An environment whose episode ends is reset within the same step;
-    `Stepper` keeps the two observations apart.
+    `VectorStepper` keeps the two observations apart.
 
     Args:
         env_id: a gymnasium id, or "module:id" to import the module that registers it first; it may lie in the current
@@ -76,7 +76,7 @@ def own_spaces(
 ) -> tuple[gym.Space, gym.spaces.Box, list[str]]:
     """Observation and action space of an environment under its wrappers, before `make_envs` flattens and rescales.
 
-    Also where the wrappers keep running statistics, as `Stepper.statistics`.
+    Also where the wrappers keep running statistics, as `VectorStepper.statistics`.
 
     Raises:
         UsageError: as `make_envs`.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from gymnasium.vector import AsyncVectorEnv, VectorEnv
@@ -39,7 +39,55 @@ class StepResult(NamedTuple):
     """The episodes that ended in this step."""
 
 
-class Stepper:
+class Stepper(Protocol):
+    """What the training loop needs of environments that are stepped together, whatever they are made of."""
+
+    num_envs: int
+    """How many there are."""
+    obs_dim: int
+    """Entries of an observation."""
+    action_dim: int
+    """Entries of an action, each in [-1, 1]."""
+    obs: np.ndarray
+    """[num_envs obs_dim] of float32, what to act on next."""
+    whole: bool
+    """Whether they are between two steps; False: a step or reset broke off, and `reset` comes next."""
+
+    def reset(self, seeds: Sequence[int]) -> np.ndarray:
+        """Starts new episodes with these seeds, one for each environment; the observations [num_envs obs_dim]."""
+        ...
+
+    def start(self, action: np.ndarray) -> None:
+        """Begins a step with actions [num_envs action_dim]; the learner computes until `finish` is called."""
+        ...
+
+    def finish(self) -> StepResult:
+        """Ends the step that `start` began. Where an episode has ended, the next one has begun.
+
+        Raises:
+            RunError: an environment is broken, which is all that may be raised; says which, and in what step.
+        """
+        ...
+
+    def close(self) -> None:
+        """Gives back what they hold; may be called twice."""
+        ...
+
+
+@runtime_checkable
+class SavableStepper(Stepper, Protocol):
+    """Environments that go on from a checkpoint in the middle of their episodes; others begin new ones there."""
+
+    def save(self) -> dict[str, Any]:
+        """The state between two steps as plain data, with the entries that `VectorStepper.save` has."""
+        ...
+
+    def restore(self, saved: Mapping[str, Any], seeds: Sequence[int]) -> str | None:
+        """Goes on where `save` was called; or starts new episodes with these seeds, and says why it must."""
+        ...
+
+
+class VectorStepper:
     """Steps vector environments and keeps what belongs to the running episodes.
 
     A step has two halves, `start` and `finish`; asynchronous environments work between them.
@@ -54,7 +102,7 @@ class Stepper:
         self.envs = envs
         self.timeout = timeout
         self.num_envs = envs.num_envs
-        self.action_dim = dims(envs)[1]
+        self.obs_dim, self.action_dim = dims(envs)
         self.obs = np.zeros(0, np.float32)
         self._action = np.zeros(0, np.float32)
         self._returns = np.zeros(self.num_envs)

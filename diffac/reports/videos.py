@@ -15,7 +15,7 @@ import numpy as np
 from gymnasium.vector import VectorEnv
 
 from diffac.data.environments import make_envs
-from diffac.data.stepper import Episode, Stepper
+from diffac.data.stepper import Episode, VectorStepper
 from diffac.data.vectors import close
 from diffac.errors import RunError, UsageError
 from diffac.files.paths import absolute
@@ -80,7 +80,7 @@ def record_video(
     choose_renderer()
     envs = _make_drawable(env_id, env_kwargs, wrappers, max_steps)
     try:
-        frames = _Frames(act, env_id, Stepper(envs), episodes, seed)
+        frames = _Frames(act, env_id, VectorStepper(envs), episodes, seed)
         path.parent.mkdir(parents=True, exist_ok=True)
         # in a folder of its own: the encoder would follow a link that has the name of its file
         with tempfile.TemporaryDirectory(prefix="new-", dir=path.parent) as beside:
@@ -115,7 +115,7 @@ class _Frames:
     """The pictures of the episodes, one before each step."""
 
     def __init__(
-        self, act: Callable[[np.ndarray], np.ndarray], env_id: str, stepper: Stepper, episodes: int, seed: int
+        self, act: Callable[[np.ndarray], np.ndarray], env_id: str, stepper: VectorStepper, episodes: int, seed: int
     ) -> None:
         self.act, self.env_id, self.stepper, self.episodes, self.seed = act, env_id, stepper, episodes, seed
         self.played: list[Episode] = []

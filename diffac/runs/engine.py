@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from functools import partial
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +15,7 @@ from diffac.errors import UsageError
 from diffac.logging.trackers import load_tracker
 from diffac.protocols import Engine
 from diffac.system import configure
+from diffac.training.callbacks import Callback, check_callback
 from diffac.training.config import TrainConfig
 
 
@@ -43,6 +45,20 @@ def start_engine(module: ModuleType, config: TrainConfig, obs_dim: int, action_d
         )
     engine = engine_of(_normalising(learner, config, obs_dim), config.backend)
     return engine, engine.init(*networks)
+
+
+def chosen(module: ModuleType, config: TrainConfig) -> dict[str, Any]:
+    """The arguments `stepper` and `replay` of `train`, as far as a recipe chooses them: `make_stepper(config, purpose)`
+    and `make_replay(config, capacity, obs_dim, action_dim, **options)`."""
+    makers = {"stepper": getattr(module, "make_stepper", None)}
+    if hasattr(module, "make_replay"):
+        makers["replay"] = partial(module.make_replay, config)
+    return makers
+
+
+def own_callbacks(module: ModuleType, config: TrainConfig) -> list[Callback]:
+    """The recipe's, where it has a `make_callback(config)`."""
+    return [check_callback(module.make_callback(config))] if hasattr(module, "make_callback") else []
 
 
 def _normalising(learner: Any, config: TrainConfig, obs_dim: int) -> Any:

@@ -7,6 +7,7 @@ import signal
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from diffac.backend import codec_of
@@ -17,11 +18,12 @@ from diffac.messages import command, note, say
 from diffac.runs.checkpointer import Checkpointer
 from diffac.runs.checkpoints import Checkpoint
 from diffac.runs.configs import RECIPE
+from diffac.runs.engine import chosen, own_callbacks
 from diffac.runs.folder import read_manifest
 from diffac.runs.logs import save_evaluations
 from diffac.runs.manifest import manifest
 from diffac.system.signals import Interrupted, StopRequest
-from diffac.training.callbacks import Callback, CallbackError
+from diffac.training.callbacks import Callback, CallbackError, Callbacks
 from diffac.training.config import TrainConfig
 from diffac.training.loop import TrainResult
 from diffac.training.nonfinite import DivergenceError
@@ -38,12 +40,18 @@ class Record:
     """
 
     def __init__(self, writer: Writer, checkpointer: Checkpointer) -> None:
-        self.writer, self.checkpointer, self.callback = writer, checkpointer, _SaveEvaluations(checkpointer)
+        self.writer, self.checkpointer = writer, checkpointer
         self._begin, self.last_words = time.perf_counter(), [""]
 
-    def conclude(self, result: TrainResult) -> None:
+    def beside(self, module: ModuleType, config: TrainConfig) -> dict[str, Any]:
+        """What a run gives to `train` beside the learner: its logs and checkpoints, and what the recipe chooses."""
+        callback = Callbacks(_SaveEvaluations(self.checkpointer), *own_callbacks(module, config))
+        logs = {"writer": self.writer, "checkpointer": self.checkpointer, "callback": callback}
+        return {**logs, **chosen(module, config)}
+
+    def conclude(self, result: TrainResult, config: TrainConfig) -> None:
         """Has the summary of the run printed when all is written."""
-        self.last_words = _report(result, time.perf_counter() - self._begin)
+        self.last_words = _report(result, config, self.checkpointer, time.perf_counter() - self._begin)
 
 
 @contextlib.contextmanager
@@ -165,10 +173,16 @@ def _last_good(checkpointer: Checkpointer) -> str:
     return f"; the last good checkpoint is {checkpointer.checkpoint.folder}, from where it would diverge again"
 
 
-def _report(result: TrainResult, seconds: float) -> list[str]:
-    last = result.evaluations[-1]
+def _report(result: TrainResult, config: TrainConfig, checkpointer: Checkpointer, seconds: float) -> list[str]:
+    """What a run that has ended by itself has come to; a callback may have stopped it, before any evaluation even."""
+    lines = []
+    if result.evaluations:
+        returns = result.evaluations[-1].returns
+        lines.append(f"final return {returns.mean():.1f} +- {returns.std():.1f} over {len(returns)} episodes")
+    assert checkpointer.checkpoint is not None, "a run ends with a checkpoint"
+    done, updates = (checkpointer.checkpoint.entry(name) for name in ("env_step", "updates"))
     minutes, rest = divmod(round(seconds), 60)
-    return [
-        f"final return {last.returns.mean():.1f} +- {last.returns.std():.1f} over {len(last.returns)} episodes",
-        f"{last.env_step:,} environment steps, {last.updates:,} updates, {minutes} min {rest} s",
-    ]
+    lines.append(f"{done:,} environment steps, {updates:,} updates, {minutes} min {rest} s")
+    if done < config.total_timesteps:
+        lines.append(f"a callback stopped it before step {config.total_timesteps:,}{_last(checkpointer)}")
+    return lines

@@ -120,11 +120,8 @@ def resume(
         except OSError as error:
             raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
         with recorded(folder, name, engine, config, checkpoint) as record:
-            result = train(
-                engine, state, config,
-                writer=record.writer, checkpointer=record.checkpointer, callback=record.callback,
-            )  # fmt: skip
-            record.conclude(result)
+            result = train(engine, state, config, **record.beside(module, config))
+            record.conclude(result, config)
         return result
 
 

@@ -25,9 +25,6 @@ def run(module: ModuleType, config: TrainConfig, name: str) -> TrainResult:
     engine, state, _ = build(module, config)
     folder = create_run(config, name, recipe_file=script_of(module), root=root)
     with lock_run(folder), recorded(folder, name, engine, config) as record:
-        result = train(
-            engine, state, config,
-            writer=record.writer, checkpointer=record.checkpointer, callback=record.callback,
-        )  # fmt: skip
-        record.conclude(result)
+        result = train(engine, state, config, **record.beside(module, config))
+        record.conclude(result, config)
     return result

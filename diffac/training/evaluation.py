@@ -11,8 +11,8 @@ import gymnasium as gym
 import numpy as np
 
 from diffac.data.environments import make_envs
-from diffac.data.stepper import Stepper
-from diffac.data.vectors import close
+from diffac.data.own_stepper import OwnStepper
+from diffac.data.stepper import Stepper, VectorStepper
 from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.protocols import Engine
@@ -104,19 +104,19 @@ class Evaluator:
     an environment contributes is fixed beforehand: taking the first `num_episodes` that end would favour short ones.
 
     Args:
-        env_id: as in `make_envs`.
+        env: the environment's name, as in `make_envs`; or a `Stepper`, whose episodes end by themselves.
         num_episodes: episodes of an evaluation.
         seed: of the environments and of the policy's noise; never shared with training.
-        num_envs: environments stepped together; None: at most 10.
+        num_envs: environments stepped together; None: at most 10, or as many as the stepper has.
         deterministic: exploration noise is off (`Engine.act_noise_spec(..., deterministic=True)`).
-        env_kwargs: as in `make_envs`.
+        env_kwargs: as in `make_envs`; of a stepper, neither this nor the next two matter.
         wrappers: as in `make_envs`.
         max_steps: steps after which an episode is cut; None: as `Bounded`.
     """
 
     def __init__(
         self,
-        env_id: str,
+        env: str | Stepper,
         *,
         num_episodes: int = 10,
         seed: int,
@@ -129,12 +129,19 @@ class Evaluator:
         num_episodes, seed, num_envs = natural([num_episodes, seed, num_envs])
         if num_episodes < 1:
             raise UsageError(f"num_episodes must be at least 1, got {num_episodes}")
-        num_envs = min(num_episodes, MAX_ENVS if num_envs is None else num_envs)
+        if isinstance(env, str):
+            num_envs = min(num_episodes, MAX_ENVS if num_envs is None else num_envs)
+        else:
+            num_envs = int(env.num_envs) if num_envs is None else num_envs
         self.num_episodes = num_episodes
         self.seed = seed
         self.deterministic = deterministic
-        bound = partial(Bounded, max_steps)
-        self._stepper = Stepper(make_envs(env_id, num_envs, env_kwargs=env_kwargs, wrappers=wrappers, wrap=bound))
+        if isinstance(env, str):
+            bound = partial(Bounded, max_steps)
+            envs = make_envs(env, num_envs, env_kwargs=env_kwargs, wrappers=wrappers, wrap=bound)
+            self._stepper: VectorStepper | OwnStepper = VectorStepper(envs)
+        else:
+            self._stepper = OwnStepper(env, num_envs)
         share, more = divmod(num_episodes, num_envs)
         self._quota = np.array([share + (i < more) for i in range(num_envs)])
 
@@ -174,18 +181,20 @@ class Evaluator:
         while any(len(episodes) < quota for episodes, quota in zip(played, self._quota, strict=True)):
             if stop is not None:
                 stop.raise_if_requested()
-            result = stepper.step(engine.act(state, obs, draw(rng, spec)))
+            stepper.start(engine.act(state, obs, draw(rng, spec)))
+            result = stepper.finish()
             for episode in result.episodes:
                 if len(played[episode.env]) < self._quota[episode.env]:
                     played[episode.env].append((episode.ret, episode.length))
-                    cut += stepper.attribute("cut")[episode.env]
+                    if isinstance(stepper, VectorStepper):
+                        cut += stepper.attribute("cut")[episode.env]
             obs = result.obs
         returns, lengths = zip(*(episode for episodes in played for episode in episodes), strict=True)
         return Evaluation(np.array(returns), np.array(lengths), cut)
 
     def close(self) -> None:
         """Closes the environments."""
-        close(self._stepper.envs)
+        self._stepper.close()
 
     def __enter__(self) -> Evaluator:
         return self

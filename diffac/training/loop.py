@@ -24,7 +24,7 @@ from diffac.training.config import TrainConfig
 from diffac.training.evaluation import EvaluationRecord
 from diffac.training.nonfinite import DivergenceError, diverged
 from diffac.training.snapshot import Saver
-from diffac.training.state import Training
+from diffac.training.state import MakeStepper, Training
 from diffac.training.streams import integer
 
 
@@ -44,6 +44,7 @@ def train(
     *,
     writer: Writer | None = None,
     replay: Callable[..., Replay] = ReplayBuffer,
+    stepper: MakeStepper | None = None,
     callback: Callback | None = None,
     checkpointer: Saver | None = None,
 ) -> TrainResult:
@@ -61,6 +62,8 @@ def train(
         writer: receives metrics, and is not closed; None: nobody does.
         replay: makes the replay memory from (capacity, obs_dim, action_dim) and, by keyword, gamma, n_step and
             num_envs.
+        stepper: makes the environments from the configuration and "training" or "evaluation", in both cases with
+            observations and actions of equal sizes; None: those of gymnasium that the configuration names.
         callback: looks on and can stop training; `Callbacks` makes one of several. None: nobody does.
         checkpointer: keeps the run on disk, and says where it goes on; needs a `NumberedReplay`. None: nothing is kept.
 
@@ -76,7 +79,7 @@ def train(
     saved: dict[str, Any] = {}
     if checkpointer is not None:
         saved = {"restore": checkpointer.restore, "say": checkpointer.say}
-    with Loop(engine, state, config, replay=replay, **saved) as training:
+    with Loop(engine, state, config, replay=replay, stepper=stepper, **saved) as training:
         training.advance(config.total_timesteps, writer=writer, callback=callback, checkpointer=checkpointer)
         return TrainResult(training.state, training.evaluations)
 

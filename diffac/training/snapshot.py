@@ -145,7 +145,7 @@ def _check_moments(moments: Any, where: str, obs_dim: int | None, normalise_obs:
 
 
 def _check_environments(saved: Any, where: str, num_envs: int, obs_dim: int | None) -> None:
-    """What `Stepper.restore` takes."""
+    """What `VectorStepper.restore` takes."""
     saved = checks.mapping(saved, where, "restart", "envs", "obs", "returns", "lengths", "steps")
     if saved["restart"] is not None:
         checks.text(saved["restart"], f"{where}: restart")

@@ -8,14 +8,14 @@ import warnings
 from collections.abc import Callable
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from diffac.backend import codec_of, get_backend
 from diffac.data.environments import make_envs, of_statistics
 from diffac.data.normalisation import RunningMoments
+from diffac.data.own_stepper import OwnStepper
 from diffac.data.replay import NumberedReplay, Replay, ReplayBuffer
-from diffac.data.stepper import Episode, Stepper
-from diffac.data.vectors import dims
+from diffac.data.stepper import Episode, SavableStepper, Stepper, VectorStepper
 from diffac.errors import UsageError
 from diffac.protocols import Engine
 from diffac.training.config import TrainConfig
@@ -23,6 +23,9 @@ from diffac.training.evaluation import EvaluationRecord, Evaluator, records
 from diffac.training.interval_log import IntervalLog
 from diffac.training.snapshot import Snapshot, check_host
 from diffac.training.streams import Streams, integer
+
+MakeStepper = Callable[[TrainConfig, Literal["training", "evaluation"]], Stepper]
+"""Makes the environments for one of both."""
 
 
 class Training:
@@ -36,6 +39,8 @@ class Training:
         config: arguments.
         replay: makes the replay memory from (capacity, obs_dim, action_dim) and, by keyword, gamma, n_step and
             num_envs.
+        stepper: makes the environments from the configuration and "training" or "evaluation"; None: those of
+            gymnasium that the configuration names.
         restore: fills the replay memory, which must be a `NumberedReplay`, and returns the learner's state and
             `Snapshot.host` to go on from, or None in place of the latter at the beginning; None: begins.
         say: told what a person should know.
@@ -54,6 +59,7 @@ class Training:
         config: TrainConfig,
         *,
         replay: Callable[..., Replay] = ReplayBuffer,
+        stepper: MakeStepper | None = None,
         restore: Callable[[Any, NumberedReplay], tuple[Any, dict[str, Any] | None]] | None = None,
         say: Callable[[str], None] = warnings.warn,
         updating: contextlib.AbstractContextManager[Any] | None = None,
@@ -84,28 +90,21 @@ class Training:
         self._compiled: set[str] = set()
         """Methods of the engine that were called: their programs are compiled."""
         with contextlib.ExitStack() as stack:
-            envs = make_envs(
-                config.env_id,
-                config.num_envs,
-                asynchronous=config.asynchronous,
-                clip_action=config.clip_action,
-                **config.env_arguments,
-            )
-            self._stepper = Stepper(envs, timeout=config.step_timeout)
+            self._stepper = _training_stepper(config, stepper)
             stack.callback(self._stepper.close)
-            seed = integer(self._streams.evaluation)
             self._evaluator = stack.enter_context(
                 Evaluator(
-                    config.env_id,
+                    config.env_id if stepper is None else stepper(config, "evaluation"),
                     num_episodes=config.eval_episodes,
-                    seed=seed,
+                    seed=integer(self._streams.evaluation),
                     max_steps=config.eval_max_steps,
-                    **config.env_arguments,
+                    **({} if stepper is not None else config.env_arguments),
                 )
             )
             self.buffer = _on_device(replay, config)(
                 config.buffer_size,
-                *dims(envs),
+                self._stepper.obs_dim,
+                self._stepper.action_dim,
                 gamma=config.gamma,
                 n_step=config.n_step,
                 num_envs=config.num_envs,
@@ -126,7 +125,7 @@ class Training:
             raise UsageError(f"the learner has {has} obs_normaliser, and normalise_obs is {normaliser is None}; {want}")
         if normaliser is None:
             return None
-        moments, prefix = RunningMoments(dims(self._stepper.envs)[0]), "obs_moments."
+        moments, prefix = RunningMoments(self._stepper.obs_dim), "obs_moments."
         arrays = codec_of(self.engine, self.config.backend).to_arrays(self.state)
         moments.go_on({name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)})
         return moments
@@ -134,7 +133,7 @@ class Training:
     def _begin(self, restore: Callable[..., tuple[Any, dict[str, Any] | None]] | None, say: Callable[..., Any]) -> None:
         """Starts at the first step, or goes on where the snapshot was taken."""
         saved = None
-        if found := self._stepper.statistics:
+        if isinstance(self._stepper, VectorStepper) and (found := self._stepper.statistics):
             say(of_statistics(self.config.env_id, found))
         self._moments = self._make_moments()
         if restore is not None:
@@ -144,7 +143,7 @@ class Training:
                 saved,
                 "the state to go on from",
                 num_envs=self.config.num_envs,
-                obs_dim=dims(self._stepper.envs)[0],
+                obs_dim=self._stepper.obs_dim,
                 normalise_obs=self.config.normalise_obs,
             )
             if self._moments is not None:
@@ -198,6 +197,20 @@ class Training:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _training_stepper(config: TrainConfig, make: MakeStepper | None) -> SavableStepper:
+    """The environments that are learned from."""
+    if make is not None:
+        return OwnStepper(make(config, "training"), config.num_envs)
+    envs = make_envs(
+        config.env_id,
+        config.num_envs,
+        asynchronous=config.asynchronous,
+        clip_action=config.clip_action,
+        **config.env_arguments,
+    )
+    return VectorStepper(envs, timeout=config.step_timeout)
 
 
 def _on_device(replay: Callable[..., Replay], config: TrainConfig) -> Callable[..., Replay]:

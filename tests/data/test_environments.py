@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from diffac.data.environments import make_envs
-from diffac.data.stepper import Stepper
+from diffac.data.stepper import VectorStepper
 from diffac.data.vectors import close, dims
 from diffac.errors import RunError, UsageError
 
@@ -25,7 +25,7 @@ def roll(env_id: str, steps: int, num_envs: int = 2, asynchronous: bool = False)
     """Results of constant actions, and the observations after reset."""
     envs = make_envs(env_id, num_envs, asynchronous=asynchronous)
     try:
-        stepper = Stepper(envs)
+        stepper = VectorStepper(envs)
         first = stepper.reset(range(num_envs)).copy()
         return [stepper.step(np.full((num_envs, 1), 0.5, np.float32)) for _ in range(steps)], first
     finally:
@@ -72,7 +72,7 @@ def test_episode_statistics(asynchronous: bool) -> None:
 def test_actions_are_rescaled_and_dtypes_are_single() -> None:
     envs = make_envs("fakes:Terminates-v0", 3)
     assert dims(envs) == (3, 1)
-    stepper = Stepper(envs)
+    stepper = VectorStepper(envs)
     stepper.reset([0, 1, 2])
     result = stepper.step(np.array([[-1.0], [0.0], [1.0]]))
     np.testing.assert_allclose(result.transition.next_obs[:, 2], [-1, 1, 3])
@@ -85,7 +85,7 @@ def test_actions_are_rescaled_and_dtypes_are_single() -> None:
 def test_results_are_not_overwritten() -> None:
     """The environment changes one array in place, and the caller reuses the array of its actions."""
     envs = make_envs("fakes:Terminates-v0", 2)
-    stepper = Stepper(envs)
+    stepper = VectorStepper(envs)
     stepper.reset([0, 1])
     action = np.zeros((2, 1), np.float32)
     results = []
@@ -98,7 +98,7 @@ def test_results_are_not_overwritten() -> None:
 
 def test_seeds_decide() -> None:
     envs = make_envs("fakes:Random-v0", 2)
-    stepper = Stepper(envs)
+    stepper = VectorStepper(envs)
     first = stepper.reset([3, 4])
     np.testing.assert_array_equal(stepper.reset([3, 4]), first)
     assert (stepper.reset([4, 3]) == first[::-1]).all()
@@ -108,7 +108,7 @@ def test_seeds_decide() -> None:
 def test_nested_observations_are_flattened() -> None:
     envs = make_envs("fakes:DictObs-v0", 2)
     assert dims(envs) == (11, 2)
-    obs = Stepper(envs).reset([0, 1])
+    obs = VectorStepper(envs).reset([0, 1])
     np.testing.assert_allclose(obs, [[0.5] * 6 + [0.25] + [0, 0, 1, 0]] * 2)
 
 
@@ -133,7 +133,7 @@ def test_broken_environments_are_named(env_id: str, message: str) -> None:
 
 
 def test_an_action_that_is_not_finite_is_refused() -> None:
-    stepper = Stepper(make_envs("fakes:Random-v0", 2))
+    stepper = VectorStepper(make_envs("fakes:Random-v0", 2))
     stepper.reset([0, 1])
     with pytest.raises(RunError, match=r"environment 1 at step 0 .* diverged"):
         stepper.start(np.array([[0.0] * stepper.action_dim, [np.nan] * stepper.action_dim]))
@@ -141,7 +141,7 @@ def test_an_action_that_is_not_finite_is_refused() -> None:
 
 @pytest.mark.parametrize(("clip_action", "got"), [(True, 3.0), (False, 4.0)])
 def test_an_action_outside_the_box_is_stored_as_it_is_and_clipped_on_request(clip_action: bool, got: float) -> None:
-    stepper = Stepper(make_envs("fakes:Random-v0", 2, clip_action=clip_action))
+    stepper = VectorStepper(make_envs("fakes:Random-v0", 2, clip_action=clip_action))
     stepper.reset([0, 1])
     action = np.float32([[1.5], [-0.25]])
     transition = stepper.step(action).transition

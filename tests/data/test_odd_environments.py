@@ -16,7 +16,7 @@ import pytest
 import diffac.runs.recipes
 from diffac.agent import Agent
 from diffac.data.environments import make_envs
-from diffac.data.stepper import Stepper
+from diffac.data.stepper import VectorStepper
 from diffac.data.vectors import close
 from diffac.errors import RunError, UsageError
 from diffac.training.evaluation import Evaluator, evaluate
@@ -29,7 +29,7 @@ def roll(env_id: str, steps: int = 20, num_envs: int = 2, asynchronous: bool = F
     envs = make_envs(env_id, num_envs, asynchronous=asynchronous)
     rng = np.random.default_rng(0)
     try:
-        stepper = Stepper(envs, timeout=60)
+        stepper = VectorStepper(envs, timeout=60)
         first = stepper.reset(range(num_envs))
         shape = (num_envs, stepper.action_dim)
         actions = [np.ones(shape), -np.ones(shape), np.zeros(shape), *rng.uniform(-1, 1, (steps, *shape))]

@@ -18,7 +18,7 @@ import diffac.runs.recipes
 from diffac.agent import Agent
 from diffac.data.env_states import restore_env, save_env
 from diffac.data.environments import make_envs
-from diffac.data.stepper import Stepper
+from diffac.data.stepper import VectorStepper
 from diffac.data.vectors import close
 from diffac.training.loop import Loop, train
 
@@ -73,8 +73,8 @@ def test_layers_are_saved(name: str) -> None:
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_statistics_go_on(asynchronous: bool) -> None:
-    def make() -> Stepper:
-        return Stepper(make_envs("fakes:Random-v0", 2, wrappers=NORMALISERS, asynchronous=asynchronous))
+    def make() -> VectorStepper:
+        return VectorStepper(make_envs("fakes:Random-v0", 2, wrappers=NORMALISERS, asynchronous=asynchronous))
 
     first, second = make(), make()
     try:

@@ -20,7 +20,7 @@ import diffac.runs.recipes
 from diffac.agent import Agent
 from diffac.commands.main import main
 from diffac.data.environments import make_envs
-from diffac.data.stepper import Stepper
+from diffac.data.stepper import VectorStepper
 from diffac.data.vectors import close
 from diffac.errors import UsageError
 from diffac.training.evaluation import evaluate
@@ -121,7 +121,7 @@ def test_arguments_of_vector_environments(asynchronous: bool) -> None:
     options: Any = {"env_kwargs": {"length": np.int64(2)}, "wrappers": ("odd:doubled", "odd:plus_one")}
     envs = make_envs("fakes:Terminates-v0", 2, asynchronous=asynchronous, **options)
     try:
-        stepper = Stepper(envs)
+        stepper = VectorStepper(envs)
         stepper.reset([0, 1])
         assert not stepper.step(np.zeros((2, 1))).episodes
         result = stepper.step(np.zeros((2, 1)))
@@ -200,7 +200,7 @@ def test_environments_in_processes_find_it_too() -> None:
     beside()
     envs = make_envs("beside:Point-v0", 2, asynchronous=True, wrappers=["beside:plus_one"])
     try:
-        stepper = Stepper(envs)
+        stepper = VectorStepper(envs)
         stepper.reset([0, 1])
         np.testing.assert_array_equal(stepper.step(np.zeros((2, 1))).transition.reward, [11, 11])
     finally:

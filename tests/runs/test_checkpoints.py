@@ -26,7 +26,7 @@ import diffac.runs.store as store_module
 from diffac.data.env_states import restore_env, save_env
 from diffac.data.environments import make_envs
 from diffac.data.replay import ReplayBuffer
-from diffac.data.stepper import Stepper
+from diffac.data.stepper import VectorStepper
 from diffac.data.vectors import close
 from diffac.errors import RunError, UsageError
 from diffac.protocols import Transition
@@ -426,8 +426,8 @@ def test_what_is_not_data_is_named() -> None:
 def assert_goes_on(env_id: str, steps: int, *, asynchronous: bool = False) -> None:
     """Environments that were restored and those that were saved step alike, over the ends of episodes."""
     rng = np.random.default_rng(0)
-    one = Stepper(make_envs(env_id, 2, asynchronous=asynchronous))
-    other = Stepper(make_envs(env_id, 2))
+    one = VectorStepper(make_envs(env_id, 2, asynchronous=asynchronous))
+    other = VectorStepper(make_envs(env_id, 2))
     try:
         one.reset([0, 1])
         for _ in range(steps):
@@ -463,7 +463,7 @@ def test_mujoco_goes_on(name: str) -> None:
 
 
 def test_environments_that_cannot_be_saved_restart() -> None:
-    one, other = (Stepper(make_envs("fakes:Opaque-v0", 2)) for _ in range(2))
+    one, other = (VectorStepper(make_envs("fakes:Opaque-v0", 2)) for _ in range(2))
     one.reset([0, 1])
     for _ in range(3):
         one.step(np.zeros((2, 1)))
@@ -493,7 +493,7 @@ def test_environments_that_cannot_be_saved_restart() -> None:
     ],
 )
 def test_failing_environments_are_one_sentence(env_id: str, asynchronous: bool, message: str) -> None:
-    stepper = Stepper(
+    stepper = VectorStepper(
         make_envs(f"fakes:{env_id}-v0", 2, asynchronous=asynchronous), timeout=0.5 if "hang" in env_id else 60
     )
     begin = time.perf_counter()

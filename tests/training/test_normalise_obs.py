@@ -14,7 +14,7 @@ from conftest import load_backend
 
 import diffac.runs.recipes
 from diffac.agent import Agent
-from diffac.data.stepper import Stepper
+from diffac.data.stepper import VectorStepper
 from diffac.errors import DamagedError, UsageError
 from diffac.runs.engine import start_engine
 from diffac.testing.parts import changed
@@ -45,14 +45,14 @@ def a_loop(**fields: Any) -> Loop:
 def test_moments_are_those_of_what_was_acted_on(asynchronous: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """All observations, random steps too, each once; replay holds them as they are."""
     acted_on: list[np.ndarray] = []
-    start = Stepper.start
+    start = VectorStepper.start
 
-    def recorded(self: Stepper, action: np.ndarray) -> None:
+    def recorded(self: VectorStepper, action: np.ndarray) -> None:
         acted_on.append(self.obs.copy())
         start(self, action)
 
     with a_loop(asynchronous=asynchronous) as loop:
-        monkeypatch.setattr(Stepper, "start", recorded)
+        monkeypatch.setattr(VectorStepper, "start", recorded)
         for env_step in (4, 8, 48):
             loop.advance(env_step)
             seen = np.concatenate(acted_on).astype(np.float64)
