@@ -37,7 +37,7 @@ LAYERS_OF_A_BACKEND = (
     ("learner",),
     ("gradients",),
     ("parts",),
-    ("devices", "parameters"),
+    ("devices", "parameters", "state"),
     ("kernels",),
 )
 """Files and folders of a backend, likewise; its `__init__` may import from all of them."""

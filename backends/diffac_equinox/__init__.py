@@ -7,7 +7,6 @@ from diffac_equinox.engine.engine import Engine as Engine
 from diffac_equinox.engine.replay import DeviceStorage as DeviceStorage
 from diffac_equinox.engine.settings import configure as configure
 from diffac_equinox.learner import Learner as Learner
-from diffac_equinox.learner import LearnerState as LearnerState
 from diffac_equinox.parameters import Frozen as Frozen  # not in __all__: in torch it is `register_buffer`
 from diffac_equinox.parts import critics, normalisers, objectives, samplers, temperatures
 from diffac_equinox.parts.activations import activation as activation
@@ -32,6 +31,7 @@ from diffac_equinox.parts.optimisers import Adam as Adam
 from diffac_equinox.parts.optimisers import AdamW as AdamW
 from diffac_equinox.parts.samplers import *  # noqa: F403
 from diffac_equinox.parts.temperatures import *  # noqa: F403
+from diffac_equinox.state import LearnerState as LearnerState
 
 name = "equinox"
 

@@ -1,4 +1,4 @@
-"""Which arrays of a network are trained, and the mode in which networks run."""
+"""Which arrays of a network are trained, how slow copies follow them, and the mode in which networks run."""
 
 from __future__ import annotations
 
@@ -74,3 +74,9 @@ def parameter_dtype(name: str, module: Any) -> Any:
 def in_evaluation_mode(module: Tree) -> Tree:
     """The network with its dropout and the like switched off."""
     return eqx.nn.inference_mode(module)
+
+
+def towards(slow: Tree, fast: Tree, tau: Any) -> Tree:
+    """(1 - tau) slow + tau fast for every parameter that is trained; that of `fast` for all else."""
+    trained, rest = divided(fast)
+    return eqx.combine(jax.tree.map(lambda s, f: (1 - tau) * s + tau * f, divided(slow)[0], trained), rest)

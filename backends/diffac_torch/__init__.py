@@ -7,7 +7,6 @@ from diffac_torch.engine.engine import Engine as Engine
 from diffac_torch.engine.replay import DeviceStorage as DeviceStorage
 from diffac_torch.engine.settings import configure as configure
 from diffac_torch.learner import Learner as Learner
-from diffac_torch.learner import LearnerState as LearnerState
 from diffac_torch.parts import critics, normalisers, objectives, samplers, temperatures
 from diffac_torch.parts.activations import activation as activation
 from diffac_torch.parts.critics import *  # noqa: F403
@@ -31,6 +30,7 @@ from diffac_torch.parts.optimisers import Adam as Adam
 from diffac_torch.parts.optimisers import AdamW as AdamW
 from diffac_torch.parts.samplers import *  # noqa: F403
 from diffac_torch.parts.temperatures import *  # noqa: F403
+from diffac_torch.state import LearnerState as LearnerState
 
 name = "torch"
 

@@ -1,41 +1,20 @@
 """One update of actor, critic, temperature and slow copies, put together from parts that `diffac.parts` declares."""
 
 import copy
-import dataclasses
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from diffac.errors import UsageError
 from diffac.noise import Noise
 from diffac.parts import learner as declared
-from diffac.parts.outputs import checked_metrics, checked_state, initial_state
-from diffac.protocols import Batch, Loss, Metrics, Policy, State, TrackingObjective
+from diffac.parts.outputs import checked_metrics, checked_state, of_loss, prefixed
+from diffac.protocols import Batch, Metrics, Policy, TrackingObjective
 from diffac_torch.gradients import critic_loss_and_gradient, loss_and_gradient, without_gradient
-from diffac_torch.parameters import first_parameter, in_evaluation_mode
+from diffac_torch.parameters import first_parameters, in_evaluation_mode, towards
 from diffac_torch.parts.coefficients import at_update
 from diffac_torch.parts.optimisers import as_optimiser
-
-
-@dataclasses.dataclass
-class LearnerState:
-    """Everything that training changes; `Learner.step` changes it in place."""
-
-    actor: Any
-    critic: Any
-    target_critic: Any
-    ema_actor: Any
-    """None where no copy of the learner's policies is "ema"."""
-    actor_optimiser: Any
-    critic_optimiser: Any
-    temperature: State
-    actor_objective: State
-    critic_objective: State
-    obs_moments: State
-    """Of all observations so far; {} without a normaliser."""
-    updates: int
-    """Number of updates done."""
+from diffac_torch.state import LearnerState, first_state
 
 
 class Learner(declared.Learner):
@@ -43,11 +22,7 @@ class Learner(declared.Learner):
 
     def init(self, actor: Any, critic: Any) -> LearnerState:
         """The state before the first update; takes ownership of both networks."""
-        parameter, critic_parameter = first_parameter("actor", actor), first_parameter("critic", critic)
-        if critic_parameter.device != parameter.device:
-            raise UsageError(
-                f"actor and critic must be on one device, got {parameter.device} and {critic_parameter.device}"
-            )
+        parameter, critic_parameter = first_parameters(actor, critic)
         actor, critic = in_evaluation_mode(actor), in_evaluation_mode(critic)
         return LearnerState(
             actor=actor,
@@ -56,10 +31,10 @@ class Learner(declared.Learner):
             ema_actor=copy.deepcopy(actor).requires_grad_(False) if self.has_ema else None,
             actor_optimiser=self.actor_optimiser.init(actor),
             critic_optimiser=self.critic_optimiser.init(critic),
-            temperature=_first_state(self.temperature, parameter),
-            actor_objective=_first_state(self.actor_objective, parameter),
-            critic_objective=_first_state(self.critic_objective, critic_parameter, critic),
-            obs_moments={} if self.obs_normaliser is None else _first_state(self.obs_normaliser, parameter),
+            temperature=first_state(self.temperature, parameter),
+            actor_objective=first_state(self.actor_objective, parameter),
+            critic_objective=first_state(self.critic_objective, critic_parameter, critic),
+            obs_moments={} if self.obs_normaliser is None else first_state(self.obs_normaliser, parameter),
             updates=0,
         )
 
@@ -90,7 +65,7 @@ class Learner(declared.Learner):
         )
         state.critic_objective, critic_loss = loss.state, loss.value
         batch = batch._replace(next_rollout=next_rollout)
-        metrics = {"temperature": temperature, **_of_loss("critic", loss)}
+        metrics = {"temperature": temperature, **of_loss("critic", loss)}
 
         def step_critic(times: int) -> None:
             for _ in range(times):
@@ -126,56 +101,26 @@ class Learner(declared.Learner):
             )
             state.temperature = checked_state(self.temperature, new, state.temperature, without_gradient)
             of_rule = checked_metrics(self.temperature, of_rule, temperature, without_gradient)
-            metrics |= _prefixed("temperature", of_rule)
+            metrics |= prefixed("temperature", of_rule)
 
         if actor_is_due:
             stepped = self.actor_optimiser.step(state.actor_optimiser, state.actor, actor_gradient)
             state.actor, state.actor_optimiser, of_step = stepped
-            metrics |= {**_of_loss("actor", loss), **_of_step("actor", loss.value, of_step)}
+            metrics |= {**of_loss("actor", loss), **_of_step("actor", loss.value, of_step)}
         step_critic(self.critic_steps - self.critic_steps_before_actor)
 
         state.updates += 1
         if actor_is_due:
-            _towards(state.target_critic, state.critic, self.tau)
+            towards(state.target_critic, state.critic, self.tau)
             if state.ema_actor is not None:
-                _towards(state.ema_actor, state.actor, self.tau)
+                towards(state.ema_actor, state.actor, self.tau)
         return state, metrics
 
     def _copy(self, which: declared.Copy, state: LearnerState) -> Any:
         return state.ema_actor if which == "ema" else state.actor
 
 
-@torch.no_grad()
-def _towards(slow: nn.Module, fast: nn.Module, tau: float) -> None:
-    """slow <- (1 - tau) slow + tau fast for every parameter that is trained; slow <- fast for all else."""
-    pairs = list(zip(slow.parameters(), fast.parameters(), strict=True))
-    trained, of_fast = zip(*(pair for pair in pairs if pair[1].requires_grad), strict=True)
-    torch._foreach_lerp_(trained, of_fast, tau)  # type: ignore[attr-defined]
-    frozen = [pair for pair in pairs if not pair[1].requires_grad]
-    for own, new in (*frozen, *zip(slow.buffers(), fast.buffers(), strict=True)):
-        own.copy_(new)
-
-
-def _of_loss(network: str, loss: Loss) -> dict[str, Tensor]:
-    """What is logged of a network's loss."""
-    return {f"{network}_loss": loss.value, **_prefixed(network, loss.metrics)}
-
-
 def _of_step(network: str, loss: Tensor, step_metrics: Metrics) -> dict[str, Tensor]:
     """What is logged of an optimiser's step, and whether loss or gradient was NaN or infinite."""
     finite = (loss + step_metrics["grad_norm"]).isfinite()
-    return _prefixed(network, {**step_metrics, "nonfinite": finite.logical_not().to(loss.dtype)})
-
-
-def _prefixed(prefix: str, metrics: Metrics) -> dict[str, Tensor]:
-    return {f"{prefix}_{name}": value for name, value in metrics.items()}
-
-
-def _first_state(part: Any, like: Tensor, *args: Any) -> State:
-    """What a part remembers before the first batch, floats in the type of a parameter."""
-
-    def convert(value: Any) -> Tensor:
-        tensor = torch.as_tensor(value).detach()
-        return tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
-
-    return initial_state(part, part.init_state(*args), convert)
+    return prefixed(network, {**step_metrics, "nonfinite": finite.logical_not().to(loss.dtype)})

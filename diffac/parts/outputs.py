@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from diffac.errors import UsageError
-from diffac.protocols import Array, Loss, State
+from diffac.protocols import Array, Loss, Metrics, State
 
 _KINDS = {"bool": "True or False", "int": "a whole number", "float": "a number"}
 
@@ -78,6 +78,16 @@ def initial_state(part: Any, state: Any, convert: Callable[[Any], Array]) -> dic
     for name, value in _mapping("state", part, state).items():
         _numbers(f"state {name!r} of {type(part).__name__}", value)
     return {name: convert(value) for name, value in state.items()}
+
+
+def of_loss(network: str, loss: Loss) -> dict[str, Array]:
+    """What is logged of a network's loss."""
+    return {f"{network}_loss": loss.value, **prefixed(network, loss.metrics)}
+
+
+def prefixed(prefix: str, metrics: Metrics) -> dict[str, Array]:
+    """Metrics by the names under which a learner logs them."""
+    return {f"{prefix}_{name}": value for name, value in metrics.items()}
 
 
 def _mapping(what: str, part: Any, given: Any) -> Mapping[str, Any]:

@@ -120,7 +120,7 @@ def skip(patch: Any) -> None:
 
     from diffac_equinox import learner
 
-    original = learner._run_if
+    original = learner.run_if
 
     def always(due: Any, part: Any, otherwise: Any, state: Any) -> Any:
         if part.__name__ != "update_actor":
@@ -130,7 +130,7 @@ def skip(patch: Any) -> None:
         chosen = jax.tree.map(lambda n, o: jnp.where(due, n, o), eqx.filter(new, eqx.is_array), old)
         return eqx.combine(chosen, static), jax.tree.map(lambda x: jnp.where(due, x, jnp.nan), results)
 
-    patch(learner, "_run_if", always)
+    patch(learner, "run_if", always)
 
 
 def donation(patch: Any) -> None:

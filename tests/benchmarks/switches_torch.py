@@ -106,7 +106,7 @@ def adam(patch: Any) -> None:
             target.lerp_(source, tau)
 
     patch(torch.optim, "Adam", plain)
-    patch(learner, "_towards", towards)
+    patch(learner, "towards", towards)
 
 
 def metrics(patch: Any) -> None:

@@ -832,15 +832,15 @@ LEARNER = [
         "learner: target critic follows in every update",
         "learner-sdac",
         "learner.py",
-        "        if actor_is_due:\n            _towards(state.target_critic",
-        "        if True:\n            _towards(state.target_critic",
+        "        if actor_is_due:\n            towards(state.target_critic",
+        "        if True:\n            towards(state.target_critic",
     ),
     torch(
         "learner: actor drawn towards its slow copy",
         "learner-sdac",
         "learner.py",
-        "_towards(state.ema_actor, state.actor, self.tau)",
-        "_towards(state.actor, state.ema_actor, self.tau)",
+        "towards(state.ema_actor, state.actor, self.tau)",
+        "towards(state.actor, state.ema_actor, self.tau)",
     ),
     torch(
         "learner: next actions of the slow copy",
@@ -992,7 +992,7 @@ PARAMETERS = [
     torch(
         "slow copies average what is not trained",
         "learner-td3",
-        "learner.py",
+        "parameters.py",
         "        own.copy_(new)\n",
         "        own.copy_(torch.lerp(own.double(), new.double(), tau))\n",
     ),
@@ -1193,8 +1193,8 @@ IN_BOTH = [
             "state.updates // self.actor_delay % self.actor_delay == self.first_actor_update",
         ),
         (
-            "_is_multiple(update - self.first_actor_update, self.actor_delay)",
-            "_is_multiple(update // self.actor_delay - self.first_actor_update, self.actor_delay)",
+            "is_multiple(update - self.first_actor_update, self.actor_delay)",
+            "is_multiple(update // self.actor_delay - self.first_actor_update, self.actor_delay)",
         ),
     ),
     both(
@@ -1207,7 +1207,7 @@ IN_BOTH = [
     both(
         "both: tau swapped in the slow copies",
         "learner-dpmd",
-        "learner.py",
+        "parameters.py",
         ("(trained, of_fast, tau)", "(trained, of_fast, 1 - tau)"),
         ("(1 - tau) * s + tau * f", "tau * s + (1 - tau) * f"),
     ),

@@ -22,8 +22,9 @@ from diffac.protocols import Array, Batch, Metrics, Policy, State
 from diffac_equinox.engine.convert import check_alive, from_arrays
 from diffac_equinox.engine.programs import _at_hand, _compiler_options, _Kept, _put_together, _take_apart
 from diffac_equinox.engine.random import draw, key_data, stream
-from diffac_equinox.learner import Learner, LearnerState, cast
+from diffac_equinox.learner import Learner
 from diffac_equinox.parameters import parameter_dtype, parameters
+from diffac_equinox.state import LearnerState, cast
 
 _ENTRIES = ("next_action", "critic", "actor", "temperature")
 """Names of the noise of one step; the position tells the random streams apart."""

@@ -15,7 +15,8 @@ import numpy as np
 from diffac.noise import Integers
 from diffac.parts.export import BATCH, Signature
 from diffac_equinox.engine.convert import check_alive
-from diffac_equinox.learner import Learner, LearnerState
+from diffac_equinox.learner import Learner
+from diffac_equinox.state import LearnerState
 
 _PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 """Where the program can run, whatever machine it was exported on."""

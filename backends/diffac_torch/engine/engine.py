@@ -17,8 +17,9 @@ from diffac_torch.engine.convert import _slots, _to_device
 from diffac_torch.engine.programs import AnyBatchProgram
 from diffac_torch.engine.random import draw, stream
 from diffac_torch.kernels.programs import Programs, reason_of
-from diffac_torch.learner import Learner, LearnerState
+from diffac_torch.learner import Learner
 from diffac_torch.parameters import parameters
+from diffac_torch.state import LearnerState
 
 _ENTRIES = ("next_action", "critic", "actor", "temperature")
 """Names of the noise of one step; the position tells the random streams apart."""

@@ -14,7 +14,8 @@ from diffac.parts.export import BATCH, Signature
 from diffac.protocols import Policy
 from diffac_torch.engine.programs import quiet
 from diffac_torch.kernels.mish import mish_value
-from diffac_torch.learner import Learner, LearnerState
+from diffac_torch.learner import Learner
+from diffac_torch.state import LearnerState
 
 _EXAMPLE_BATCH = 3
 """Batch size with which the program is traced; its value does not matter, but torch takes 0 and 1 for constants."""

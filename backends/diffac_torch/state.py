@@ -1,0 +1,40 @@
+"""What training changes."""
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from diffac.parts.outputs import initial_state
+from diffac.protocols import State
+
+
+@dataclasses.dataclass
+class LearnerState:
+    """Everything that training changes; `Learner.step` changes it in place."""
+
+    actor: Any
+    critic: Any
+    target_critic: Any
+    ema_actor: Any
+    """None where no copy of the learner's policies is "ema"."""
+    actor_optimiser: Any
+    critic_optimiser: Any
+    temperature: State
+    actor_objective: State
+    critic_objective: State
+    obs_moments: State
+    """Of all observations so far; {} without a normaliser."""
+    updates: int
+    """Number of updates done."""
+
+
+def first_state(part: Any, like: Tensor, *args: Any) -> State:
+    """What a part remembers before the first batch, floats in the type of a parameter."""
+
+    def convert(value: Any) -> Tensor:
+        tensor = torch.as_tensor(value).detach()
+        return tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
+
+    return initial_state(part, part.init_state(*args), convert)
