@@ -13,7 +13,7 @@ import nox
 nox.options.default_venv_backend = "virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.error_on_missing_interpreters = True
-nox.options.sessions = ["lint", "types", "tests", "agreement", "core", "torch", "equinox", "docs", "build"]
+nox.options.sessions = ["lint", "types", "tests", "slow", "agreement", "core", "torch", "equinox", "docs", "build"]
 
 if not (3, 11) <= sys.version_info[:2] <= (3, 13):
     sys.exit(f"diffac is tested with Python 3.11 to 3.13, and nox runs on {sys.version.split()[0]}; start it with one")
@@ -39,9 +39,16 @@ def pytest(session: nox.Session, *arguments: str, optimised: bool = False) -> No
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Everything fast, with both backends."""
+    """Everything fast, with both backends: minutes."""
     install(session, f"torch,equinox,{RUNTIME},test-sb3")
-    pytest(session)
+    pytest(session, "-m", "not slow and not learning and not soak and not theory and not official")
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """What `tests` leaves out (tests/slow.txt): whole learners in Equinox, compiled ones, programs; 20 minutes."""
+    install(session, f"torch,equinox,{RUNTIME},test-sb3")
+    pytest(session, "-m", "slow")
 
 
 AGREEMENT = [

@@ -7,6 +7,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -63,6 +64,27 @@ def pytest_configure(config: pytest.Config) -> None:
     given = config.getoption("--data")
     if given and not list(Path(given).glob("*.npz")):
         raise pytest.UsageError(f"--data {given}: no recordings (*.npz) are there; name their folder")
+
+
+SLOW = [line for line in (Path(__file__).parent / "slow.txt").read_text().splitlines() if not line.startswith("#")]
+"""Functions, and patterns of rows, that `nox -s tests` leaves to `nox -s slow`."""
+_SLOW_ROWS: dict[str, list[str]] = {}
+for _function, _bracket, _row in (line.partition("[") for line in SLOW):
+    if _bracket:
+        _SLOW_ROWS.setdefault(_function, []).append(_row)
+
+
+def is_slow(test: str) -> bool:
+    """Whether a test, such as "tests/test_agent.py::test_compiled[torch]", is one of them."""
+    function, _, row = test.partition("[")
+    return function in SLOW or any(fnmatchcase(row, pattern) for pattern in _SLOW_ROWS.get(function, ()))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks what is slow."""
+    for item in items:
+        if is_slow(item.nodeid):
+            item.add_marker("slow")
 
 
 @pytest.fixture(autouse=True, scope="module")
