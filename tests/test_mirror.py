@@ -52,9 +52,9 @@ def repr_default(value: Any) -> str:
 
 
 def our_methods(cls: type) -> Iterator[str]:
-    """Public methods and properties, `__call__` included, that the class or one of our bases defines."""
+    """Public methods and properties, `__call__` included, that the class, its declaration or another base defines."""
     for base in cls.__mro__:
-        if base.__module__.split(".")[0] not in (TORCH, EQUINOX):
+        if base.__module__.split(".")[0] not in (TORCH, EQUINOX, "diffac"):
             continue
         for name, member in vars(base).items():
             if (name == "__call__" or not name.startswith("_")) and (

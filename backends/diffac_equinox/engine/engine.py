@@ -1,4 +1,4 @@
-"""Runs a learner: what comes in is checked and brought to the device, noise is drawn there, and all is compiled."""
+"""Runs a learner: what comes in is brought to the device, noise is drawn there, and all is compiled."""
 
 from __future__ import annotations
 
@@ -13,10 +13,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from diffac.errors import UsageError, check_count
-from diffac.noise import Noise, NoiseSpec, Shape, without_exploration
+from diffac.noise import Noise, Shape
 from diffac.noise import draw as draw_on_host
-from diffac.parts.inputs import check_batch, check_moments, check_noise, check_obs
+from diffac.parts import engine as declared
 from diffac.parts.metrics import PackedMetrics, columns
 from diffac.protocols import Array, Batch, Metrics, Policy, State
 from diffac_equinox.engine.convert import check_alive, from_arrays
@@ -30,93 +29,20 @@ _ENTRIES = ("next_action", "critic", "actor", "temperature")
 """Names of the noise of one step; the position tells the random streams apart."""
 
 
-class Engine:
-    """Runs a learner.
+class Engine(declared.Engine):
+    learners = Learner
 
-    Batches and noise may be NumPy's. The first call with new shapes compiles; other keys, values or numbers of updates
-    do not. A state that is given to `step` or `update` is consumed: its memory is used for the next one.
-
-    Args:
-        learner: the algorithm.
-
-    Raises:
-        UsageError: it is no learner of this backend.
-    """
-
-    def __init__(self, learner: Learner) -> None:
-        if not isinstance(learner, Learner):
-            raise UsageError(f"this engine runs a Learner of the equinox backend, got {type(learner).__name__}")
-        self.learner = learner
+    def __init__(self, learner: Any) -> None:
+        super().__init__(learner)
         self._update_program = functools.lru_cache(maxsize=64)(self._make_update_program)
         self._act_program = functools.lru_cache(maxsize=64)(self._make_act_program)
-        self._act_noise_spec = functools.lru_cache(maxsize=64)(self._make_act_noise_spec)
         self._states, self._policies = _Kept(), _Kept()
 
-    def __reduce__(self) -> Any:
-        return Engine, (self.learner,)
-
-    def init(self, actor: Any, critic: Any) -> LearnerState:
-        """The learner's state before the first update. It holds copies: the networks given stay valid.
-
-        Raises:
-            UsageError: actor or critic is not an `equinox.Module` with parameters.
-        """
-        return self.learner.init(actor, critic)
-
-    def step(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[LearnerState, PackedMetrics]:
-        """One update with explicit noise.
-
-        Args:
-            state: is consumed.
-            batch: arrays with one batch axis.
-            noise: as `Learner.noise_spec` says; an entry without noise may be absent.
-
-        Returns:
-            The new state, and the metrics of this update, NaN for a part that was not due.
-
-        Raises:
-            UsageError: shapes or types of the batch are wrong, or noise is missing.
-        """
-        check_batch(batch, ("batch",), state.actor)
-        check_noise(noise, self.learner.noise_spec(batch.action.shape))
+    def _step(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[LearnerState, PackedMetrics]:
         check_alive(state)
         return _compiled_step((self.learner, batch, noise), state)
 
-    def set_obs_moments(self, state: LearnerState, moments: State) -> LearnerState:
-        """The state with these moments of observations: by them its networks see observations from now on.
-
-        Args:
-            state: is consumed.
-            moments: "count" 0-d, "mean" and "var" [obs_dim], of NumPy; they are copied.
-
-        Raises:
-            UsageError: the learner has no normaliser, or a shape is wrong.
-        """
-        check_moments(moments, state.obs_moments)
-        check_alive(state.obs_moments)  # all go at once
-        copies = {name: np.asarray(moments[name], own.dtype) for name, own in state.obs_moments.items()}
-        return dataclasses.replace(state, obs_moments=from_arrays(state.obs_moments, copies))
-
-    def draw_noise(self, key: int, index: int, shape: Shape) -> Noise:
-        """The noise that `update` with this key uses for its update number `index` (counted from 0 in each call)."""
-        return _compiled_draw(self.learner, key_data(key), np.int32(index), shape)
-
-    def update(self, state: LearnerState, batches: Batch, key: int) -> tuple[LearnerState, PackedMetrics]:
-        """K updates in one compiled call.
-
-        Args:
-            state: is consumed.
-            batches: arrays with two leading axes [K batch].
-            key: seed of all noise, not negative; use another one for each call.
-
-        Returns:
-            The new state, and means of the metrics over those of the K updates that computed them (NaN: none did).
-
-        Raises:
-            UsageError: shapes or types of the batches are wrong.
-        """
-        check_count("key", key, 0)
-        check_batch(batches, ("updates", "batch"), state.actor)
+    def _update(self, state: LearnerState, batches: Batch, key: int) -> tuple[LearnerState, PackedMetrics]:
         arrays, structure, others = self._states.get(state, lambda: state)
         check_alive(arrays[:1])  # all go at once
         program = self._update_program(structure, others)
@@ -125,27 +51,23 @@ class Engine:
         self._states.put(state, (arrays, structure, others))
         return state, metrics
 
+    def _with_moments(self, state: LearnerState, moments: State) -> LearnerState:
+        check_alive(state.obs_moments)  # all go at once
+        copies = {name: np.asarray(moments[name], own.dtype) for name, own in state.obs_moments.items()}
+        return dataclasses.replace(state, obs_moments=from_arrays(state.obs_moments, copies))
+
+    def draw_noise(self, key: int, index: int, shape: Shape) -> Noise:
+        return _compiled_draw(self.learner, key_data(key), np.int32(index), shape)
+
     def measure(self, state: LearnerState) -> PackedMetrics:
-        """ "actor_param_norm", "critic_param_norm"; "state_nonfinite", 1 if any number is NaN or infinite, else 0."""
         check_alive(state)
         return _compiled_measure(state)
 
     def fetch(self, metrics: Sequence[PackedMetrics]) -> dict[str, np.ndarray]:
-        """The metrics of several calls on the host: name -> [calls] of float64, NaN for a call without that name."""
         numbers = jax.device_get([row.numbers for row in metrics])
         return columns([dict(zip(row, own.tolist(), strict=True)) for row, own in zip(metrics, numbers, strict=True)])
 
-    def act_noise_spec(self, shape: Shape, *, deterministic: bool = False) -> NoiseSpec:
-        """The noise of `act` for actions (num_envs, action_dim); deterministic: what only explores is off."""
-        return self._act_noise_spec(shape, deterministic)
-
-    def act(self, state: LearnerState, obs: np.ndarray, noise: Noise) -> np.ndarray:
-        """Float32 actions [num_envs action_dim] of the learner's policy.
-
-        Raises:
-            UsageError: obs is not a floating array [num_envs obs_dim].
-        """
-        check_obs(obs, ("num_envs",), state.actor)
+    def _act(self, state: LearnerState, obs: np.ndarray, noise: Noise) -> np.ndarray:
         arrays, structure, others = self._policies.get(state, lambda: self._acting(state))
         check_alive(arrays[:1])  # all go at once
         return np.asarray(self._act_program(structure, others)(arrays, obs, noise), np.float32)
@@ -156,21 +78,9 @@ class Engine:
         return self.learner.policy(state), state.obs_moments
 
     def compile_act(self, state: LearnerState, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
-        """Compiles `act` for these numbers of observations, by calling it: later calls do not wait for the compiler.
-
-        Args:
-            state: where the networks are.
-            obs_dim: length of an observation.
-            action_dim: length of an action.
-            batch_sizes: numbers of observations. For others `act` is compiled when it is first called.
-        """
         for batch in batch_sizes:
             noise = draw_on_host(np.random.default_rng(0), self.act_noise_spec((batch, action_dim)))
             self.act(state, np.zeros((batch, obs_dim), np.float32), noise)
-
-    def _make_act_noise_spec(self, shape: Shape, deterministic: bool) -> NoiseSpec:
-        spec = self.learner.sampler.noise_spec(shape)
-        return without_exploration(spec) if deterministic else spec
 
     def _make_act_program(self, structure: Any, others: tuple[Any, ...]) -> Callable[..., Array]:
         """(arrays of `_acting`, obs, noise) -> action."""

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from diffac.noise import draw, without_exploration
+from diffac.noise import draw
+from diffac.parts import engine, optimisers
 from diffac.parts import learner as declared
-from diffac.parts import optimisers
-from diffac.parts.inputs import check_batch, check_moments, check_noise, entry
+from diffac.parts.inputs import entry
 from diffac.protocols import Batch, Policy
 from diffac.testing import reference
 from diffac_numpy.networks import lifted
@@ -52,17 +52,17 @@ class Learner(declared.Learner):
         return self.bare.step(state, batch, noise)
 
 
-class Engine:
+class Engine(engine.Engine):
     """Runs a learner; nothing is compiled."""
 
-    def __init__(self, learner: Learner) -> None:
-        self.learner = learner
-        self.names: dict[str, Any] = {}
-        self.init, self.measure, self.fetch = learner.init, learner.bare.measure, learner.bare.fetch
+    learners = Learner
 
-    def step(self, state: Any, batch: Batch, noise: Any) -> tuple[Any, Any]:
-        check_batch(batch, ("batch",))
-        check_noise(noise, self.learner.noise_spec(batch.action.shape))
+    def __init__(self, learner: Learner) -> None:
+        super().__init__(learner)
+        self.names: dict[str, Any] = {}
+        self.measure, self.fetch = learner.bare.measure, learner.bare.fetch
+
+    def _step(self, state: Any, batch: Batch, noise: Any) -> tuple[Any, Any]:
         if not self.names and (state.updates or self.learner.first_actor_update):
             for updates in (0, self.learner.first_actor_update):  # in which everything is due
                 at = state._replace(updates=np.int32(updates))
@@ -74,25 +74,20 @@ class Engine:
     def draw_noise(self, key: int, index: int, shape: tuple[int, ...]) -> Any:
         return draw(np.random.default_rng([key, index]), self.learner.noise_spec(shape), np.float64)
 
-    def update(self, state: Any, batches: Batch, key: int) -> tuple[Any, dict[str, Any]]:
+    def _update(self, state: Any, batches: Batch, key: int) -> tuple[Any, dict[str, Any]]:
         seen: dict[str, list[Any]] = {}
         for index in range(len(batches.action)):
             batch = entry(batches, index)
-            state, metrics = self.step(state, batch, self.draw_noise(key, index, batch.action.shape))
+            state, metrics = self._step(state, batch, self.draw_noise(key, index, batch.action.shape))
             for name, value in metrics.items():
                 seen.setdefault(name, []).append(value)
         return state, {name: np.nanmean(values) for name, values in seen.items()}
 
-    def act_noise_spec(self, shape: tuple[int, ...], *, deterministic: bool = False) -> Any:
-        spec = self.learner.sampler.noise_spec(shape)
-        return without_exploration(spec) if deterministic else spec
-
-    def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
+    def _act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
         seen = self.learner.seen(obs.astype(np.float64), state.obs_moments)
         return self.learner.sampler(self.learner.policy(state), seen, noise).astype(np.float32)
 
-    def set_obs_moments(self, state: Any, moments: Any) -> Any:
-        check_moments(moments, state.obs_moments)
+    def _with_moments(self, state: Any, moments: Any) -> Any:
         return self.learner.bare.set_obs_moments(state, moments)
 
     def compile_act(self, state: Any, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
