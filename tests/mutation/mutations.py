@@ -840,7 +840,7 @@ LEARNER = [
         "learner-sdac",
         "learner.py",
         "towards(state.ema_actor, state.actor, self.tau)",
-        "towards(state.actor, state.ema_actor, self.tau)",
+        "[o.data.lerp_(e, self.tau) for o, e in zip(state.actor.parameters(), state.ema_actor.parameters())]",
     ),
     torch(
         "learner: next actions of the slow copy",
