@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import sys
 import tomllib
 from collections.abc import Iterator
@@ -22,6 +23,9 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 import pytest
 
 from diffac.backend import GROUP, get_backend
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # started in the background of a script
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 FRAMEWORKS = {"torch": ("torch",), "equinox": ("jax", "equinox", "optax")}
 """Backend name -> the packages it needs. The order matters: torch is imported before jax."""
