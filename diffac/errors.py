@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 import os
 import traceback
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from diffac.messages import printable
@@ -126,6 +127,17 @@ class RunError(RuntimeError):
 
     def __init__(self, message: object) -> None:
         super().__init__(printable(message))
+
+
+@contextlib.contextmanager
+def told_as(what: str) -> Iterator[None]:
+    """A context in which somebody else's code runs: what it raises becomes a RunError that names it."""
+    try:
+        yield
+    except (RunError, UsageError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise RunError(f"{what} raised {type(error).__name__}: {said(error)}") from error
 
 
 class DamagedError(RunError, UsageError):

@@ -71,11 +71,11 @@ def restore_env(env: gym.Env, state: dict[str, Any]) -> None:
         raise RunError(f"the environment is built of {', '.join(names)}, the saved one of {', '.join(saved)}")
     for layer, entry in zip(layers, state["layers"], strict=True):
         if "own" in entry:
-            layer.set_checkpoint_state(_restore(entry["own"], None))  # type: ignore[attr-defined]
+            layer.set_checkpoint_state(restore_value(entry["own"], None))  # type: ignore[attr-defined]
         for name, node in entry["attributes"].items():
             if not _may_be_set(layer, name, node):
                 raise RunError(f"{type(layer).__qualname__} has no {quoted(name)} that could hold what was saved")
-            setattr(layer, name, _restore(node, getattr(layer, name, None)))
+            setattr(layer, name, restore_value(node, getattr(layer, name, None)))
 
 
 def _may_be_set(layer: gym.Env, name: str, node: Any) -> bool:
@@ -117,12 +117,12 @@ def _save_layer(layer: gym.Env) -> dict[str, Any]:
     attributes = {key: value for key, value in vars(layer).items() if key not in SKIPPED}
     own, put = (getattr(layer, f"{verb}_checkpoint_state", None) for verb in ("get", "set"))
     if callable(own) and callable(put):
-        entry["own"] = _save(own(), f"{name}.get_checkpoint_state()")
+        entry["own"] = save_value(own(), f"{name}.get_checkpoint_state()")
         attributes = {key: value for key, value in attributes.items() if key == "_np_random"}
-    return entry | {"attributes": {key: _save(value, f"{name}.{key}") for key, value in attributes.items()}}
+    return entry | {"attributes": {key: save_value(value, f"{name}.{key}") for key, value in attributes.items()}}
 
 
-def _save(value: Any, where: str) -> Any:
+def save_value(value: Any, where: str) -> Any:
     """Plain data for a value; a tag ("kind") says what it was where JSON could not."""
     if type(value) is int and len(str(abs(value))) >= DIGITS:
         raise RunError(f"{where} is a whole number of more digits than a checkpoint holds")
@@ -133,27 +133,27 @@ def _save(value: Any, where: str) -> Any:
     if isinstance(value, np.generic) and value.dtype.kind in NUMERIC:
         return {"kind": "scalar", "value": np.array(value)}
     if isinstance(value, list | tuple | set | frozenset | collections.deque) and type(value) in CONTAINERS:
-        entry = {"kind": CONTAINERS[type(value)], "items": [_save(item, f"{where}[]") for item in value]}
+        entry = {"kind": CONTAINERS[type(value)], "items": [save_value(item, f"{where}[]") for item in value]}
         return entry | {"maxlen": value.maxlen} if isinstance(value, collections.deque) else entry
     if isinstance(value, dict) and type(value) is dict:
-        pairs = [[_save(key, where), _save(item, f"{where}[{key!r}]")] for key, item in value.items()]
+        pairs = [[save_value(key, where), save_value(item, f"{where}[{key!r}]")] for key, item in value.items()]
         return {"kind": "dict", "items": pairs}
     if isinstance(value, np.random.Generator):
-        return {"kind": "generator", "state": _save(value.bit_generator.state, where)}
+        return {"kind": "generator", "state": save_value(value.bit_generator.state, where)}
     if isinstance(value, gym.Space):
         generators = {name: item for name, item in vars(value).items() if isinstance(item, np.random.Generator)}
-        generators = {name: _save(item, where) for name, item in generators.items()}
+        generators = {name: save_value(item, where) for name, item in generators.items()}
         inner = getattr(value, "spaces", {})
         inner = dict(inner) if isinstance(inner, dict) else dict(enumerate(inner))
         return {
             "kind": "space",
             "generators": generators,
-            "spaces": [[key, _save(item, where)] for key, item in inner.items()],
+            "spaces": [[key, save_value(item, where)] for key, item in inner.items()],
         }
     if type(value).__name__ == "MjData":
         return _save_mujoco(value, where)
     if _is_statistics(value):
-        return {"kind": "statistics"} | {name: _save(getattr(value, name), where) for name in sorted(STATISTICS)}
+        return {"kind": "statistics"} | {name: save_value(getattr(value, name), where) for name in sorted(STATISTICS)}
     if _is_constant(value):
         return {"kind": "constant"}
     raise RunError(f"{where} is a {type(value).__name__}, which is not data")
@@ -168,8 +168,8 @@ def _save_mujoco(data: Any, where: str) -> dict[str, Any]:
     return {"kind": "mjdata", "time": data.time, "arrays": arrays}
 
 
-def _restore(node: Any, current: Any) -> Any:
-    """The value that `_save` was given; what can be is changed in place, for whoever else holds it."""
+def restore_value(node: Any, current: Any) -> Any:
+    """The value that `save_value` was given; what can be is changed in place, for whoever else holds it."""
     if isinstance(node, np.ndarray):
         if isinstance(current, np.ndarray) and current.shape == node.shape and current.dtype == node.dtype:
             current[...] = node
@@ -193,13 +193,13 @@ def _restore(node: Any, current: Any) -> Any:
             return {"tuple": tuple, "set": set, "frozenset": frozenset}[kind](items)
         case "dict":
             before = current if isinstance(current, dict) else {}
-            pairs = [(_restore(key, None), item) for key, item in node["items"]]
-            items = {key: _restore(item, before.get(key)) for key, item in pairs}
+            pairs = [(restore_value(key, None), item) for key, item in node["items"]]
+            items = {key: restore_value(item, before.get(key)) for key, item in pairs}
             before.clear()
             before.update(items)
             return before
         case "generator":
-            found = bit_generator(_restore(node["state"], None), "a random generator of the environment")
+            found = bit_generator(restore_value(node["state"], None), "a random generator of the environment")
             if not isinstance(current, np.random.Generator):
                 return np.random.Generator(found)
             current.bit_generator.state = found.state
@@ -208,15 +208,15 @@ def _restore(node: Any, current: Any) -> Any:
             for name, generator in node["generators"].items():
                 if not isinstance(own := vars(current).get(name), np.random.Generator):
                     raise RunError(f"a space has no random generator {quoted(name)}")
-                _restore(generator, own)
+                restore_value(generator, own)
             for key, inner in node["spaces"]:
-                _restore(inner, current.spaces[key])
+                restore_value(inner, current.spaces[key])
             return current
         case "statistics":
             if not _is_statistics(current):
                 raise RunError("the environment keeps other statistics than the saved one")
             for name in STATISTICS:
-                setattr(current, name, _restore(node[name], None))
+                setattr(current, name, restore_value(node[name], None))
             return current
         case "mjdata":
             if type(current).__name__ != "MjData":
@@ -240,4 +240,4 @@ def _restore(node: Any, current: Any) -> Any:
 
 def _restore_items(items: list[Any], current: Any) -> list[Any]:
     before = list(current) if isinstance(current, list | tuple) and len(current) == len(items) else [None] * len(items)
-    return [_restore(item, old) for item, old in zip(items, before, strict=True)]
+    return [restore_value(item, old) for item, old in zip(items, before, strict=True)]

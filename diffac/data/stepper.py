@@ -48,13 +48,12 @@ class Stepper(Protocol):
     """Entries of an observation."""
     action_dim: int
     """Entries of an action, each in [-1, 1]."""
-    obs: np.ndarray
-    """[num_envs obs_dim] of float32, what to act on next."""
-    whole: bool
-    """Whether they are between two steps; False: a step or reset broke off, and `reset` comes next."""
 
     def reset(self, seeds: Sequence[int]) -> np.ndarray:
-        """Starts new episodes with these seeds, one for each environment; the observations [num_envs obs_dim]."""
+        """Starts new episodes with these seeds, one for each environment; the observations [num_envs obs_dim].
+
+        Comes first, and after a step that broke off.
+        """
         ...
 
     def start(self, action: np.ndarray) -> None:
@@ -62,11 +61,7 @@ class Stepper(Protocol):
         ...
 
     def finish(self) -> StepResult:
-        """Ends the step that `start` began. Where an episode has ended, the next one has begun.
-
-        Raises:
-            RunError: an environment is broken, which is all that may be raised; says which, and in what step.
-        """
+        """Ends the step that `start` began. Where an episode has ended, the next one has begun."""
         ...
 
     def close(self) -> None:
@@ -78,12 +73,12 @@ class Stepper(Protocol):
 class SavableStepper(Stepper, Protocol):
     """Environments that go on from a checkpoint in the middle of their episodes; others begin new ones there."""
 
-    def save(self) -> dict[str, Any]:
-        """The state between two steps as plain data, with the entries that `VectorStepper.save` has."""
+    def save(self) -> Any:
+        """The state between two steps as data: numbers, texts, arrays and random generators of NumPy, containers."""
         ...
 
-    def restore(self, saved: Mapping[str, Any], seeds: Sequence[int]) -> str | None:
-        """Goes on where `save` was called; or starts new episodes with these seeds, and says why it must."""
+    def restore(self, saved: Any) -> np.ndarray:
+        """Goes on where `save` returned this; the observations [num_envs obs_dim]."""
         ...
 
 

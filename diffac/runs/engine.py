@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+from collections.abc import Callable
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from diffac.backend import codec_of, engine_of, get_backend
 from diffac.data.environments import make_envs
 from diffac.data.vectors import close, dims
-from diffac.errors import UsageError
+from diffac.errors import UsageError, told_as
 from diffac.logging.trackers import load_tracker
 from diffac.protocols import Engine
 from diffac.system import configure
@@ -50,15 +51,27 @@ def start_engine(module: ModuleType, config: TrainConfig, obs_dim: int, action_d
 def chosen(module: ModuleType, config: TrainConfig) -> dict[str, Any]:
     """The arguments `stepper` and `replay` of `train`, as far as a recipe chooses them: `make_stepper(config, purpose)`
     and `make_replay(config, capacity, obs_dim, action_dim, **options)`."""
-    makers = {"stepper": getattr(module, "make_stepper", None)}
-    if hasattr(module, "make_replay"):
-        makers["replay"] = partial(module.make_replay, config)
-    return makers
+    makers = {"stepper": _function(module, "make_stepper"), "replay": _function(module, "make_replay")}
+    if makers["replay"] is not None:
+        makers["replay"] = partial(makers["replay"], config)
+    return {name: make for name, make in makers.items() if make is not None}
 
 
 def own_callbacks(module: ModuleType, config: TrainConfig) -> list[Callback]:
     """The recipe's, where it has a `make_callback(config)`."""
-    return [check_callback(module.make_callback(config))] if hasattr(module, "make_callback") else []
+    make = _function(module, "make_callback")
+    if make is None:
+        return []
+    with told_as("make_callback"):
+        return [check_callback(make(config))]
+
+
+def _function(module: ModuleType, name: str) -> Callable[..., Any] | None:
+    """A function that a recipe may have."""
+    found = getattr(module, name, None)
+    if found is not None and not callable(found):
+        raise UsageError(f"{name} of a recipe must be a function, got {found!r:.200}")
+    return found
 
 
 def _normalising(learner: Any, config: TrainConfig, obs_dim: int) -> Any:

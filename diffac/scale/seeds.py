@@ -298,8 +298,8 @@ class _Terminal:
 
 
 def _report(done: Sequence[_Seed], seconds: float) -> list[str]:
-    """The last evaluations of the seeds that are complete."""
-    folders = [seed.folder for seed in done if seed.folder is not None]
+    """The last evaluations of the seeds that are complete; a callback may have stopped one before its first."""
+    folders = [seed.folder for seed in done if seed.folder is not None and (seed.folder / "evaluations.npz").exists()]
     if not folders:
         return []
     last = np.array([np.load(folder / "evaluations.npz")["results"][-1] for folder in folders])

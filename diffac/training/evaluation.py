@@ -104,14 +104,14 @@ class Evaluator:
     an environment contributes is fixed beforehand: taking the first `num_episodes` that end would favour short ones.
 
     Args:
-        env: the environment's name, as in `make_envs`; or a `Stepper`, whose episodes end by themselves.
+        env: the environment's name, as in `make_envs`; or a `Stepper`, which is closed here.
         num_episodes: episodes of an evaluation.
         seed: of the environments and of the policy's noise; never shared with training.
         num_envs: environments stepped together; None: at most 10, or as many as the stepper has.
         deterministic: exploration noise is off (`Engine.act_noise_spec(..., deterministic=True)`).
-        env_kwargs: as in `make_envs`; of a stepper, neither this nor the next two matter.
-        wrappers: as in `make_envs`.
-        max_steps: steps after which an episode is cut; None: as `Bounded`.
+        env_kwargs: as in `make_envs`; a stepper has its own.
+        wrappers: likewise.
+        max_steps: steps after which an episode is cut; None: as `Bounded`, and of a stepper after `MAX_STEPS`.
     """
 
     def __init__(
@@ -129,21 +129,24 @@ class Evaluator:
         num_episodes, seed, num_envs = natural([num_episodes, seed, num_envs])
         if num_episodes < 1:
             raise UsageError(f"num_episodes must be at least 1, got {num_episodes}")
-        if isinstance(env, str):
-            num_envs = min(num_episodes, MAX_ENVS if num_envs is None else num_envs)
-        else:
-            num_envs = int(env.num_envs) if num_envs is None else num_envs
         self.num_episodes = num_episodes
         self.seed = seed
         self.deterministic = deterministic
         if isinstance(env, str):
+            count = min(num_episodes, MAX_ENVS if num_envs is None else num_envs)
             bound = partial(Bounded, max_steps)
-            envs = make_envs(env, num_envs, env_kwargs=env_kwargs, wrappers=wrappers, wrap=bound)
+            envs = make_envs(env, count, env_kwargs=env_kwargs, wrappers=wrappers, wrap=bound)
             self._stepper: VectorStepper | OwnStepper = VectorStepper(envs)
         else:
-            self._stepper = OwnStepper(env, num_envs)
-        share, more = divmod(num_episodes, num_envs)
-        self._quota = np.array([share + (i < more) for i in range(num_envs)])
+            count = getattr(env, "num_envs", 1) if num_envs is None else num_envs
+            self._stepper = OwnStepper(env, count, max_steps or MAX_STEPS)
+        share, more = divmod(num_episodes, count)
+        self._quota = np.array([share + (i < more) for i in range(count)])
+
+    @property
+    def dims(self) -> tuple[int, int]:
+        """(obs_dim, action_dim) of its environments."""
+        return self._stepper.obs_dim, self._stepper.action_dim
 
     @property
     def env_of_episode(self) -> np.ndarray:
@@ -186,8 +189,7 @@ class Evaluator:
             for episode in result.episodes:
                 if len(played[episode.env]) < self._quota[episode.env]:
                     played[episode.env].append((episode.ret, episode.length))
-                    if isinstance(stepper, VectorStepper):
-                        cut += stepper.attribute("cut")[episode.env]
+                    cut += stepper.attribute("cut")[episode.env]
             obs = result.obs
         returns, lengths = zip(*(episode for episodes in played for episode in episodes), strict=True)
         return Evaluation(np.array(returns), np.array(lengths), cut)

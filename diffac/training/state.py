@@ -15,8 +15,8 @@ from diffac.data.environments import make_envs, of_statistics
 from diffac.data.normalisation import RunningMoments
 from diffac.data.own_stepper import OwnStepper
 from diffac.data.replay import NumberedReplay, Replay, ReplayBuffer
-from diffac.data.stepper import Episode, SavableStepper, Stepper, VectorStepper
-from diffac.errors import UsageError
+from diffac.data.stepper import Episode, Stepper, VectorStepper
+from diffac.errors import UsageError, told_as
 from diffac.protocols import Engine
 from diffac.training.config import TrainConfig
 from diffac.training.evaluation import EvaluationRecord, Evaluator, records
@@ -24,7 +24,8 @@ from diffac.training.interval_log import IntervalLog
 from diffac.training.snapshot import Snapshot, check_host
 from diffac.training.streams import Streams, integer
 
-MakeStepper = Callable[[TrainConfig, Literal["training", "evaluation"]], Stepper]
+Purpose = Literal["training", "evaluation"]
+MakeStepper = Callable[[TrainConfig, Purpose], Stepper]
 """Makes the environments for one of both."""
 
 
@@ -94,24 +95,37 @@ class Training:
             stack.callback(self._stepper.close)
             self._evaluator = stack.enter_context(
                 Evaluator(
-                    config.env_id if stepper is None else stepper(config, "evaluation"),
+                    config.env_id if stepper is None else _made(stepper, config, "evaluation"),
                     num_episodes=config.eval_episodes,
                     seed=integer(self._streams.evaluation),
                     max_steps=config.eval_max_steps,
                     **({} if stepper is not None else config.env_arguments),
                 )
             )
-            self.buffer = _on_device(replay, config)(
-                config.buffer_size,
-                self._stepper.obs_dim,
-                self._stepper.action_dim,
-                gamma=config.gamma,
-                n_step=config.n_step,
-                num_envs=config.num_envs,
-            )
+            sizes = self._checked_sizes()
+            options = {"gamma": config.gamma, "n_step": config.n_step, "num_envs": config.num_envs}
+            with told_as("what makes the replay memory"):
+                self.buffer = _on_device(replay, config)(config.buffer_size, *sizes, **options)
             """The replay memory."""
             self._begin(restore, say)
             self._resources = stack.pop_all()
+
+    def _checked_sizes(self) -> tuple[int, int]:
+        """(obs_dim, action_dim) of the environments.
+
+        Raises:
+            UsageError: those of the evaluation, or those that the actor was made for, are others.
+        """
+        sizes = self._stepper.obs_dim, self._stepper.action_dim
+        actor = getattr(self.state, "actor", None)
+        made_for = tuple(getattr(actor, name, own) for name, own in zip(("obs_dim", "action_dim"), sizes, strict=True))
+        for whose, others in (("those of the evaluation have", self._evaluator.dims), ("the actor is for", made_for)):
+            if others != sizes:
+                raise UsageError(
+                    f"the environments of the training have observations of {sizes[0]} entries and actions of "
+                    f"{sizes[1]}, and {whose} {others[0]} and {others[1]}"
+                )
+        return sizes
 
     def _make_moments(self) -> RunningMoments | None:
         """Goes on from those of the learner's state, which may be that of an agent that has learned before.
@@ -199,10 +213,17 @@ class Training:
         self.close()
 
 
-def _training_stepper(config: TrainConfig, make: MakeStepper | None) -> SavableStepper:
+def _made(make: MakeStepper, config: TrainConfig, purpose: Purpose) -> Stepper:
+    with told_as(f"what makes the environments for {purpose}"):
+        return make(config, purpose)
+
+
+def _training_stepper(config: TrainConfig, make: MakeStepper | None) -> VectorStepper | OwnStepper:
     """The environments that are learned from."""
     if make is not None:
-        return OwnStepper(make(config, "training"), config.num_envs)
+        made = _made(make, config, "training")
+        own = OwnStepper(made, config.num_envs)
+        return made if isinstance(made, VectorStepper) else own  # which can do it all
     envs = make_envs(
         config.env_id,
         config.num_envs,

@@ -15,6 +15,7 @@ import pytest
 import diffac
 import diffac.runs.recipes
 from diffac.agent import Agent
+from diffac.data.own_stepper import OwnStepper
 from diffac.data.replay import ReplayBuffer
 from diffac.data.stepper import StepResult, VectorStepper
 from diffac.errors import RunError, UsageError
@@ -30,9 +31,6 @@ class Worlds:
         self.inner = VectorStepper(diffac.make_envs("fakes:Random-v0", num_envs))
         self.num_envs, self.obs_dim, self.action_dim = num_envs, self.inner.obs_dim, self.inner.action_dim
         self.closed = 0
-
-    obs = property(lambda self: self.inner.obs)
-    whole = property(lambda self: self.inner.whole)
 
     def reset(self, seeds: Any) -> np.ndarray:
         return self.inner.reset(seeds)
@@ -51,11 +49,13 @@ class Worlds:
 class SavableWorlds(Worlds):
     """They go on where they were saved."""
 
-    def save(self) -> dict[str, Any]:
-        return self.inner.save()
+    def save(self) -> Any:
+        return {"worlds": self.inner.save(), "rng": np.random.default_rng(3)}
 
-    def restore(self, saved: Any, seeds: Any) -> str | None:
-        return self.inner.restore(saved, seeds)
+    def restore(self, saved: Any) -> np.ndarray:
+        assert saved["rng"].random() == np.random.default_rng(3).random()
+        assert self.inner.restore(saved["worlds"], range(self.num_envs)) is None
+        return self.inner.obs
 
 
 class Newest(ReplayBuffer):
@@ -207,6 +207,75 @@ def test_a_stepper_is_made_anew_by_its_reset_after_an_error() -> None:
         assert loop.env_step == 120
 
 
+class Endless(Worlds):
+    """No episode of theirs ends."""
+
+    def __init__(self, num_envs: int) -> None:
+        super().__init__(num_envs)
+        self.steps = 0
+
+    def finish(self) -> StepResult:
+        self.steps += 1
+        result = super().finish()
+        kept = of_transition(result, terminated=np.zeros(self.num_envs, bool), reward=np.full(self.num_envs, 2.0))
+        return kept._replace(episodes=[])
+
+
+def test_an_evaluation_cuts_episodes_without_an_end() -> None:
+    worlds = Endless(2)
+    with diffac.Evaluator(worlds, num_episodes=3, seed=5, max_steps=20) as evaluator:
+        found = evaluator(fakes.FakeEngine(), fakes.FakeState())
+    np.testing.assert_array_equal(found.lengths, [20, 20, 20])
+    np.testing.assert_array_equal(found.returns, [40, 40, 40])
+    assert (found.cut, worlds.steps) == (3, 40)
+
+
+def test_a_run_says_that_its_stepper_has_no_end() -> None:
+    with pytest.warns(UserWarning, match=r"3 of 3 episodes had no end after 7 steps.*eval_max_steps"):
+        train(fakes.FakeEngine(), fakes.FakeState(), fakes.config(eval_max_steps=7), stepper=maker(Endless))
+
+
+def test_environments_of_other_sizes_are_refused() -> None:
+    class Wider(Worlds):
+        def __init__(self, num_envs: int) -> None:
+            super().__init__(num_envs)
+            self.obs_dim += num_envs == 3
+
+    with pytest.raises(UsageError, match=r"training have observations of 3 .* those of the evaluation have 4 and 1"):
+        trained(stepper=maker(Wider))
+    state = fakes.FakeState()
+    state.actor = types.SimpleNamespace(obs_dim=3, action_dim=2)
+    with pytest.raises(UsageError, match=r"training have .* actions of 1, and the actor is for 3 and 2"):
+        train(fakes.FakeEngine(), state, fakes.config(), stepper=maker(Worlds))
+
+
+def test_a_vector_stepper_may_be_made() -> None:
+    def make_stepper(config: Any, purpose: str) -> VectorStepper:
+        return VectorStepper(diffac.make_envs("fakes:Random-v0", 4 if purpose == "training" else 3))
+
+    assert trained(stepper=make_stepper) == trained()
+
+
+@pytest.mark.parametrize(("data", "said"), [(object(), "is a object, which is not data"), ([[[]]] * 2, None)])
+def test_what_a_stepper_saves_must_be_data(data: Any, said: str | None) -> None:
+    class Odd(SavableWorlds):
+        def save(self) -> Any:
+            return {"worlds": data}
+
+        def restore(self, saved: Any) -> np.ndarray:
+            assert saved == {"worlds": data}
+            return np.ones((2, 3))
+
+    own = OwnStepper(Odd(2), 2)
+    own.reset([0, 1])
+    saved = own.save()
+    problem = OwnStepper(Odd(2), 2).restore(saved, [0, 1])
+    assert (problem is None) == (said is None)
+    assert said is None or f"Odd.save()['worlds'] {said}" == problem
+    for wrong in ({**saved, "restart": None, "envs": [{}, {}]}, {**saved, "restart": None, "envs": []}):
+        assert OwnStepper(Odd(2), 2).restore(wrong, [0, 1]) == "the checkpoint holds no state of Odd"
+
+
 # recipes
 
 
@@ -286,6 +355,18 @@ def test_wrong_choices_are_refused(in_folder: Path) -> None:
     config = fake_recipe.Config(run_root=str(in_folder), progress=False)
     with pytest.raises(UsageError, match=r"callback must be a diffac\.Callback"):
         run(recipe(make_callback=lambda config: print), config, "fake")
+
+    for name, wrong in [("make_stepper", 3), ("make_replay", "no function"), ("make_callback", [])]:
+        with pytest.raises(UsageError, match=f"{name} of a recipe must be a function, got"):
+            run(recipe(**{name: wrong}), config, "fake")
+
+    def broken(*args: Any, **options: Any) -> Any:
+        raise OSError("no licence")
+
+    for name, who in [("make_stepper", "what makes the environments for training"), ("make_callback", "make_callback"),
+                      ("make_replay", "what makes the replay memory")]:  # fmt: skip
+        with pytest.raises(RunError, match=f"{who} raised OSError: no licence"):
+            run(recipe(**{name: broken}), config, "fake")
 
     class Forgetful:
         def __init__(self, *sizes: int, **options: Any) -> None:
