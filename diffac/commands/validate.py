@@ -4,40 +4,30 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
 import json
 import math
 import multiprocessing
 import os
 import platform
-import queue
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, NamedTuple
+from collections.abc import Mapping, Sequence
+from multiprocessing.connection import Connection, wait
+from typing import Annotated, Any
 
-import numpy as np
 import tyro
 
 from diffac.backend import backend_names, get_backend, unknown_backend
 from diffac.commands.parsing import parse
-from diffac.data.code_by_name import import_of
-from diffac.errors import RunError, UsageError, said
+from diffac.errors import RunError, UsageError
 from diffac.system import configure
 from diffac.system.compiling import compiling
 from diffac.system.orphans import end_with_parent
 from diffac.system.signals import children_undisturbed
 from diffac.system.versions import installed_versions
+from diffac.testing.validation import CURVE_TOLERANCE, Curve, Row, compare, compare_learners, compare_module
 
-REFERENCE = "reference"
 PRECISIONS = ("float64", "float32")
-TOLERANCES = {"float64": 1e-9, "float32": 1e-3}
-"""Largest relative difference, entry by entry, that counts as agreement."""
-FIT_TOLERANCE = 5e-3
-"""That of temperatures in single precision: the fit behind their entropies stops where the likelihood changes by less
-than 1e-3, and rounding decides a whole iteration of it."""
-CURVE_TOLERANCE = 1e-6
-"""Relative difference at which two learners' curves count as different (`--steps`)."""
-SEED = 2026
+"""A process each: JAX has to know the precision before it is imported."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -70,48 +60,6 @@ class ValidateArguments:
             raise UsageError("--module compares parts in torch and in equinox; leave out --steps and --backends")
 
 
-class Row(NamedTuple):
-    """One component in one precision on one device."""
-
-    kind: str
-    name: str
-    precision: str
-    device: str
-    cases: int
-    values: float
-    """Worst relative difference between any two of the backends and the reference."""
-    gradients: float | None
-    """Likewise; None: nothing is differentiated."""
-    worst: str
-    """The two that differ most."""
-    tolerance: float
-
-    @property
-    def agrees(self) -> bool:
-        """Whether both are within the tolerance."""
-        return max(self.values, self.gradients or 0.0) <= self.tolerance
-
-
-class Curve(NamedTuple):
-    """One learner driven side by side."""
-
-    name: str
-    pair: str
-    steps: int
-    parted: int | None
-    """The first step after which losses or parameters differ by more than `CURVE_TOLERANCE`; None: never."""
-    values: float
-    """Worst relative difference up to there."""
-
-    @property
-    def agrees(self) -> bool:
-        """Whether the curves stayed together for the first hundred steps: rounding grows, errors are there at once."""
-        return self.parted is None or self.parted > 100
-
-
-# the work, in a process for each precision: JAX has to know the precision before it is imported
-
-
 def _load(names: Sequence[str]) -> dict[str, Any]:
     """The installed backends among these, set up; torch first, because it must be imported before JAX."""
     loaded = {}
@@ -122,13 +70,13 @@ def _load(names: Sequence[str]) -> dict[str, Any]:
     return loaded
 
 
-def _work(precision: str, names: Sequence[str], config: ValidateArguments, results: Any) -> None:
-    """Puts every result into the queue, then None; an exception goes there too."""
+def _work(precision: str, names: Sequence[str], config: ValidateArguments, results: Connection) -> None:
+    """Sends the backends that are used and every result; what goes wrong, too."""
     end_with_parent()
     os.environ["JAX_ENABLE_X64"] = str(int(precision == "float64"))
     try:
         backends = _load(names)
-        results.put(list(backends))
+        results.send(list(backends))
         if config.module is not None:
             work = compare_module(config.module, config.cases)
         elif config.steps:
@@ -136,180 +84,11 @@ def _work(precision: str, names: Sequence[str], config: ValidateArguments, resul
         else:
             work = compare(backends, precision, config.cases)
         for result in work:
-            results.put(result)
-        results.put(None)
+            results.send(result)
     except (UsageError, RunError) as error:
-        results.put(error)
+        results.send(error)
     except Exception as error:
-        results.put(RunError(f"{type(error).__name__} while validating in {precision}: {error}"))
-
-
-def compare(backends: Mapping[str, Any], precision: str, cases: int) -> Iterator[Row]:
-    """All components on all devices, in the precision that this process was started for."""
-    from diffac.testing import parts, problems
-
-    rows = [(*row, parts.DIMS) for row in problems.rows()] + [(*row, parts.LARGE) for row in problems.large_rows()]
-    rows.sort(key=lambda row: list(problems.KINDS).index(row[0]))
-    for device in _devices(backends):
-        here = {n: B for n, B in backends.items() if device in _devices_of(B)}
-        for kind, name, dims in rows:
-            if kind == "learner" and precision == "float32":
-                continue  # Adam's first steps are lr * sign(gradient): rounding of a vanishing gradient decides
-            worst = {"values": (0.0, ""), "gradients": (0.0, "")}
-            differentiated = False
-            number = cases if dims is parts.DIMS else 1
-            for case in range(number):
-                problem = _problem(kind, name, case, precision, dims)
-                answers = {REFERENCE: problems.solve_by_reference(problem)}
-                for backend, B in here.items():
-                    with _on(B, device):
-                        answers[backend] = problems.solve(B, problem)
-                differentiated |= bool(answers[REFERENCE].gradients)
-                for one, other in itertools.combinations(answers, 2):
-                    for what in worst:
-                        error = problems.difference(
-                            *(getattr(answers[n], what) for n in (other, one)),
-                            # a number that is small because large ones cancel is not known better in single precision
-                            small=1e-3 if precision == "float64" else 1.0,
-                            floor=1.0 if what == "values" else 0.0,
-                        )
-                        if error >= worst[what][0]:
-                            worst[what] = (error, f"{one} - {other}")
-            yield Row(
-                kind=kind,
-                name=name if dims is parts.DIMS else f"{name}, large",
-                precision=precision,
-                device=device,
-                cases=number,
-                values=worst["values"][0],
-                gradients=worst["gradients"][0] if differentiated else None,
-                worst=max(worst.values())[1],
-                tolerance=FIT_TOLERANCE if (kind, precision) == ("temperature", "float32") else TOLERANCES[precision],
-            )
-
-
-def _problem(kind: str, name: str, case: int, precision: str, dims: Any = None) -> Any:
-    """A problem in this precision, another one for each case and component; dims: None for the usual small ones.
-
-    Some problems have no answer in a precision: where two candidates are equally good, rounding picks one. Then another
-    one is drawn.
-    """
-    from diffac.testing.problems import well_posed
-
-    rng = np.random.default_rng([SEED, case, *f"{kind} {name}".encode()])
-    while True:
-        problem = _random_problem(kind, name, rng, dims).cast(precision)
-        if well_posed(problem, precision):
-            return problem
-
-
-def _random_problem(kind: str, name: str, rng: np.random.Generator, dims: Any) -> Any:
-    """Ordinary to unusual numbers."""
-    from diffac.testing.parts import DIMS
-    from diffac.testing.problems import make_problem
-
-    return make_problem(
-        *(kind, name, rng),
-        dims=dims or DIMS,
-        magnitude=10 ** rng.uniform(-1.5, 1),
-        spread=10 ** rng.uniform(-0.5, 0.2),
-        temperature=10 ** rng.uniform(-1, 1),
-        termination=float(rng.choice([0.0, 0.3, 1.0])),
-    )
-
-
-def _devices_of(B: Any) -> list[str]:
-    from diffac.testing.problems import tools
-
-    return tools(B).devices() if hasattr(tools(B), "devices") else ["cpu"]
-
-
-def _devices(backends: Mapping[str, Any]) -> list[str]:
-    """Devices of any backend, the CPU first."""
-    found = {device for B in backends.values() for device in _devices_of(B)}
-    return sorted(found, key=lambda device: (device != "cpu", device))
-
-
-def _on(B: Any, device: str) -> Any:
-    from diffac.testing.problems import tools
-
-    return tools(B).on_device(device) if hasattr(tools(B), "on_device") else contextlib.nullcontext()
-
-
-def compare_learners(backends: Mapping[str, Any], steps: int) -> Iterator[Curve]:
-    """Every learner of the tables, `steps` updates with the same batches and noise, in pairs; float64 on the CPU."""
-    from diffac.testing import parts, problems, reference
-
-    worlds = dict(backends) if len(backends) > 1 else {**backends, REFERENCE: reference}
-    for name in parts.LEARNERS:
-        problem = _problem("learner", name, 0, "float64")
-        running = {world: problems.start_engine(B, problem) for world, B in worlds.items()}
-        pairs = list(itertools.combinations(worlds, 2))
-        worst, parted = dict.fromkeys(pairs, 0.0), dict.fromkeys(pairs)
-        rng = np.random.default_rng(SEED)
-        for step in range(1, steps + 1):
-            batch = parts.make_batch(rng, filled=False)
-            noise = parts.make_noise(rng, next(iter(running.values()))[0])
-            seen = {}
-            for world, (engine, state) in running.items():
-                state, metrics = engine.step(state, batch, noise)
-                running[world] = (engine, state)
-                if world != REFERENCE:
-                    metrics = problems.tools(worlds[world]).to_numpy(metrics)
-                # all parameters now and then: copying them costs more than an update
-                arrays = worlds[world].to_arrays(state) if step % 50 == 0 or step == steps else {}
-                seen[world] = {**problems.computed(metrics), **arrays}
-            for pair in pairs:
-                if parted[pair] is None:
-                    error = problems.difference(*(seen[world] for world in pair), floor=1.0)
-                    worst[pair] = max(worst[pair], error)
-                    parted[pair] = step if error > CURVE_TOLERANCE else None
-            if all(step is not None for step in parted.values()):
-                break
-        for pair in pairs:
-            yield Curve(name, " - ".join(pair), steps, parted[pair], worst[pair])
-
-
-def compare_module(name: str, cases: int) -> Iterator[Row]:
-    """The pairs of a user's module, see `ValidateArguments.module`.
-
-    Raises:
-        UsageError: there is no such module, or it has no such table.
-        RunError: a part raised an error.
-    """
-    from diffac.testing import comparison
-
-    for part, (in_torch, in_equinox, options) in _pairs(name).items():
-        try:
-            found = comparison.measure(in_torch, in_equinox, draws=cases, **options)
-        except UsageError as error:
-            raise UsageError(f"part {part!r} of {name}: {error}") from error
-        except Exception as error:
-            where = " ".join(getattr(error, "__notes__", []))
-            raise RunError(f"part {part!r} of {name} raised {type(error).__name__}: {said(error)} {where}") from error
-        worst = next((line for error, line in found.differences if error > TOLERANCES["float64"]), "")
-        numbers = {"values": found.values, "gradients": found.gradients, "tolerance": TOLERANCES["float64"]}
-        yield Row(found.kind, part, "float64", "cpu", cases, **numbers, worst=worst)
-
-
-def _pairs(name: str) -> dict[str, tuple[Any, Any, dict[str, Any]]]:
-    try:
-        module = import_of(f"{name}:PARTS")
-    except ImportError as error:
-        raise UsageError(f"the module {name!r} cannot be imported: {error}") from error
-    table = getattr(module, "PARTS", None)
-    if not isinstance(table, Mapping) or not table:
-        raise UsageError(f'{name} needs a table PARTS = {{"name": (part_in_torch, part_in_equinox)}}, got {table!r}')
-    for part, row in table.items():
-        if not isinstance(row, tuple) or len(row) not in (2, 3) or (len(row) == 3 and not isinstance(row[2], dict)):
-            raise UsageError(
-                f"PARTS[{part!r}] of {name} must be (part_in_torch, part_in_equinox), perhaps with a dictionary of "
-                f"arguments for diffac.testing.compare, got {row!r}"
-            )
-    return {str(part): (row[0], row[1], row[2] if len(row) == 3 else {}) for part, row in table.items()}
-
-
-# the command
+        results.send(RunError(f"{type(error).__name__} while validating in {precision}: {error}"))
 
 
 def validate(config: ValidateArguments) -> bool:
@@ -362,47 +141,49 @@ def _run(names: Sequence[str], config: ValidateArguments) -> tuple[list[str], li
     """A process for each precision; the results in the order of the tables."""
     context = multiprocessing.get_context("spawn")
     precisions = PRECISIONS[:1] if config.steps or config.module else PRECISIONS
-    queues = {precision: context.Queue() for precision in precisions}
-    workers = {p: context.Process(target=_work, args=(p, names, config, queues[p]), daemon=True) for p in precisions}
-    with children_undisturbed():
-        for worker in workers.values():
-            worker.start()
+    workers: dict[str, Any] = {}
+    results: dict[Connection, str] = {}
     try:
-        return _collect(workers, queues)
+        with children_undisturbed():
+            for precision in precisions:
+                receiver, sender = context.Pipe(duplex=False)
+                workers[precision] = context.Process(target=_work, args=(precision, names, config, sender), daemon=True)
+                workers[precision].start()
+                sender.close()  # so that the pipe ends with the process
+                results[receiver] = precision
+        return _collect(workers, results)
     finally:
         for worker in workers.values():
             worker.kill()
 
 
-def _collect(workers: Mapping[str, Any], queues: Mapping[str, Any]) -> tuple[list[str], list[Any]]:
+def _collect(workers: Mapping[str, Any], results: dict[Connection, str]) -> tuple[list[str], list[Any]]:
     """What the processes find, until all have ended."""
     from rich.console import Console
 
-    precisions = tuple(queues)
     used: list[str] = []
-    collected: dict[str, list[Any]] = {precision: [] for precision in precisions}
-    console = Console(stderr=True)
-    with console.status("starting the backends") as status, compiling("the parts of both backends"):
-        open_queues = set(precisions)
-        while open_queues:
-            for precision in sorted(open_queues):
+    collected: dict[str, list[Any]] = {precision: [] for precision in workers}
+    with Console(stderr=True).status("starting the backends") as status, compiling("the parts of both backends"):
+        while results:
+            ready = wait(list(results), timeout=0.1)
+            for receiver in [receiver for receiver in results if receiver in ready]:
                 try:
-                    result = queues[precision].get(timeout=0.1)
-                except queue.Empty:
-                    if workers[precision].is_alive():
-                        continue
-                    code = workers[precision].exitcode
-                    raise RunError(f"the process that validates in {precision} died with exit code {code}") from None
+                    result = receiver.recv()
+                except EOFError:
+                    worker = workers[precision := results.pop(receiver)]
+                    worker.join()
+                    if worker.exitcode != 0:
+                        died = f"the process that validates in {precision} died with exit code {worker.exitcode}"
+                        raise RunError(died) from None
+                    continue
                 if isinstance(result, Exception):
                     raise result
                 if isinstance(result, list):
                     used = result
-                elif result is None:
-                    open_queues.discard(precision)
                 else:
-                    collected[precision].append(result)
+                    collected[results[receiver]].append(result)
                     status.update(f"{sum(map(len, collected.values()))} comparisons done, last {result.name}")
-    return used, [result for precision in precisions for result in collected[precision]]
+    return used, [result for precision in workers for result in collected[precision]]
 
 
 def _versions() -> dict[str, str]:

@@ -14,9 +14,10 @@ import pytest
 
 from diffac.commands import validate as validation
 from diffac.commands.main import main
-from diffac.commands.validate import Curve, Row, ValidateArguments, compare, compare_learners
+from diffac.commands.validate import ValidateArguments
 from diffac.errors import UsageError
 from diffac.testing import problems
+from diffac.testing.validation import Curve, Row, compare, compare_learners
 
 ROWS = [("schedule", "vp"), ("sampler", "tanh_gaussian"), ("critic objective", "mean_squared"), ("learner", "sac")]
 
@@ -134,7 +135,7 @@ def test_a_missing_backend_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def dying(precision: str, names: Any, config: Any, results: Any) -> None:
     """What becomes of a process that the system kills, in place of `_work`."""
-    results.put(["torch"])
+    results.send(["torch"])
     if precision == "float32":
         os._exit(3)
     time.sleep(60)

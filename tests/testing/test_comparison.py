@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 
 from diffac.commands import validate as validation
-from diffac.commands.validate import ValidateArguments, compare_module
+from diffac.commands.validate import ValidateArguments
 from diffac.errors import RunError, UsageError
 from diffac.noise import Normal, Uniform
 from diffac.parts.schedules import flow_schedule, vp_schedule
 from diffac.protocols import Loss
 from diffac.testing import Disagreement, compare
 from diffac.testing.parts import DIMS, LEARNERS, Ellipse
+from diffac.testing.validation import Row, compare_module
 
 SCHEDULE = vp_schedule(4)
 SMALL = {"key": 0, "hidden_sizes": (4,)}
@@ -219,7 +220,7 @@ def test_module_and_steps_exclude_each_other() -> None:
 
 
 def test_the_report_of_a_module(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    row = validation.Row("sampler", "mine", "float64", "cpu", 3, 1e-15, None, "", 1e-9)
+    row = Row("sampler", "mine", "float64", "cpu", 3, 1e-15, None, "", 1e-9)
     monkeypatch.setattr(validation, "_run", lambda names, config: (["torch", "equinox"], [row]))
     assert validation.validate(ValidateArguments(module="my_parts"))
     said = capsys.readouterr().out
