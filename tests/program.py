@@ -36,7 +36,8 @@ class Program:
     """
 
     def __init__(self, code: str, folder: Path, *argv: str) -> None:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(PATHS), "PYTHONUNBUFFERED": "1"}
+        paths = [*PATHS, *filter(None, [os.environ.get("PYTHONPATH")])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
             [sys.executable, "-c", code, *argv],
             env=environment, cwd=folder, text=True, start_new_session=True,

@@ -20,6 +20,7 @@ commands:
   train RECIPE [--preset NAME] [options]   train an agent; results go to runs/
   train --config FILE [options]            train with the config.yaml of a run
   train RECIPE --num-seeds N [options]     train several seeds, a run for each
+  sweep FILE [--dry-run] [options]         train all runs that a file asks for
   resume RUN [--backend NAME]              go on with a run that was stopped
   evaluate RUN [--episodes N] [--video]    play episodes with its best policy
   export RUN --format F [--out FILE]       write its policy: onnx, torch or jax
@@ -34,12 +35,14 @@ try it:
   diffac train sac --preset quick --env-id Pendulum-v1
 """
 
-COMMANDS = ("train", "resume", "evaluate", "export", "report", "validate", "recipes")
+COMMANDS = ("train", "sweep", "resume", "evaluate", "export", "report", "validate", "recipes")
 """Each has a file of its name here, whose `main` takes the arguments; only the one that is asked for is loaded."""
 OTHER_NAMES = {
     "run": "train",
     "learn": "train",
     "fit": "train",
+    "grid": "sweep",
+    "tune": "sweep",
     "continue": "resume",
     "test": "evaluate",
     "play": "evaluate",

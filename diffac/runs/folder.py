@@ -35,6 +35,7 @@ def create_run(
     *,
     recipe_file: str | None = None,
     root: Path | None = None,
+    folder: Path | None = None,
 ) -> Path:
     """Makes `{run_root}/{env_id}/{recipe}/{backend}/seed{N}__{time}/` with `config.yaml` and `manifest.json`.
 
@@ -44,6 +45,7 @@ def create_run(
         command: what was typed, for the manifest; None: this process' arguments.
         recipe_file: the recipe's file where it is run as a script, for the manifest; None: it is not.
         root: what `config.run_root` meant when the program began; None: what it means now.
+        folder: to make instead, or to use where it is there; it holds no run.
 
     Returns:
         The folder, from the root on; a number is added to its name where one of that name exists.
@@ -52,19 +54,15 @@ def create_run(
         UsageError: the folder cannot be made.
     """
     root = root or absolute(config.run_root)
-    parent = root.joinpath(*map(_file_name, (config.env_id, recipe_name, config.backend)))
+    parent = root.joinpath(*map(file_name, (config.env_id, recipe_name, config.backend)))
     name = f"seed{config.seed}__{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}"
-    folder, number = parent / name, 1
     about = manifest(command) | {"run_id": uuid.uuid4().hex, "recipe_file": recipe_file}
     try:
-        parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            try:
-                folder.mkdir()
-                break
-            except FileExistsError:
-                number += 1
-                folder = parent / f"{name}_{number}"
+        if folder is None:
+            folder = _new_folder(parent, name)
+        else:
+            parent = folder.parent
+            folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / "config.yaml", config_yaml(config, recipe_name))
         write_atomically(folder / "manifest.json", manifest_json(about))
     except OSError as error:
@@ -72,6 +70,19 @@ def create_run(
             f"cannot make the folder of the run in {parent}: {error.strerror or error}; choose another --run-root"
         ) from error
     return folder
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    """Makes a folder of that name, with a number behind it where there is one."""
+    parent.mkdir(parents=True, exist_ok=True)
+    folder, number = parent / name, 1
+    while True:
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1
+            folder = parent / f"{name}_{number}"
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -127,8 +138,12 @@ def note_resume(folder: Path, backend: str, env_step: int) -> None:
 
 
 @contextlib.contextmanager
-def lock_run(folder: Path) -> Iterator[None]:
-    """Keeps other processes out of a run. The system releases the lock when the process ends, however it ends.
+def lock(folder: Path, what: str = "a run") -> Iterator[None]:
+    """Keeps other processes out of a folder. The system releases the lock when the process ends, however it ends.
+
+    Args:
+        folder: exists.
+        what: it holds, for messages.
 
     Raises:
         UsageError: another process has it, or the folder cannot be written to.
@@ -145,7 +160,7 @@ def lock_run(folder: Path) -> Iterator[None]:
             except BlockingIOError:
                 file.seek(0)
                 holder = file.read(200).strip() or "another process"
-                raise UsageError(f"{folder} is in use by {holder}; a run belongs to one process at a time") from None
+                raise UsageError(f"{folder} is in use by {holder}; {what} belongs to one process at a time") from None
             except OSError:  # a file system without locks
                 pass
         file.truncate(0)
@@ -154,6 +169,6 @@ def lock_run(folder: Path) -> Iterator[None]:
         yield
 
 
-def _file_name(text: str) -> str:
+def file_name(text: str) -> str:
     """The text with everything replaced that a file name had better not contain."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text)

@@ -17,7 +17,7 @@ from diffac.messages import note, quoted, say
 from diffac.runs.checkpoints import Checkpoint
 from diffac.runs.configs import config_yaml, make_config, read_config
 from diffac.runs.engine import build
-from diffac.runs.folder import finish_folder, lock_run, note_resume, read_manifest
+from diffac.runs.folder import finish_folder, lock, note_resume, read_manifest
 from diffac.runs.logs import rewind
 from diffac.runs.manifest import manifest
 from diffac.runs.recording import recorded
@@ -58,7 +58,7 @@ def resume(
     folder = absolute(folder)
     finish_folder(folder)
     about = read_manifest(folder)
-    with lock_run(folder):
+    with lock(folder):
         name, values = read_config(inside(folder, "config.yaml"))
         module = find_recipe(name)
         config = make_config(module.Config, values, str(folder / "config.yaml"))

@@ -33,7 +33,7 @@ from diffac.protocols import Batch
 from diffac.runs.checkpointer import Checkpointer
 from diffac.runs.checkpoints import Checkpoint, read_checkpoint
 from diffac.runs.configs import make_config
-from diffac.runs.folder import lock_run
+from diffac.runs.folder import lock
 from diffac.runs.recipes import load_recipe
 from diffac.runs.resume import resume
 from diffac.runs.store import Store
@@ -578,7 +578,7 @@ def test_two_processes_on_one_run(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert err.count("\n") == 1
     process.kill()
     process.communicate()
-    with lock_run(run):  # the lock has died with the process
+    with lock(run):  # the lock has died with the process
         pass
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import io
-import os
 import re
 import signal
 import subprocess
@@ -16,77 +14,17 @@ from typing import Any
 import fake_recipe
 import numpy as np
 import pytest
-import yaml
-from program import LONG, PATHS, RECIPE, SECONDS, Program
+from alike import assert_same_runs, folders, last
+from program import LONG, RECIPE, SECONDS, Program
 from rich.console import Console
 
 from diffac.commands.main import main
 from diffac.commands.script import run_recipe
 from diffac.errors import UsageError
 from diffac.logging import ConsoleWriter
-from diffac.runs.checkpoints import Checkpoint
 from diffac.runs.folder import read_manifest
-from diffac.runs.store import Store
 from diffac.scale import seeds
 from diffac.system.signals import HEARD
-
-METADATA = {"METADATA": "Name: fake\nVersion: 1\n", "entry_points.txt": "[diffac.recipes]\nfake = fake_recipe\n"}
-
-
-@pytest.fixture(autouse=True)
-def third_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """The recipe `fake` is installed, for processes that are started too; the folder for runs, which is empty."""
-    metadata, work = tmp_path / "site" / "fake-1.dist-info", tmp_path / "work"
-    for folder in (metadata, work):
-        folder.mkdir(parents=True)
-    for name, text in METADATA.items():
-        (metadata / name).write_text(text)
-    monkeypatch.syspath_prepend(metadata.parent)
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(metadata.parent), *PATHS]))
-    monkeypatch.chdir(work)
-    return work
-
-
-def folders(root: Path | str = "runs") -> dict[int, Path]:
-    """Seed -> folder of its run."""
-    found = {
-        yaml.safe_load(path.read_text())["seed"]: path.parent for path in Path(root).absolute().rglob("config.yaml")
-    }
-    return dict(sorted(found.items()))
-
-
-def last(folder: Path) -> Checkpoint:
-    checkpoint, refused = Store(folder / "checkpoints").newest()
-    assert checkpoint is not None
-    assert refused == []
-    return checkpoint
-
-
-def metrics(folder: Path) -> list[dict[str, str]]:
-    """All lines of a run, without times."""
-    with (folder / "metrics.csv").open(newline="") as file:
-        return [
-            {name: cell for name, cell in row.items() if not name.startswith("time/")} for row in csv.DictReader(file)
-        ]
-
-
-def assert_same_runs(one: Path, other: Path) -> None:
-    """Configuration, learner, replay memory, metrics and evaluations, to the last bit."""
-    left, right = (yaml.safe_load((folder / "config.yaml").read_text()) for folder in (one, other))
-    assert {**left, "run_root": None} == {**right, "run_root": None}
-    a, b = last(one), last(other)
-    assert (a.env_step, a.manifest["updates"]) == (b.env_step, b.manifest["updates"])
-    mine, theirs = a.learner_arrays(), b.learner_arrays()
-    assert mine.keys() == theirs.keys()
-    for name, array in mine.items():
-        np.testing.assert_array_equal(theirs[name], array, err_msg=name)
-    replays = [sorted(checkpoint.folder.glob("replay_*.npy")) for checkpoint in (a, b)]
-    assert replays[0]
-    for path, its in zip(*replays, strict=True):
-        assert path.read_bytes() == its.read_bytes()
-    assert metrics(one) == metrics(other)
-    with np.load(one / "evaluations.npz") as saved, np.load(other / "evaluations.npz") as its:
-        assert all((saved[name] == its[name]).all() for name in saved)
 
 
 def test_each_is_the_run_that_it_is_alone(capfd: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,73 @@
+"""`diffac sweep`: many runs that a file asks for, until all are complete."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import tyro
+
+from diffac.commands.parsing import parse
+from diffac.errors import RunError
+from diffac.files.paths import absolute
+from diffac.logging.console import standard_error
+from diffac.messages import command, note, say
+from diffac.scale.executors.processes import Processes
+from diffac.scale.plan import read_plan
+from diffac.scale.progress import Lines, LiveTable, duration
+from diffac.scale.sweep import Summary, run_sweep
+from diffac.scale.work import Job
+from diffac.system.signals import Interrupted
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SweepArguments:
+    """Trains all runs that a YAML file asks for; said again, goes on: what is complete is passed over, what was stopped
+    goes on from its last checkpoint, what failed is tried again."""
+
+    file: tyro.conf.Positional[Path]
+    """Sections: settings (of all runs), grid (lists of values, every combination is a run), runs (a list of runs)."""
+    root: Path | None = None
+    """Folder of the sweep; None: sweeps/ and the name of the file."""
+    dry_run: bool = False
+    """Only show the runs, and what they cost by a measured minute."""
+    retries: int = 1
+    """Further attempts at a run that fails."""
+    cpus_per_run: int = 1
+    """Processors, and threads, of each run."""
+    executor: Literal["processes"] = "processes"
+    """What executes the runs."""
+
+
+def main(argv: Sequence[str]) -> None:
+    """Runs the sweep.
+
+    Raises:
+        UsageError: impossible arguments.
+        RunError: runs failed; the others are complete.
+        Interrupted: a signal, after the runs under way have been saved.
+    """
+    chosen = parse(SweepArguments, argv, "diffac sweep")
+    jobs = read_plan(chosen.file, None if chosen.root is None else absolute(chosen.root))
+    display = LiveTable if standard_error().is_terminal else Lines
+    executor = partial(Processes, chosen.cpus_per_run)
+    summary = run_sweep(jobs, executor, retries=chosen.retries, display=partial(display, jobs))
+    again = command("diffac", "sweep", *argv)
+    if summary.signum is not None and summary.left:
+        text = f"interrupted; {len(summary.complete)} of {len(jobs)} runs are complete, go on with: {again}"
+        raise Interrupted(summary.signum or signal.SIGTERM, text)
+    say(*_report(summary, jobs))
+    if summary.failed:
+        for job, error in summary.failed:
+            note(f"{job.label}: {error}")
+        raise RunError(f"{len(summary.failed)} of {len(jobs)} runs failed; try them again with: {again}")
+
+
+def _report(summary: Summary, jobs: Sequence[Job]) -> list[str]:
+    hours = f"{duration(summary.seconds)} of runs, {summary.core_seconds / 3600:.2g} core-hours"
+    lines = [f"{len(summary.complete)} of {len(jobs)} runs complete, {hours}"]
+    return [*lines, f"compare them: {command('diffac', 'report', jobs[0].root)}"]

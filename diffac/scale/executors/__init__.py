@@ -1,0 +1,39 @@
+"""Where the runs of a sweep are executed: processes of this machine, and others behind the same small interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from diffac.scale.work import Job
+
+
+class Executor(Protocol):
+    """Executes jobs somewhere else than in this process."""
+
+    @property
+    def room(self) -> int:
+        """Jobs that may be submitted now."""
+        ...
+
+    def submit(self, work: Callable[[Job], Any], job: Job) -> None:
+        """Has `work(job)` called."""
+        ...
+
+    def finished(self, timeout: float) -> list[tuple[Job, Any]]:
+        """The jobs that have ended since the last call, with what `work` has returned; waits for the first of them.
+
+        Where the process or machine was lost, an `Outcome` says so in its place.
+
+        Args:
+            timeout: seconds to wait at most.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Asks all jobs under way to save and end; the second time to end at once."""
+        ...
+
+    def close(self) -> None:
+        """Ends whatever still runs."""
+        ...
