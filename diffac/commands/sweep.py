@@ -16,6 +16,7 @@ from diffac.errors import RunError
 from diffac.files.paths import absolute
 from diffac.logging.console import standard_error
 from diffac.messages import command, note, say
+from diffac.scale.cost import estimate
 from diffac.scale.executors.processes import Processes
 from diffac.scale.plan import read_plan
 from diffac.scale.progress import Lines, LiveTable, duration
@@ -55,6 +56,9 @@ def main(argv: Sequence[str]) -> None:
     jobs = read_plan(chosen.file, None if chosen.root is None else absolute(chosen.root))
     display = LiveTable if standard_error().is_terminal else Lines
     executor = partial(Processes, chosen.cpus_per_run)
+    if chosen.dry_run:
+        say(*_estimated(jobs, executor()))
+        return
     summary = run_sweep(jobs, executor, retries=chosen.retries, display=partial(display, jobs))
     again = command("diffac", "sweep", *argv)
     if summary.signum is not None and summary.left:
@@ -65,6 +69,19 @@ def main(argv: Sequence[str]) -> None:
         for job, error in summary.failed:
             note(f"{job.label}: {error}")
         raise RunError(f"{len(summary.failed)} of {len(jobs)} runs failed; try them again with: {again}")
+
+
+def _estimated(jobs: Sequence[Job], executor: Processes) -> list[str]:
+    """The runs by kinds, and what they cost."""
+    with standard_error().status("measuring"):
+        kinds = estimate(jobs, executor, executor.slots)
+    total = sum(kind.seconds * len(kind.jobs) for kind in kinds)
+    cores = f"{total * executor.cpus_per_run / 3600:.2g} core-hours"
+    return [
+        *(f"{len(kind.jobs)} x {kind.label}: {duration(kind.seconds)} each" for kind in kinds),
+        f"{len(jobs)} runs, about {cores}, {duration(total / min(executor.slots, len(jobs)))} on this machine; "
+        f"they go to {jobs[0].root}",
+    ]
 
 
 def _report(summary: Summary, jobs: Sequence[Job]) -> list[str]:

@@ -10,13 +10,10 @@ from typing import NamedTuple, Protocol
 
 from diffac.errors import UsageError
 from diffac.runs.folder import lock
-from diffac.scale.executors import Executor
+from diffac.scale.executors import GLANCE, Executor
 from diffac.scale.journal import Journal
 from diffac.scale.work import Job, Outcome, work
 from diffac.system.signals import StopRequest
-
-GLANCE = 0.25
-"""Seconds between two looks at what is under way."""
 
 
 class Display(Protocol):

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import collections
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from diffac.scale.work import Job
+
+
+GLANCE = 0.25
+"""Seconds between two looks at what is under way."""
 
 
 class Executor(Protocol):
@@ -37,3 +42,15 @@ class Executor(Protocol):
     def close(self) -> None:
         """Ends whatever still runs."""
         ...
+
+
+def execute(work: Callable[[Job], Any], jobs: Iterable[Job], executor: Executor) -> Iterator[tuple[Job, Any]]:
+    """Every job with what `work` returns for it, as they end."""
+    waiting, under_way = collections.deque(jobs), 0
+    while waiting or under_way:
+        while waiting and executor.room:
+            executor.submit(work, waiting.popleft())
+            under_way += 1
+        for job, result in executor.finished(GLANCE):
+            under_way -= 1
+            yield job, result
