@@ -4,30 +4,46 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Literal, TypeAlias
 
 import numpy as np
 
+Law: TypeAlias = Literal["truncated_normal", "uniform"]
+"""Of the initial parameters; `Initialiser` says which is which."""
 
-def truncated_normal(rng: np.random.Generator, shape: tuple[int, ...], fan_in: int) -> np.ndarray:
-    """Float64 array of a normal law with standard deviation 1/sqrt(fan_in), cut at two standard deviations.
 
-    Values outside the cut are drawn again. This is the initialisation of the official DACER and SDAC networks.
+class Initialiser:
+    """Draws the parameters of multilayer perceptrons, layer by layer.
+
+    "truncated_normal": weights from a normal law with standard deviation 1/sqrt(fan_in), cut at two standard deviations
+    (values outside are drawn again), and no biases, as in the official DACER and SDAC networks. "uniform": weights and
+    biases uniform in [-1/sqrt(fan_in), 1/sqrt(fan_in)], as `torch.nn.Linear` has them and so the official TD3.
+
+    Args:
+        key: seed.
+        law: one of both.
     """
-    values = rng.standard_normal(shape)
-    while (outside := np.abs(values) > 2).any():
-        values[outside] = rng.standard_normal(int(outside.sum()))
-    return values / math.sqrt(fan_in)
 
+    def __init__(self, key: int, law: Law = "truncated_normal") -> None:
+        self._rng, self.law = np.random.default_rng(key), law
 
-def layer_parameters(
-    rng: np.random.Generator, sizes: tuple[int, ...], ensemble: int | None = None
-) -> list[tuple[np.ndarray, np.ndarray]]:
-    """(weight, bias) of every layer of a multilayer perceptron with the given layer sizes.
+    def layers(self, sizes: tuple[int, ...], ensemble: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
+        """(weight, bias) of every layer of a multilayer perceptron with the given layer sizes, in float64.
 
-    Weights have shape [out, in], biases [out] and are zero; with an ensemble both have its size as leading axis.
-    """
-    leading = () if ensemble is None else (ensemble,)
-    return [
-        (truncated_normal(rng, (*leading, n_out, n_in), n_in), np.zeros((*leading, n_out)))
-        for n_in, n_out in itertools.pairwise(sizes)
-    ]
+        Weights have shape [out, in], biases [out]; with an ensemble both have its size as leading axis.
+        """
+        leading = () if ensemble is None else (ensemble,)
+        return [self._layer((*leading, n_out, n_in), n_in) for n_in, n_out in itertools.pairwise(sizes)]
+
+    def _layer(self, shape: tuple[int, ...], fan_in: int) -> tuple[np.ndarray, np.ndarray]:
+        if self.law == "truncated_normal":
+            return self._truncated_normal(shape) / math.sqrt(fan_in), np.zeros(shape[:-1])
+        weight, bias = (self._rng.uniform(-1.0, 1.0, size) for size in (shape, shape[:-1]))
+        return weight / math.sqrt(fan_in), bias / math.sqrt(fan_in)
+
+    def _truncated_normal(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Of a standard normal law, cut at two."""
+        values = self._rng.standard_normal(shape)
+        while (outside := np.abs(values) > 2).any():
+            values[outside] = self._rng.standard_normal(int(outside.sum()))
+        return values

@@ -7,11 +7,10 @@ import functools
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
-import numpy as np
-
 from diffac.errors import UsageError, check_count
 from diffac.parts.arguments import Argument
 from diffac.parts.declaration import STATIC, Count, Part, Real, Whole, declared
+from diffac.parts.initialisers import Initialiser, Law
 from diffac.protocols import Activation, Array, Prediction
 
 __all__ = ["DeterministicActor", "EnsembleCritic", "GaussianActor", "GaussianCritic", "MLPDenoiser", "TwinCritic"]
@@ -41,7 +40,7 @@ def network(cls: Declaration) -> Declaration:
     def init(self: Any, *sizes: Any, **options: Any) -> None:
         keep(self, *sizes, **options)
         self.check(key=options["key"])
-        self.build(np.random.default_rng(options["key"]))
+        self.build(Initialiser(options["key"], self.initialiser))
 
     cls.__init__ = init
     return cls
@@ -59,8 +58,9 @@ class Network(Part):
     key: dataclasses.InitVar[Whole] = dataclasses.field(kw_only=True)
     hidden_sizes: Widths = dataclasses.field(default=(256, 256, 256), kw_only=True, metadata=STATIC)
     activation: Activation = dataclasses.field(default="mish", kw_only=True, metadata=STATIC)
+    initialiser: Law = dataclasses.field(default="truncated_normal", kw_only=True, metadata=STATIC)
 
-    def build(self, rng: np.random.Generator) -> None:
+    def build(self, initialiser: Initialiser) -> None:
         """Draws the initial parameters; called when the arguments have been checked."""
         raise NotImplementedError
 
@@ -79,11 +79,12 @@ class MLPDenoiser(Network):
         key: seed of the initial parameters, equal in all backends.
         hidden_sizes: widths of the hidden layers.
         activation: between the layers.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch.
         time_dim: number of time features, even.
         prediction: what it predicts, "eps", "velocity" or "action"; says how others read its output.
 
     Raises:
-        UsageError: a size is not positive, time_dim is odd, or the activation is unknown.
+        UsageError: a size is not positive, time_dim is odd, or the activation or the initialiser is unknown.
     """
 
     time_dim: Count = dataclasses.field(default=16, kw_only=True, metadata=STATIC)
@@ -114,9 +115,10 @@ class DeterministicActor(Network):
         key: seed of the initial parameters, equal in all backends.
         hidden_sizes: widths of the hidden layers.
         activation: between the layers.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch.
 
     Raises:
-        UsageError: a size is not positive or the activation is unknown.
+        UsageError: a size is not positive, or the activation or the initialiser is unknown.
     """
 
     def __call__(self, obs: Array) -> Array:
@@ -136,11 +138,12 @@ class GaussianActor(Network):
         key: seed of the initial parameters, equal in all backends.
         hidden_sizes: widths of the hidden layers.
         activation: between the layers.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch.
         log_std_min: lower bound of the logarithmic standard deviation.
         log_std_max: upper bound; beyond a bound it is clipped and its gradient is zero.
 
     Raises:
-        UsageError: a size is not positive, the activation is unknown, or log_std_min >= log_std_max.
+        UsageError: a size is not positive, the activation or the initialiser is unknown, or log_std_min >= log_std_max.
     """
 
     log_std_min: Real = dataclasses.field(default=-20.0, kw_only=True, metadata=STATIC)
@@ -176,9 +179,10 @@ class TwinCritic(CriticNetwork, Network):
         key: seed of the initial parameters, equal in all backends.
         hidden_sizes: widths of the hidden layers.
         activation: between the layers.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch.
 
     Raises:
-        UsageError: a size is not positive or the activation is unknown.
+        UsageError: a size is not positive, or the activation or the initialiser is unknown.
     """
 
     size: ClassVar[int] = 2
@@ -195,10 +199,11 @@ class EnsembleCritic(CriticNetwork, Network):
         key: seed of the initial parameters, equal in all backends.
         hidden_sizes: widths of the hidden layers.
         activation: between the layers.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch.
         size: number of members.
 
     Raises:
-        UsageError: a size is not positive or the activation is unknown.
+        UsageError: a size is not positive, or the activation or the initialiser is unknown.
     """
 
     size: Count = dataclasses.field(default=2, kw_only=True, metadata=STATIC)
@@ -216,10 +221,11 @@ class GaussianCritic(CriticNetwork, Network):
         key: seed of the initial parameters, equal in all backends.
         hidden_sizes: widths of the hidden layers.
         activation: between the layers.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch.
         size: number of members.
 
     Raises:
-        UsageError: a size is not positive or the activation is unknown.
+        UsageError: a size is not positive, or the activation or the initialiser is unknown.
     """
 
     size: Count = dataclasses.field(default=2, kw_only=True, metadata=STATIC)

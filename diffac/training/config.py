@@ -11,6 +11,7 @@ import numpy as np
 from diffac.backend import check_backend_name
 from diffac.data.environments import check_env_arguments
 from diffac.errors import UsageError
+from diffac.parts.initialisers import Law
 from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Activation
 from diffac.values import check_fields
@@ -171,6 +172,8 @@ class ActorCriticConfig(TrainConfig):
     """Widths of the hidden layers of actor and critic."""
     activation: Activation = "mish"
     """Activation of both networks."""
+    initialiser: Law = "truncated_normal"
+    """Law of their initial parameters: truncated_normal as in DACER and SDAC, uniform as in PyTorch."""
     learning_rate: float = 3e-4
     """Adam's learning rate."""
     tau: float = 0.005
@@ -183,7 +186,7 @@ class ActorCriticConfig(TrainConfig):
     @property
     def network_arguments(self) -> dict[str, Any]:
         """What actor and critic take beside their dimensions and keys."""
-        return {"hidden_sizes": self.hidden_sizes, "activation": self.activation}
+        return {"hidden_sizes": self.hidden_sizes, "activation": self.activation, "initialiser": self.initialiser}
 
     def actor_learning_rate(self, final: float) -> LinearSchedule:
         """The schedule of the official SDAC code: learning_rate up to a quarter of the actor's steps, `final` from

@@ -44,7 +44,12 @@ ENV_CONSTANTS: dict[str, dict[str, Any]] = {}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
-    "stable_baselines3": {"learning_starts": 100, "log_det_epsilon": 1e-6, "critic_loss_factor": 0.5},
+    "stable_baselines3": {
+        "learning_starts": 100,
+        "initialiser": "uniform",
+        "log_det_epsilon": 1e-6,
+        "critic_loss_factor": 0.5,
+    },
     "dacer_repository": {  # the SAC beside DACER's official code; sizes and steps as `dacer --preset paper`
         "total_timesteps": 30_000_000,
         "num_envs": 20,

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int
 from diffac.errors import UsageError, check_count
 from diffac.parts import networks as declared
 from diffac.parts.declaration import Ensemble
-from diffac.parts.initialisers import layer_parameters
+from diffac.parts.initialisers import Initialiser
 from diffac.parts.inputs import check_width
 from diffac_equinox.devices import all_devices
 from diffac_equinox.kernels.products import ensemble_outputs, repeated
@@ -54,9 +54,9 @@ class Linear(eqx.Module):
         return x @ self.weight.T + self.bias
 
 
-def _layers(rng: np.random.Generator, sizes: tuple[int, ...], ensemble: int | None = None) -> tuple[Linear, ...]:
+def _layers(initialiser: Initialiser, sizes: tuple[int, ...], ensemble: int | None = None) -> tuple[Linear, ...]:
     all_devices()  # where there is none, with a sentence
-    parameters = layer_parameters(rng, sizes, ensemble)
+    parameters = initialiser.layers(sizes, ensemble)
     return tuple(Linear(jnp.asarray(weight), jnp.asarray(bias)) for weight, bias in parameters)
 
 
@@ -102,10 +102,10 @@ class MLPDenoiser(declared.MLPDenoiser, eqx.Module):
     time_layers: tuple[Linear, ...] = eqx.field(kw_only=True)
     layers: tuple[Linear, ...] = eqx.field(kw_only=True)
 
-    def build(self, rng: np.random.Generator) -> None:
-        self.time_layers = _layers(rng, (self.time_dim, 2 * self.time_dim, self.time_dim))
+    def build(self, initialiser: Initialiser) -> None:
+        self.time_layers = _layers(initialiser, (self.time_dim, 2 * self.time_dim, self.time_dim))
         inputs = self.obs_dim + self.action_dim + self.time_dim
-        self.layers = _layers(rng, (inputs, *self.hidden_sizes, self.action_dim))
+        self.layers = _layers(initialiser, (inputs, *self.hidden_sizes, self.action_dim))
 
     def condition(self, obs: Float[Array, "*batch obs"], num_steps: int) -> Condition:
         """The shares of obs and of all times t < num_steps; may stand for `obs` in `__call__`."""
@@ -141,8 +141,8 @@ class MLPDenoiser(declared.MLPDenoiser, eqx.Module):
 class DeterministicActor(declared.DeterministicActor, eqx.Module):
     layers: tuple[Linear, ...] = eqx.field(kw_only=True)
 
-    def build(self, rng: np.random.Generator) -> None:
-        self.layers = _layers(rng, (self.obs_dim, *self.hidden_sizes, self.action_dim))
+    def build(self, initialiser: Initialiser) -> None:
+        self.layers = _layers(initialiser, (self.obs_dim, *self.hidden_sizes, self.action_dim))
 
     def __call__(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch act"]:
         """The action [*batch act] in [-1, 1] for obs [*batch obs]."""
@@ -153,8 +153,8 @@ class DeterministicActor(declared.DeterministicActor, eqx.Module):
 class GaussianActor(declared.GaussianActor, eqx.Module):
     layers: tuple[Linear, ...] = eqx.field(kw_only=True)
 
-    def build(self, rng: np.random.Generator) -> None:
-        self.layers = _layers(rng, (self.obs_dim, *self.hidden_sizes, 2 * self.action_dim))
+    def build(self, initialiser: Initialiser) -> None:
+        self.layers = _layers(initialiser, (self.obs_dim, *self.hidden_sizes, 2 * self.action_dim))
 
     def __call__(
         self, obs: Float[Array, "*batch obs"]
@@ -177,8 +177,10 @@ class _Values:
     hidden_sizes: tuple[int, ...]
     activation: str
 
-    def build(self, rng: np.random.Generator) -> None:
-        self.layers = _layers(rng, (self.obs_dim + self.action_dim, *self.hidden_sizes, self.outputs), self.size)
+    def build(self, initialiser: Initialiser) -> None:
+        self.layers = _layers(
+            initialiser, (self.obs_dim + self.action_dim, *self.hidden_sizes, self.outputs), self.size
+        )
 
     def __call__(
         self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*#batch act"]

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from diffac.errors import UsageError, check_count
 from diffac.parts import networks as declared
 from diffac.parts.declaration import Ensemble
-from diffac.parts.initialisers import layer_parameters
+from diffac.parts.initialisers import Initialiser
 from diffac.parts.inputs import check_width
 from diffac_torch.devices import check_defaults
 from diffac_torch.kernels.products import affine, ensemble_outputs
@@ -64,9 +64,9 @@ class Linear(nn.Module):
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
 
 
-def _layers(rng: np.random.Generator, sizes: tuple[int, ...], ensemble: int | None = None) -> nn.ModuleList:
+def _layers(initialiser: Initialiser, sizes: tuple[int, ...], ensemble: int | None = None) -> nn.ModuleList:
     check_defaults()
-    return nn.ModuleList([Linear(weight, bias) for weight, bias in layer_parameters(rng, sizes, ensemble)])
+    return nn.ModuleList([Linear(weight, bias) for weight, bias in initialiser.layers(sizes, ensemble)])
 
 
 def _first(layers: nn.ModuleList) -> Linear:
@@ -114,11 +114,11 @@ def _smallest(values: Tensor) -> Tensor:
 class MLPDenoiser(declared.MLPDenoiser, nn.Module):
     __call__ = nn.Module.__call__
 
-    def build(self, rng: np.random.Generator) -> None:
+    def build(self, initialiser: Initialiser) -> None:
         nn.Module.__init__(self)
-        self.time_layers = _layers(rng, (self.time_dim, 2 * self.time_dim, self.time_dim))
+        self.time_layers = _layers(initialiser, (self.time_dim, 2 * self.time_dim, self.time_dim))
         inputs = self.obs_dim + self.action_dim + self.time_dim
-        self.layers = _layers(rng, (inputs, *self.hidden_sizes, self.action_dim))
+        self.layers = _layers(initialiser, (inputs, *self.hidden_sizes, self.action_dim))
 
     def condition(self, obs: Float[Tensor, "*#batch obs"], num_steps: int) -> Condition:
         """The shares of obs and of all times t < num_steps, to be passed to the network in place of obs."""
@@ -162,9 +162,9 @@ class MLPDenoiser(declared.MLPDenoiser, nn.Module):
 class DeterministicActor(declared.DeterministicActor, nn.Module):
     __call__ = nn.Module.__call__
 
-    def build(self, rng: np.random.Generator) -> None:
+    def build(self, initialiser: Initialiser) -> None:
         nn.Module.__init__(self)
-        self.layers = _layers(rng, (self.obs_dim, *self.hidden_sizes, self.action_dim))
+        self.layers = _layers(initialiser, (self.obs_dim, *self.hidden_sizes, self.action_dim))
 
     def forward(self, obs: Float[Tensor, "*batch obs"]) -> Float[Tensor, "*batch act"]:
         """The action [*batch act] in [-1, 1] for obs [*batch obs]."""
@@ -175,9 +175,9 @@ class DeterministicActor(declared.DeterministicActor, nn.Module):
 class GaussianActor(declared.GaussianActor, nn.Module):
     __call__ = nn.Module.__call__
 
-    def build(self, rng: np.random.Generator) -> None:
+    def build(self, initialiser: Initialiser) -> None:
         nn.Module.__init__(self)
-        self.layers = _layers(rng, (self.obs_dim, *self.hidden_sizes, 2 * self.action_dim))
+        self.layers = _layers(initialiser, (self.obs_dim, *self.hidden_sizes, 2 * self.action_dim))
 
     def forward(
         self, obs: Float[Tensor, "*batch obs"]
@@ -202,9 +202,11 @@ class _Ensemble:
 
     layers: nn.ModuleList
 
-    def build(self, rng: np.random.Generator) -> None:
+    def build(self, initialiser: Initialiser) -> None:
         nn.Module.__init__(self)  # type: ignore[arg-type]
-        self.layers = _layers(rng, (self.obs_dim + self.action_dim, *self.hidden_sizes, self.outputs), self.size)
+        self.layers = _layers(
+            initialiser, (self.obs_dim + self.action_dim, *self.hidden_sizes, self.outputs), self.size
+        )
 
     def _outputs(self, obs: Tensor, action: Tensor) -> Tensor:
         """[size *batch outputs]"""

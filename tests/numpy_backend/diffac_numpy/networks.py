@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from diffac.parts import networks as declared
-from diffac.parts.initialisers import layer_parameters
+from diffac.parts.initialisers import Initialiser
 from diffac.testing import reference
 
 Sizes = tuple[int, ...]
 
 
 def layers(
-    rng: np.random.Generator, sizes: Sizes, prefix: str = "layers", ensemble: int | None = None
+    initialiser: Initialiser, sizes: Sizes, prefix: str = "layers", ensemble: int | None = None
 ) -> dict[str, Any]:
     """Initial parameters by name, drawn in the order in which every backend draws them."""
     named = {}
-    for i, (weight, bias) in enumerate(layer_parameters(rng, sizes, ensemble)):
+    for i, (weight, bias) in enumerate(initialiser.layers(sizes, ensemble)):
         named |= {f"{prefix}.{i}.weight": weight, f"{prefix}.{i}.bias": bias}
     return named
 
@@ -36,9 +34,11 @@ class Condition(NamedTuple):
 
 
 class MLPDenoiser(declared.MLPDenoiser, Network):
-    def build(self, rng: np.random.Generator) -> None:
-        arrays = layers(rng, (self.time_dim, 2 * self.time_dim, self.time_dim), "time_layers")
-        arrays |= layers(rng, (self.obs_dim + self.action_dim + self.time_dim, *self.hidden_sizes, self.action_dim))
+    def build(self, initialiser: Initialiser) -> None:
+        arrays = layers(initialiser, (self.time_dim, 2 * self.time_dim, self.time_dim), "time_layers")
+        arrays |= layers(
+            initialiser, (self.obs_dim + self.action_dim + self.time_dim, *self.hidden_sizes, self.action_dim)
+        )
         self.bound = reference.MLPDenoiser(arrays, self.activation, self.prediction)
 
     def condition(self, obs: Any, num_steps: int) -> Condition:
@@ -49,8 +49,8 @@ class MLPDenoiser(declared.MLPDenoiser, Network):
 
 
 class DeterministicActor(declared.DeterministicActor, Network):
-    def build(self, rng: np.random.Generator) -> None:
-        arrays = layers(rng, (self.obs_dim, *self.hidden_sizes, self.action_dim))
+    def build(self, initialiser: Initialiser) -> None:
+        arrays = layers(initialiser, (self.obs_dim, *self.hidden_sizes, self.action_dim))
         self.bound = reference.DeterministicActor(arrays, self.activation)
 
     def __call__(self, obs: Any) -> Any:
@@ -58,8 +58,8 @@ class DeterministicActor(declared.DeterministicActor, Network):
 
 
 class GaussianActor(declared.GaussianActor, Network):
-    def build(self, rng: np.random.Generator) -> None:
-        arrays = layers(rng, (self.obs_dim, *self.hidden_sizes, 2 * self.action_dim))
+    def build(self, initialiser: Initialiser) -> None:
+        arrays = layers(initialiser, (self.obs_dim, *self.hidden_sizes, 2 * self.action_dim))
         self.bound = reference.GaussianActor(arrays, self.activation, self.log_std_min, self.log_std_max)
 
     def __call__(self, obs: Any) -> Any:
@@ -71,10 +71,10 @@ class Values(Network):
 
     outputs, kind = 1, reference.EnsembleCritic
 
-    def build(self, rng: np.random.Generator) -> None:
+    def build(self, initialiser: Initialiser) -> None:
         own: Any = self
         sizes = (own.obs_dim + own.action_dim, *own.hidden_sizes, self.outputs)
-        self.bound = self.kind(layers(rng, sizes, ensemble=own.size), own.activation)
+        self.bound = self.kind(layers(initialiser, sizes, ensemble=own.size), own.activation)
 
     def __call__(self, obs: Any, action: Any) -> Any:
         return self.bound(obs, action)[0]
