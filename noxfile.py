@@ -41,7 +41,7 @@ def pytest(session: nox.Session, *arguments: str, optimised: bool = False) -> No
 def tests(session: nox.Session) -> None:
     """Everything fast, with both backends: minutes."""
     install(session, f"torch,equinox,{RUNTIME},test-sb3")
-    pytest(session, "-m", "not slow and not learning and not soak and not theory and not official")
+    pytest(session, "-m", "not slow and not learning and not soak and not theory and not official and not sweeps")
 
 
 @nox.session
@@ -151,6 +151,13 @@ def soak(session: nox.Session) -> None:
     """Slow: kills runs at random moments and resumes them; long runs stopped and resumed, compared bit for bit."""
     install(session, f"torch,equinox,{RUNTIME}")
     session.run("pytest", "-m", "soak", *session.posargs)
+
+
+@nox.session
+def sweeps(session: nox.Session) -> None:
+    """Minutes: sweeps whose processes and machines are killed, on this machine and on a Ray cluster of three nodes."""
+    install(session, f"ray,{RUNTIME}")
+    session.run("pytest", "-m", "sweeps or not sweeps", "tests/scale", *session.posargs)
 
 
 @nox.session

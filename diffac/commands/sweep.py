@@ -12,12 +12,14 @@ from typing import Literal
 import tyro
 
 from diffac.commands.parsing import parse
-from diffac.errors import RunError
+from diffac.errors import RunError, UsageError
 from diffac.files.paths import absolute
 from diffac.logging.console import standard_error
 from diffac.messages import command, note, say
 from diffac.scale.cost import estimate
+from diffac.scale.executors import Executor
 from diffac.scale.executors.processes import Processes
+from diffac.scale.executors.ray import RayCluster
 from diffac.scale.plan import read_plan
 from diffac.scale.progress import Lines, LiveTable, duration
 from diffac.scale.sweep import Summary, run_sweep
@@ -40,8 +42,20 @@ class SweepArguments:
     """Further attempts at a run that fails."""
     cpus_per_run: int = 1
     """Processors, and threads, of each run."""
-    executor: Literal["processes"] = "processes"
-    """What executes the runs."""
+    gpus_per_run: float = 0.0
+    """GPUs of each run, a fraction where several share one; only with --executor ray."""
+    executor: Literal["processes", "ray"] = "processes"
+    """What executes the runs: processes of this machine, or a Ray cluster."""
+    address: str | None = None
+    """Of the Ray cluster; None: the one that this machine belongs to, or else one of this machine alone."""
+
+    def make_executor(self) -> Executor:
+        """What executes the runs."""
+        if self.executor == "ray":
+            return RayCluster(self.address, self.cpus_per_run, self.gpus_per_run)
+        if self.address is not None or self.gpus_per_run:
+            raise UsageError("--address and --gpus-per-run need --executor ray")
+        return Processes(self.cpus_per_run)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -55,11 +69,10 @@ def main(argv: Sequence[str]) -> None:
     chosen = parse(SweepArguments, argv, "diffac sweep")
     jobs = read_plan(chosen.file, None if chosen.root is None else absolute(chosen.root))
     display = LiveTable if standard_error().is_terminal else Lines
-    executor = partial(Processes, chosen.cpus_per_run)
     if chosen.dry_run:
-        say(*_estimated(jobs, executor()))
+        say(*_estimated(jobs, Processes(chosen.cpus_per_run)))
         return
-    summary = run_sweep(jobs, executor, retries=chosen.retries, display=partial(display, jobs))
+    summary = run_sweep(jobs, chosen.make_executor, retries=chosen.retries, display=partial(display, jobs))
     again = command("diffac", "sweep", *argv)
     if summary.signum is not None and summary.left:
         text = f"interrupted; {len(summary.complete)} of {len(jobs)} runs are complete, go on with: {again}"

@@ -7,6 +7,7 @@ import io
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import fake_recipe
 import pytest
 import yaml
 from alike import assert_same_runs, folders, last
@@ -24,7 +26,7 @@ from rich.console import Console
 from diffac.commands.main import main
 from diffac.errors import UsageError
 from diffac.runs.folder import read_manifest
-from diffac.scale import progress
+from diffac.scale import cost, progress
 from diffac.scale.executors.processes import Processes, output_of
 from diffac.scale.journal import Journal
 from diffac.scale.plan import read_plan
@@ -233,6 +235,30 @@ def test_bad_input(argv: list[str], message: str, capfd: pytest.CaptureFixture[s
     write()
     assert main(["sweep", *argv]) == 2
     assert message in capfd.readouterr().err
+
+
+def test_a_dry_run_says_what_it_costs(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """One run of each kind is measured, and nothing is written."""
+    monkeypatch.setattr(cost, "MINUTE", 1.0)
+    monkeypatch.setattr(cost, "SHORTEST", 0.2)
+    grid = {"batch_size": [4, 8], "seed": [0, 1, 2]}
+    content = {"settings": {"recipe": "fake", "total_timesteps": 1_000_000}, "grid": grid}
+    Path("mine.yaml").write_text(yaml.safe_dump(content))
+    assert main(["sweep", "mine.yaml", "--dry-run"]) == 0
+    first, second, total = sorted(capfd.readouterr().out.splitlines(), key=lambda line: "core-hours" in line)
+    assert {line.partition(":")[0] for line in (first, second)} == {"3 x batch_size=4", "3 x batch_size=8"}
+    assert re.fullmatch(r"6 runs, about \S+ core-hours, .* on this machine; they go to .*sweeps/mine", total)
+    assert not Path("sweeps").exists()
+
+
+def test_a_dry_run_of_what_cannot_begin(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["sweep", str(write(env_id="fakes:Rondom-v0")), "--dry-run"]) == 1
+    assert "error: seed=0: unknown environment 'fakes:Rondom-v0'" in capfd.readouterr().err
+
+
+def test_costs_are_those_of_the_whole_run() -> None:
+    config = fake_recipe.Config(total_timesteps=1_000, learning_starts=100, eval_interval=300)
+    assert cost.Cost(start=5.0, random_step=0.01, step=0.1, evaluation=2.0).of(config) == pytest.approx(5 + 1 + 90 + 8)
 
 
 class Fake:

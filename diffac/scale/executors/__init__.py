@@ -8,7 +8,6 @@ from typing import Any, Protocol
 
 from diffac.scale.work import Job
 
-
 GLANCE = 0.25
 """Seconds between two looks at what is under way."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib
 import io
 import os
 import shutil
@@ -14,13 +15,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from diffac.errors import RunError, UsageError, said
+from diffac.errors import UsageError, said
 from diffac.files.untrusted import remove
 from diffac.scale.work import Job, Outcome, has_begun
 
 MOST_WAITING = 1_000
 """Jobs that Ray knows of at a time."""
-BEGINNING = ("config.yaml", "manifest.json")
 
 
 class Brought(NamedTuple):
@@ -49,10 +49,12 @@ class RayCluster:
 
     def __init__(self, address: str | None = None, cpus_per_run: int = 1, gpus_per_run: float = 0.0) -> None:
         try:
-            import ray
+            ray: Any = importlib.import_module("ray")
         except ImportError as error:
             raise UsageError("--executor ray needs Ray; run: python -m pip install 'diffac[ray]'") from error
-        self._ray: Any = ray
+        self._ray = ray
+        self._jobs: dict[Any, Job] = {}
+        self._signed: list[Path] = []
         self._owns = not ray.is_initialized()
         if self._owns:
             try:
@@ -68,7 +70,6 @@ class RayCluster:
             num_cpus=cpus_per_run, num_gpus=gpus_per_run, max_retries=0, max_calls=1,
             runtime_env={"env_vars": {**variables, "OMP_NUM_THREADS": str(cpus_per_run)}},
         )(_work)  # fmt: skip
-        self._jobs: dict[Any, Job] = {}
         self._token = f".seen-{uuid.uuid4().hex}"
         self._asked = False
 
@@ -77,9 +78,15 @@ class RayCluster:
         return MOST_WAITING - len(self._jobs)
 
     def submit(self, work: Callable[[Job], Any], job: Job) -> None:
-        (job.root / self._token).touch()
+        self.sign(job)
         carried = self._ray.put(packed(job.folder)) if has_begun(job) else None
         self._jobs[self._work.remote(work, job, self._token, carried)] = job
+
+    def sign(self, job: Job) -> None:
+        """Leaves a sign in the folder of the sweep, by which a machine knows that it sees it."""
+        if not self._signed:
+            self._signed.append(job.root / self._token)
+            self._signed[0].touch()
 
     def finished(self, timeout: float) -> list[tuple[Job, Any]]:
         ready, _ = self._ray.wait(list(self._jobs), num_returns=len(self._jobs), timeout=timeout)
@@ -92,7 +99,11 @@ class RayCluster:
         except errors.TaskCancelledError:
             return Outcome("stopped")
         except errors.RayError as error:
-            return Outcome("stopped") if self._asked else Outcome("failed", f"its machine or process was lost: {said(error)}")
+            return (
+                Outcome("stopped")
+                if self._asked
+                else Outcome("failed", f"its machine or process was lost: {said(error)}")
+            )
         if brought.folder is not None:
             try:
                 unpack(brought.folder, job.folder)
@@ -106,10 +117,11 @@ class RayCluster:
         self._asked = True
 
     def close(self) -> None:
-        for answer, job in self._jobs.items() if hasattr(self, "_jobs") else ():
+        for answer in self._jobs:
             with contextlib.suppress(Exception):
                 self._ray.cancel(answer, force=True)
-            remove(job.root / self._token)
+        for path in self._signed:
+            remove(path)
         if self._owns:
             self._ray.shutdown()
 
