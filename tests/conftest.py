@@ -21,6 +21,7 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1]
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 import pytest
+from program import PATHS
 
 from diffac.backend import GROUP, get_backend
 
@@ -152,3 +153,21 @@ def numpy_backend(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
         yield get_backend(name)
     finally:
         sys.path[:] = before
+
+
+FAKE_RECIPE = {"METADATA": "Name: fake\nVersion: 1\n", "entry_points.txt": "[diffac.recipes]\nfake = fake_recipe\n"}
+"""Files of an installed package that has a recipe."""
+
+
+@pytest.fixture
+def third_party(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """The recipe `fake` is installed, for processes that are started too; the folder for runs, which is empty."""
+    metadata, work = tmp_path / "site" / "fake-1.dist-info", tmp_path / "work"
+    for folder in (metadata, work):
+        folder.mkdir(parents=True)
+    for name, text in FAKE_RECIPE.items():
+        (metadata / name).write_text(text)
+    monkeypatch.syspath_prepend(metadata.parent)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(metadata.parent), *PATHS]))
+    monkeypatch.chdir(work)
+    return work

@@ -6,7 +6,6 @@ import dataclasses
 from typing import Any
 
 from diffac.backend import get_backend
-from diffac.parts.initialisers import Law
 from diffac.protocols import Activation, Critic, Learner
 from diffac.training.config import ActorCriticConfig
 
@@ -17,7 +16,6 @@ class Config(ActorCriticConfig):
 
     hidden_sizes: tuple[int, ...] = (256, 256)
     activation: Activation = "relu"
-    initialiser: Law = "uniform"
     reward_scale: float = 1.0
     num_envs: int = 1
     """Environments stepped together."""
@@ -40,6 +38,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "stable_baselines3": {
         "hidden_sizes": (400, 300),
+        "initialiser": "uniform",
         "learning_rate": 1e-3,
         "learning_starts": 100,
         "noise_scale": 0.0,
@@ -49,7 +48,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_starts": 1_000,
         "num_envs": 4,
         "hidden_sizes": (128, 128),
-        "initialiser": "truncated_normal",
         "learning_rate": 1e-3,
         "tau": 0.01,
         "gamma": 0.98,

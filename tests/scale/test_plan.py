@@ -12,6 +12,8 @@ from diffac.errors import UsageError
 from diffac.scale.plan import read_plan
 from diffac.scale.work import Job
 
+pytestmark = pytest.mark.usefixtures("third_party")
+
 
 def plan(content: Any, name: str = "mine.yaml") -> list[Job]:
     Path(name).write_text(content if isinstance(content, str) else yaml.safe_dump(content, sort_keys=False))

@@ -22,6 +22,8 @@ from diffac.scale.progress import Lines
 from diffac.scale.sweep import Summary, run_sweep
 from diffac.scale.work import Job
 
+pytestmark = pytest.mark.usefixtures("third_party")
+
 
 def write(steps: int = 400, seeds: int = 3) -> Path:
     settings = {"recipe": "fake", "total_timesteps": steps, "checkpoint_interval": 100, "log_interval": 100}

@@ -26,6 +26,8 @@ from diffac.runs.folder import read_manifest
 from diffac.scale import seeds
 from diffac.system.signals import HEARD
 
+pytestmark = pytest.mark.usefixtures("third_party")
+
 
 def test_each_is_the_run_that_it_is_alone(capfd: pytest.CaptureFixture[str]) -> None:
     run = ["train", "fake", "--num-envs", "2", "--asynchronous", "--log-interval", "20", "--checkpoint-interval", "40"]

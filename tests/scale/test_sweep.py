@@ -38,6 +38,8 @@ SWEEP = CODE + "sys.exit(c.main())"
 LONG = {"recipe": "fake", "total_timesteps": 20_000, "checkpoint_interval": 500, "log_interval": 100}
 """Seconds, and what is saved often."""
 
+pytestmark = pytest.mark.usefixtures("third_party")
+
 
 def write(name: str = "mine", *, seeds: int = 2, **settings: Any) -> Path:
     """The file of a sweep over seeds."""
