@@ -20,7 +20,7 @@ from diffac.files.paths import absolute
 from diffac.logging.console import PLAIN_LINE, progress_bar, standard_error
 from diffac.messages import command, note, printable, say
 from diffac.system.early_signals import ONE_OF_SEVERAL
-from diffac.system.processors import usable_processors
+from diffac.system.processors import shares, usable_processors
 from diffac.system.signals import HEARD, Interrupted, StopRequest, children_undisturbed
 from diffac.training.config import TrainConfig
 
@@ -88,14 +88,9 @@ def _environment(threads: int) -> dict[str, str]:
     Args:
         threads: for each process.
     """
-    shares = {
-        "OMP_NUM_THREADS": str(threads),  # PyTorch, and NumPy's products
-        "NPROC": str(threads),  # JAX
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the first would take three quarters of a GPU's memory
-    }
     terminal = {"PYTHONUNBUFFERED": "1", "TTY_COMPATIBLE": "0"}  # lines come at once, and no bar is drawn
     ours = {name: value for name, value in os.environ.items() if name != "FORCE_COLOR"}
-    return {**shares, **ours, **terminal, ONE_OF_SEVERAL: "1"}
+    return {**shares(threads), **ours, **terminal, ONE_OF_SEVERAL: "1"}
 
 
 class _Seed:

@@ -66,6 +66,8 @@ def config_of(module: ModuleType, recipe: str, values: Mapping[str, Any], where:
     """
     fields = dict(values)
     preset = fields.pop("preset", "default")
+    if not isinstance(preset, str):
+        raise UsageError(f"{where}: preset must be a text, got {preset!r:.200}")
     try:
         base = preset_values(module, recipe, preset, fields.get("env_id"))
     except UsageError as error:

@@ -15,6 +15,15 @@ def usable_processors() -> int:
     return min(seen, granted_processors() or seen)
 
 
+def shares(threads: int) -> dict[str, str]:
+    """Variables by which one of several processes on a machine keeps to so many threads, and to its part of a GPU."""
+    return {
+        "OMP_NUM_THREADS": str(threads),  # PyTorch, and NumPy's products
+        "NPROC": str(threads),  # JAX
+        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the first would take three quarters of a GPU's memory
+    }
+
+
 def granted_processors(root: Path | str = "/") -> int | None:
     """Processors whose time the control groups of Linux grant this process, rounded down, at least 1.
 

@@ -16,7 +16,7 @@ from diffac.errors import UsageError
 from diffac.files.untrusted import append
 from diffac.scale.work import Job, Outcome
 from diffac.system.orphans import end_with_parent
-from diffac.system.processors import usable_processors
+from diffac.system.processors import shares, usable_processors
 from diffac.system.signals import StopRequest, children_undisturbed
 
 PRELOADED = ["diffac.scale.work", "tensorboardX"]
@@ -137,12 +137,7 @@ def _environment(threads: int) -> Iterator[None]:
     Args:
         threads: for each process.
     """
-    shares = {
-        "OMP_NUM_THREADS": str(threads),  # PyTorch, and NumPy's products
-        "NPROC": str(threads),  # JAX
-        "XLA_PYTHON_CLIENT_PREALLOCATE": "false",  # the first would take three quarters of a GPU's memory
-    }
-    added = {name: value for name, value in shares.items() if name not in os.environ}
+    added = {name: value for name, value in shares(threads).items() if name not in os.environ}
     os.environ.update(added)
     try:
         yield

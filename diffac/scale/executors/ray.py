@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 from diffac.errors import UsageError, said
 from diffac.files.untrusted import remove
 from diffac.scale.work import Job, Outcome, has_begun
+from diffac.system.processors import shares
 
 MOST_WAITING = 1_000
 """Jobs that Ray knows of at a time."""
@@ -65,10 +66,9 @@ class RayCluster:
         if not any(all(node["Resources"].get(n, 0) >= w for n, w in wanted.items()) for node in ray.nodes()):
             self.close()
             raise UsageError(f"no machine of the Ray cluster has {cpus_per_run} processors and {gpus_per_run:g} GPUs")
-        variables = {"NPROC": str(cpus_per_run), "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         self._work = ray.remote(
             num_cpus=cpus_per_run, num_gpus=gpus_per_run, max_retries=0, max_calls=1,
-            runtime_env={"env_vars": {**variables, "OMP_NUM_THREADS": str(cpus_per_run)}},
+            runtime_env={"env_vars": shares(cpus_per_run)},
         )(_work)  # fmt: skip
         self._token = f".seen-{uuid.uuid4().hex}"
         self._asked = False
