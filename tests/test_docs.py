@@ -149,7 +149,7 @@ def test_td3_of_the_documentation_is_exact(backend: str, tmp_path: Path, monkeyp
     monkeypatch.syspath_prepend(tmp_path)
     built = []
     for module in map(importlib.import_module, ("my_td3", "diffac_recipes.td3")):
-        config = module.Config(backend=backend, hidden_sizes=(8,))
+        config = module.Config(backend=backend, hidden_sizes=(8,), initialiser="uniform")
         learner, *networks = module.build(config, 3, 2)
         arrays = [importlib.import_module(f"diffac_{backend}").to_arrays(network) for network in networks]
         built.append((repr(learner), arrays))

@@ -6,6 +6,7 @@ import dataclasses
 from typing import Any
 
 from diffac.backend import get_backend
+from diffac.parts.initialisers import Law
 from diffac.protocols import Activation, Critic, Learner
 from diffac.training.config import ActorCriticConfig
 
@@ -16,6 +17,7 @@ class Config(ActorCriticConfig):
 
     hidden_sizes: tuple[int, ...] = (256, 256)
     activation: Activation = "relu"
+    initialiser: Law = "uniform"
     reward_scale: float = 1.0
     num_envs: int = 1
     """Environments stepped together."""
@@ -38,7 +40,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
     "stable_baselines3": {
         "hidden_sizes": (400, 300),
-        "initialiser": "uniform",
         "learning_rate": 1e-3,
         "learning_starts": 100,
         "noise_scale": 0.0,
