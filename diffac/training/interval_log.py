@@ -34,6 +34,35 @@ class _Timer:
         self.table[self.name] += time.perf_counter() - self.begin
 
 
+class _Clock:
+    """Seconds of a run; it stands still until `go_on`, and from `pause` until the next one.
+
+    Args:
+        now: reads seconds.
+    """
+
+    def __init__(self, now: Callable[[], float]) -> None:
+        self._now = now
+        self.restore(0.0)
+
+    def restore(self, elapsed: float) -> None:
+        """Stands at that many seconds."""
+        self._paused: float | None = self._now()
+        self._begin = self._paused - elapsed
+
+    def __call__(self) -> float:
+        """Seconds until now."""
+        return (self._now() if self._paused is None else self._paused) - self._begin
+
+    def pause(self) -> None:
+        self._paused = self._now()
+
+    def go_on(self) -> None:
+        if self._paused is not None:
+            self._begin += self._now() - self._paused
+        self._paused = None
+
+
 class IntervalLog:
     """Collects what is logged at the end of an interval. The learner's metrics stay on the device until then.
 
@@ -43,8 +72,8 @@ class IntervalLog:
 
     def __init__(self, fetch: Callable[[Sequence[Metrics]], Mapping[str, np.ndarray]]) -> None:
         self.episodes: collections.deque[Episode] = collections.deque(maxlen=EPISODE_WINDOW)
-        self.begin = self.interval_begin = time.perf_counter()
-        self._paused: float | None = self.begin
+        self._wall, self._cores = _Clock(time.perf_counter), _Clock(time.process_time)
+        self._interval_begin = 0.0
         self._seconds: dict[str, float] = collections.defaultdict(float)
         self._sums: dict[str, list[float]] = collections.defaultdict(lambda: [0.0, 0.0])
         self._fetch = fetch
@@ -82,21 +111,22 @@ class IntervalLog:
 
     def skip(self, seconds: float) -> None:
         """Leaves that much time, just spent on something else than steps, out of the interval's rates."""
-        self.interval_begin += seconds
+        self._interval_begin += seconds
 
     def pause(self) -> None:
         """From now on until `go_on`, time does not count."""
-        self._paused = time.perf_counter()
+        self._wall.pause()
+        self._cores.pause()
 
     def go_on(self) -> None:
         """Time counts again."""
-        idle = 0.0 if self._paused is None else time.perf_counter() - self._paused
-        self.begin, self.interval_begin, self._paused = self.begin + idle, self.interval_begin + idle, None
+        self._wall.go_on()
+        self._cores.go_on()
 
     def save(self) -> dict[str, Any]:
         """The interval under way as plain data."""
         self._bring()
-        now = time.perf_counter() if self._paused is None else self._paused
+        elapsed = self._wall()
         return {
             "episodes": [list(episode) for episode in self.episodes],
             "metrics": dict(self._columns),
@@ -104,20 +134,22 @@ class IntervalLog:
             "sums": {name: list(sums) for name, sums in self._sums.items()},
             "seconds": dict(self._seconds),
             "last": list(self._last),
-            "elapsed": now - self.begin,
-            "interval_elapsed": now - self.interval_begin,
+            "elapsed": elapsed,
+            "interval_elapsed": elapsed - self._interval_begin,
+            "core_seconds": self._cores(),
         }
 
     def restore(self, saved: Mapping[str, Any]) -> None:
         """Goes on where `save` was called; the time between does not count."""
-        now = self._paused = time.perf_counter()
+        self._wall.restore(saved["elapsed"])
+        self._cores.restore(saved["core_seconds"])
+        self._interval_begin = saved["elapsed"] - saved["interval_elapsed"]
         self.episodes.extend(Episode(*episode) for episode in saved["episodes"])
         self._columns = dict(saved["metrics"])
         self._when = [list(mark) for mark in saved["when"]]
         self._sums.update({name: list(sums) for name, sums in saved["sums"].items()})
         self._seconds.update(saved["seconds"])
         self._last = (saved["last"][0], saved["last"][1])
-        self.begin, self.interval_begin = now - saved["elapsed"], now - saved["interval_elapsed"]
 
     def nonfinite(self) -> str | None:
         """What was the first NaN or infinity of this interval, and when; None: there was none."""
@@ -139,9 +171,9 @@ class IntervalLog:
 
     def flush(self, env_step: int, updates: int) -> dict[str, float]:
         """The metrics of the interval that ends now."""
-        now = time.perf_counter()
+        now = self._wall()
         self._bring()
-        elapsed, (last_step, last_updates) = now - self.interval_begin, self._last
+        elapsed, (last_step, last_updates) = now - self._interval_begin, self._last
         metrics: dict[str, float] = {}
         if self.episodes:
             metrics["rollout/ep_rew_mean"] = float(np.mean([episode.ret for episode in self.episodes]))
@@ -157,7 +189,8 @@ class IntervalLog:
         metrics |= {
             "train/updates": updates,
             "time/total_timesteps": env_step,
-            "time/time_elapsed": now - self.begin,
+            "time/time_elapsed": now,
+            "time/core_seconds": self._cores(),
             "time/fps": (env_step - last_step) / elapsed,
             "time/updates_per_second": (updates - last_updates) / elapsed,
             "time/compile": self._seconds["compile"],
@@ -167,7 +200,7 @@ class IntervalLog:
         self._seconds.clear()
         self._sums.clear()
         self._columns, self._when = {}, []
-        self.interval_begin = now
+        self._interval_begin = now
         return metrics
 
     def _bring(self) -> None:

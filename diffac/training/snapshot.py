@@ -103,7 +103,7 @@ def check_host(
 
 def _check_log(log: Any, where: str, env_step: int, updates: int, num_envs: int) -> None:
     """What `IntervalLog.restore` takes."""
-    names = ("episodes", "metrics", "when", "sums", "seconds", "last", "elapsed", "interval_elapsed")
+    names = ("episodes", "metrics", "when", "sums", "seconds", "last", "elapsed", "interval_elapsed", "core_seconds")
     log = checks.mapping(log, where, *names)
     for episode in checks.items(log["episodes"], f"{where}: episodes"):
         env, ret, length = checks.items(episode, f"{where}: an episode", 3)
@@ -122,7 +122,7 @@ def _check_log(log: Any, where: str, env_step: int, updates: int, num_envs: int)
         checks.number(sums[1], f"{where}: sums of {name}", 1)
     for name, value in checks.mapping(log["seconds"], f"{where}: seconds").items():
         checks.number(value, f"{where}: seconds of {name}", 0)
-    for name in ("elapsed", "interval_elapsed"):
+    for name in ("elapsed", "interval_elapsed", "core_seconds"):
         checks.number(log[name], f"{where}: {name}", 0)
 
 

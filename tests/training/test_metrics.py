@@ -169,6 +169,7 @@ def test_fractions_of_time_add_up() -> None:
 
 def interval(rows: list[tuple[dict[str, float], int, int]]) -> IntervalLog:
     log = IntervalLog(columns)
+    log.go_on()
     for metrics, env_step, updates in rows:
         log.keep(metrics, env_step, updates)
     return log
@@ -183,6 +184,7 @@ def test_an_interval_survives_its_checkpoint() -> None:
     saved = half.save()
     resumed = IntervalLog(columns)
     resumed.restore(saved)
+    resumed.go_on()
     for log in (half, resumed):
         log.keep(*rows[2])
         log.average("rollout/x", 1.0)
@@ -190,6 +192,37 @@ def test_an_interval_survives_its_checkpoint() -> None:
     lines = [{n: v for n, v in log.flush(12, 6).items() if n[:5] != "time/"} for log in (whole, half, resumed)]
     assert lines[0] == lines[1] == lines[2]
     assert lines[0] == {"rollout/x": 0.5, "train/a": 2.0, "train/b": 2.0, "train/c": 7.0, "train/updates": 6}
+
+
+def test_seconds_count_only_while_the_run_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Wall and processor time, across a pause and a checkpoint; the interval's rates see the same seconds."""
+    now = {"perf_counter": 100.0, "process_time": 7.0}
+
+    def passes(wall: float, cores: float) -> None:
+        now["perf_counter"] += wall
+        now["process_time"] += cores
+
+    for name in now:
+        monkeypatch.setattr(time, name, lambda name=name: now[name])
+    log = IntervalLog(columns)
+    passes(50, 1)  # before it begins
+    log.go_on()
+    passes(10, 4)
+    saved = log.save()
+    passes(2, 1)
+    log.pause()
+    passes(30, 20)
+    log.go_on()
+    passes(8, 3)
+    lines = [log.flush(200, 0)]
+    resumed = IntervalLog(columns)
+    resumed.restore(saved)
+    passes(1, 1)
+    resumed.go_on()
+    passes(10, 4)
+    lines.append(resumed.flush(200, 0))
+    for line in lines:
+        assert (line["time/time_elapsed"], line["time/core_seconds"], line["time/fps"]) == (20, 8, 10)
 
 
 def test_the_first_number_that_is_not_finite_is_told() -> None:
