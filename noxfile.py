@@ -126,6 +126,13 @@ def learns(session: nox.Session) -> None:
 
 
 @nox.session
+def results(session: nox.Session) -> None:
+    """Days: every run of the results page; goes on where it was. `-- halfcheetah` is one of its sweeps."""
+    install(session, f"torch,equinox,{RUNTIME},test-sb3")
+    session.run("python", "-m", "tests.evidence", *session.posargs)
+
+
+@nox.session
 def theory(session: nox.Session) -> None:
     """Minutes: trained parts against exact mathematics (quadrature, orders of convergence) with both backends."""
     install(session, f"torch,equinox,{RUNTIME}")

@@ -12,14 +12,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 
 from .data import Row, add, read
 from .origin import origin
 
-STEPS = {"search": 75_000, "halfcheetah": 150_000}
-"""Of a run, for each sweep."""
+SWEEPS = {"search": ("HalfCheetah-v5", 75_000), "halfcheetah": ("HalfCheetah-v5", 150_000)}
+"""Environment and steps of a run, for each sweep that has peers."""
 ENVS = 5
 START, EVERY, EPISODES = 5_000, 7_500, 10
 """Random steps; steps between evaluations; episodes of one."""
@@ -46,14 +45,17 @@ class Run(NamedTuple):
 
 def runs(sweep: str) -> Iterator[Run]:
     """What a sweep asks of the peers."""
+    if sweep not in SWEEPS:
+        return
+    env_id, steps = SWEEPS[sweep]
     for algorithm in ("sac", "td3"):
         if sweep == "search":
             for rate, layers in itertools.product((1e-4, 3e-4, 1e-3), ([256, 256], [256, 256, 256])):
                 settings = {"learning_rate": rate, "net_arch": layers}
-                yield Run(algorithm, "HalfCheetah-v5", 0, settings, STEPS[sweep])
+                yield Run(algorithm, env_id, 0, settings, steps)
         else:
             for seed in range(100, 105):
-                yield Run(algorithm, "HalfCheetah-v5", seed, CHOSEN[algorithm], STEPS[sweep])
+                yield Run(algorithm, env_id, seed, CHOSEN[algorithm], steps)
 
 
 def train(run: Run) -> list[tuple[int, int, float, float, float, float]]:
@@ -82,7 +84,7 @@ def train(run: Run) -> list[tuple[int, int, float, float, float, float]]:
     settings = dict(run.settings)
     options: dict[str, Any] = {"policy_kwargs": {"net_arch": settings.pop("net_arch")}, **settings}
     if run.algorithm == "td3":
-        (size,) = gym.spec(run.env_id).make().action_space.shape or ()
+        (size,) = np.shape(envs.action_space.sample())
         options["action_noise"] = NormalActionNoise(np.zeros(size), NOISE * np.ones(size))
     model = {"sac": SAC, "td3": TD3}[run.algorithm](
         "MlpPolicy", envs, learning_starts=START, batch_size=256, train_freq=1, gradient_steps=1, seed=run.seed,

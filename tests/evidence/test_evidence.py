@@ -1,0 +1,99 @@
+"""The results page is made of its data, and the data of complete runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from diffac.scale.plan import read_plan
+
+from .collect import collect
+from .costs import read_costs
+from .data import FOLDER, Row, add, read
+from .page import METHODS, PAGE, page
+
+FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+ORIGIN: dict[str, Any] = {"commit": "abc", "python": "3.11.7", "versions": {"numpy": "2"}}
+
+
+def rows(recipe: str, seed: int, offset: float = 0.0, **fields: Any) -> list[Row]:
+    first = Row("HalfCheetah-v5", recipe, "equinox", "", seed, 0, 0, 0.0, 1.5, 0.0, 0.0)._replace(**fields)
+    return [first._replace(step=7_500 * k, updates=k, return_=100.0 * k + offset, seconds=k) for k in range(1, 21)]
+
+
+def test_the_page_is_made_of_the_data(tmp_path: Path) -> None:
+    assert PAGE.read_text() == page(pictures_folder=tmp_path)
+    for picture in tmp_path.iterdir():
+        assert (PAGE.parent / "pictures" / "results" / picture.name).is_file()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_files_of_the_sweeps_are_possible(name: str) -> None:
+    """Search and evaluation share no seed."""
+    seeds = {int(job.values["seed"]) for job in read_plan(FOLDER / f"{name}.yaml")}
+    assert max(seeds) < 100 if name.startswith("search") else min(seeds) >= 100
+
+
+def test_rows_are_kept_and_replaced_by_runs(tmp_path: Path) -> None:
+    odd = rows("sac", 100, settings='{"learning_rate": 0.1, "x": "a, b"}')
+    add("x", rows("sac", 101) + odd, ORIGIN, tmp_path)
+    add("x", rows("sac", 100), ORIGIN, tmp_path)
+    add("x", rows("sac", 101, 7.0), ORIGIN | {"commit": "def"}, tmp_path)
+    assert read("x", tmp_path) == sorted(odd + rows("sac", 100) + rows("sac", 101, 7.0))
+    origins = json.loads((tmp_path / "x.json").read_text())
+    assert [(entry["commit"], len(entry["runs"])) for entry in origins] == [("abc", 2), ("def", 1)]
+
+
+def test_a_page_of_known_numbers(tmp_path: Path) -> None:
+    """Scores of 1,900 plus the offset: IQM, every seed, steps to half of the best score, who beats whom."""
+    for i, (recipe, backend) in enumerate(METHODS[:2]):
+        for seed in range(100, 105):
+            add("halfcheetah", rows(recipe, seed, 1000.0 * i + seed, backend=backend), ORIGIN, tmp_path)
+    (tmp_path / "costs.csv").write_text("env_id,recipe,backend,seconds\nHalfCheetah-v5,dacer2,equinox,360\n")
+    assert read_costs(tmp_path) == {("HalfCheetah-v5", "dacer2", "equinox"): 360.0}
+    text = page(tmp_path, tmp_path / "pictures")
+    line = next(line for line in text.splitlines() if line.startswith("| dacer2 | equinox"))
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2] == "2,002"
+    assert cells[4] == "2,000, 2,001, 2,002, 2,003, 2,004"
+    assert cells[5:] == ["105,000", "0.10"]  # 1,400 + 102 is the first that exceeds 3,002 / 2
+    assert "| dacer2 · torch | 100 |  |" in text
+    assert "`td3` (equinox)" in text.split("Not run yet: ")[1]
+    assert {path.name for path in (tmp_path / "pictures").iterdir()} == {
+        "halfcheetah.svg",
+        "halfcheetah_profiles.svg",
+    }
+
+
+def test_only_complete_runs_are_collected(tmp_path: Path) -> None:
+    settings = {"total_timesteps": 3_000, "learning_starts": 500, "env_id": "Pendulum-v1", "recipe": "sac"}
+    grid = {"seed": [0, 1, 2], "learning_rate": [1e-3, 1e-4]}
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump({"settings": settings, "grid": grid}))
+    root = tmp_path / "sweep"
+    jobs = read_plan(tmp_path / "x.yaml", root)
+    manifest = {"git_revision": "0123456789", "python": "3.11.7", "versions": {"numpy": "2", "wandb": "1"}}
+    for job, end in zip(jobs, (3_000, 1_500, 3_000, 0, 0, 0), strict=True):
+        if not end:
+            continue
+        job.folder.mkdir(parents=True)
+        steps = np.arange(1_500, end + 1, 1_500)
+        results = np.array([[1.0, 3.0]] * len(steps))
+        np.savez(job.folder / "evaluations.npz", timesteps=steps, updates=steps // 5, results=results)
+        table = ["step,time/time_elapsed,time/core_seconds,eval/mean_reward"]
+        table += [line for step in steps for line in (f"{step},{step / 100},{step / 200},", f"{step},,,2")]
+        (job.folder / "metrics.csv").write_text("\n".join(table) + "\n")
+        (job.folder / "manifest.json").write_text(json.dumps(manifest))
+    assert collect("x", root, tmp_path) == 4
+    found = read("x", tmp_path)
+    assert [row[4:] for row in found] == [
+        (0, 1_500, 300, 2.0, 1.0, 15.0, 8.0), (0, 3_000, 600, 2.0, 1.0, 30.0, 15.0),
+        (2, 1_500, 300, 2.0, 1.0, 15.0, 8.0), (2, 3_000, 600, 2.0, 1.0, 30.0, 15.0),
+    ]  # fmt: skip
+    assert {row.settings for row in found} == {'{"learning_rate": 0.001}'}
+    assert json.loads((tmp_path / "x.json").read_text())[0]["commit"] == "0123456"
+    assert collect("x", root, tmp_path) == 4
