@@ -13,7 +13,16 @@ import numpy as np
 
 from diffac.reports.reading import Run
 from diffac.reports.search import Skipped
-from diffac.reports.statistics import MIN_SEEDS, Interval, bootstrap, improvement, iqm, mean_std, profile
+from diffac.reports.statistics import (
+    MIN_SEEDS,
+    Interval,
+    bootstrap,
+    improvement,
+    improvement_interval,
+    iqm,
+    mean_std,
+    profile,
+)
 
 CURVE_POINTS = 100
 """Points of a curve whose seeds were not evaluated at the same steps."""
@@ -248,7 +257,7 @@ class Comparison:
         if improvement(ours, theirs) < 0.5:
             x, y, ours, theirs = y, x, theirs, ours
         fewest = (min(map(len, ours)), min(map(len, theirs)))
-        return Pair(x, y, env_ids, fewest, float(improvement(ours, theirs)), bootstrap(improvement, ours, theirs))
+        return Pair(x, y, env_ids, fewest, float(improvement(ours, theirs)), improvement_interval(ours, theirs))
 
 
 def with_room(runs: Sequence[Run]) -> tuple[list[Run], list[Skipped]]:

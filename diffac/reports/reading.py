@@ -6,6 +6,7 @@ that can be shown, and numbers with which can be reckoned.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -86,6 +87,8 @@ class Run:
     """What the returns are: of evaluation episodes, or of training episodes."""
     seconds: np.ndarray | None = None
     """[n] wall-clock time since the run began."""
+    core_seconds: float | None = None
+    """Processor time of the whole run."""
     updates: np.ndarray | None = None
     """[n] gradient updates."""
     planned_steps: int | None = None
@@ -256,7 +259,8 @@ def _read_evaluations(folder: Path, files: Collection[str], name: str, env_id: s
             steps=steps,
             returns=returns,
             updates=None if updates is None else _whole_numbers("updates", updates),
-            seconds=None if clock is None else np.interp(steps, *clock),
+            seconds=None if clock is None else np.interp(steps, clock.steps, clock.seconds),
+            core_seconds=None if clock is None else clock.core_seconds,
             planned_steps=config.get("total_timesteps"),
             config=config,
             manifest=manifest,
@@ -328,20 +332,29 @@ def _check_text(what: str, value: Any, longest: int) -> str:
     return value
 
 
-def _beside(folder: Path, files: Collection[str]) -> tuple[str, tuple[np.ndarray, np.ndarray] | None, list[Skipped]]:
-    """What logs beside evaluations tell: environment ("" where unknown), clock (steps, seconds); and what is bad."""
+class _Clock(NamedTuple):
+    """When a run reached which step."""
+
+    steps: np.ndarray
+    seconds: np.ndarray
+    core_seconds: float | None = None
+    """Of the whole run."""
+
+
+def _beside(folder: Path, files: Collection[str]) -> tuple[str, _Clock | None, list[Skipped]]:
+    """What logs beside evaluations tell: environment ("" where unknown), clock; and what is bad."""
     env_id, clock, unread = "", None, []
     monitors = [folder / file for file in sorted(files) if file.endswith("monitor.csv")]
 
     def monitored() -> Iterator[Run | Skipped]:
         nonlocal env_id, clock
         env_id, steps, seconds, _ = _read_monitor_rows(monitors)
-        clock = steps, seconds
+        clock = _Clock(steps, seconds)
         yield from ()
 
     def metrics() -> Iterator[Run | Skipped]:
         nonlocal clock
-        clock = _clock(folder / METRICS) or clock
+        clock = _read_clock(folder / METRICS) or clock
         yield from ()
 
     for path, read in ((monitors[0] if monitors else None, monitored), (folder / METRICS, metrics)):
@@ -544,13 +557,14 @@ class _Names(NamedTuple):
         return cls(env_id or match["env_id"], recipe, None if number is None else int(number))
 
 
-def _clock(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
-    """(steps, seconds) of a run's `metrics.csv`, or None where it does not say.
+def _read_clock(path: Path) -> _Clock | None:
+    """What a run's `metrics.csv` says, or None where it does not.
 
     A process that resumes the run may start to count time anew, and repeats steps after its checkpoint.
     """
     rows: list[tuple[float, float]] = []
     total = last = 0.0
+    core_seconds = None
     for line in _lines(_text(path)):
         try:
             step, seconds = float(line["step"]), float(line["time/time_elapsed"])
@@ -563,7 +577,11 @@ def _clock(path: Path) -> tuple[np.ndarray, np.ndarray] | None:
         while rows and rows[-1][0] >= step:
             rows.pop()
         rows.append((step, total))
+        with contextlib.suppress(TypeError, ValueError):
+            core_seconds = float(line.get("time/core_seconds") or "")
     if not rows:
         return None
+    if core_seconds is not None and not 0 <= core_seconds <= LONGEST_TIME:
+        raise _Unusable(f"{core_seconds:g} core-seconds")
     steps, seconds = np.array(rows).T
-    return steps, seconds
+    return _Clock(steps, seconds, core_seconds)

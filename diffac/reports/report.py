@@ -70,6 +70,8 @@ class _Report:
             f"{count(len(runs), 'run')} of {count(len(comparison.methods), 'method')} "
             f"in {count(len(comparison.env_ids), 'environment')}: {', '.join(comparison.env_ids)}."
         )
+        if (hours := _core_hours(runs)) is not None:
+            lead += f" They took {hours:,.3g} core-hours."
         sections = [self.results(), self.steps(), self.time(), self.profiles(), self.improvement(), self.provenance()]
         if self.skipped:
             sections.append(self.left_out())
@@ -101,11 +103,12 @@ class _Report:
         columns = [
             Column("Method", is_text=True), Column("Seeds"), Column("Last: IQM, 95 % interval"),
             Column("Last: mean ± std"), Column("Best of last 10 %: mean ± std"), Column("Best: mean ± std"),
-            Column("Environment steps"), Column("Updates"), Column("Median time"),
+            Column("Environment steps"), Column("Updates"), Column("Median time"), Column("Core-hours"),
         ]  # fmt: skip
         note = (
-            "IQM: interquartile mean over the seeds. Std: over the seeds. Papers report different columns: SDAC and "
-            "DPMD the best evaluation of the run, DACER and DACER2 the best of the last 10 %. Compare like with like."
+            "IQM: interquartile mean over the seeds. Std: over the seeds. Core-hours: of all seeds together. Papers "
+            "report different columns: SDAC and DPMD the best evaluation of the run, DACER and DACER2 the best of the "
+            "last 10 %. Compare like with like."
         )
         parts, records = [page.paragraph(note, "note")], []
         for env_id in self.comparison.env_ids:
@@ -125,6 +128,7 @@ class _Report:
             Value(f"{cell.end:,}", cell.end),
             Value(span(updates), updates[0]) if updates else NOTHING,
             Value(duration(_median_seconds(cell)), _median_seconds(cell)) if cell.timed else NOTHING,
+            NOTHING if (hours := _core_hours(cell.runs)) is None else Value(f"{hours:.3g}", hours),
         ]
 
     def _method(self, cell: Cell) -> Value:
@@ -446,6 +450,12 @@ def _median_seconds(cell: Cell) -> float:
     return float(np.median([run.seconds[-1] for run in cell.runs if run.seconds is not None]))
 
 
+def _core_hours(runs: Sequence[Run]) -> float | None:
+    """Processor time of runs; None where one does not say."""
+    seconds = [run.core_seconds for run in runs if run.core_seconds is not None]
+    return sum(seconds) / 3600 if len(seconds) == len(runs) else None
+
+
 def _result_record(cell: Cell) -> dict[str, Any]:
     summary = cell.summary
     pairs = {"last": summary.last, "best_late": summary.best_late, "best": summary.best}
@@ -464,6 +474,7 @@ def _result_record(cell: Cell) -> dict[str, Any]:
         "steps": cell.end,
         "updates": span(_updates(cell)).replace(",", ""),
         "median_seconds": _median_seconds(cell) if cell.timed else None,
+        "core_hours": _core_hours(cell.runs),
     }
 
 
@@ -477,6 +488,7 @@ def _run_record(cell: Cell, run: Run, settings: str, versions: str, machine: str
         "steps": int(run.steps[-1]),
         "updates": None if run.updates is None else int(run.updates[-1]),
         "seconds": None if run.seconds is None else float(run.seconds[-1]),
+        "core_seconds": run.core_seconds,
         "started": str(run.manifest.get("started", "")),
         "settings": settings,
         "versions": versions,

@@ -72,6 +72,29 @@ def improvement(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> np.ndarray:
     return np.mean([((a > b) + 0.5 * (a == b)).mean(axis=(-2, -1)) for a, b in pairs], axis=0)
 
 
+def improvement_interval(x: Sequence[np.ndarray], y: Sequence[np.ndarray]) -> Interval:
+    """`bootstrap(improvement, x, y)`, by a table of who beats whom in place of a comparison for every resample.
+
+    Args:
+        x: scores of X, [seeds] for each environment.
+        y: scores of Y in the same environments.
+    """
+    tables = [(a[:, None] > b) + 0.5 * (a[:, None] == b) for a, b in zip(x, y, strict=True)]
+
+    def statistic(ours: Sequence[np.ndarray], theirs: Sequence[np.ndarray]) -> np.ndarray:
+        strata = zip(ours, theirs, tables, strict=True)
+        return np.mean([((_counts(a) @ table) * _counts(b)).sum(-1) / table.size for a, b, table in strata], axis=0)
+
+    return bootstrap(statistic, *([np.arange(len(scores)) for scores in strata] for strata in (x, y)))
+
+
+def _counts(drawn: np.ndarray) -> np.ndarray:
+    """Indices [..., seeds] -> how often each of them was drawn, [..., seeds]."""
+    rows = drawn.reshape(-1, n := drawn.shape[-1])
+    counts = np.bincount((rows + n * np.arange(len(rows))[:, None]).ravel(), minlength=rows.size)
+    return counts.reshape(drawn.shape)
+
+
 def bootstrap(
     statistic: Callable[..., np.ndarray], *samples: Sequence[np.ndarray], resamples: int = RESAMPLES, seed: int = 0
 ) -> Interval:

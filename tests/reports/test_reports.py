@@ -23,7 +23,7 @@ from diffac.reports import make_report, pictures
 from diffac.reports.comparison import Cell, Comparison, Method
 from diffac.reports.reading import Run, read_runs
 from diffac.reports.search import Skipped
-from diffac.reports.statistics import bootstrap, improvement, iqm, mean_std, profile
+from diffac.reports.statistics import bootstrap, improvement, improvement_interval, iqm, mean_std, profile
 
 RNG = np.random.default_rng
 
@@ -98,6 +98,14 @@ def test_improvement_by_brute_force() -> None:
     assert improvement(x, y) == pytest.approx(sum(shares) / 2)
     assert improvement(x, y) + improvement(y, x) == pytest.approx(1.0)
     assert improvement(x, x) == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("sizes", [(5, 5), (2, 7), (1, 3)])
+def test_the_interval_of_improvement_is_that_of_the_bootstrap(sizes: tuple[int, int]) -> None:
+    """The same resamples, whoever compares them; NaN for a single seed."""
+    rng = RNG(0)
+    x, y = ([rng.integers(0, 9, size).astype(float) for size in (n, n + 1)] for n in sizes)
+    np.testing.assert_allclose(improvement_interval(x, y), bootstrap(improvement, x, y), atol=1e-12)
 
 
 def test_improvement_of_known_distributions() -> None:
@@ -176,6 +184,24 @@ def test_run_of_diffac(tmp_path: Path) -> None:
     assert run.seconds is not None
     np.testing.assert_array_equal(run.seconds, [10.0, 20.0])
     assert run.finished
+
+
+def test_the_cost_of_runs(tmp_path: Path) -> None:
+    """Core-hours: of all seeds of a method together, and of the whole report; nothing where one run does not say."""
+    for seed in (0, 1):
+        folder = write_run(tmp_path / "runs", "sac", seed)
+        rows = "".join(f"{step},{step / 100},{step * 1.8},\n" for step in (1000, 2000, 3000))
+        (folder / "metrics.csv").write_text(
+            f"step,time/time_elapsed,time/core_seconds,eval/mean_reward\n{rows}3000,,,1\n"
+        )
+    out = tmp_path / "report"
+    make_report([str(tmp_path / "runs")], out)
+    assert [row["core_hours"] for row in read_csv(out / "data/results.csv")] == ["3.0"]
+    assert "They took 3 core-hours" in (out / "report.html").read_text()
+    write_run(tmp_path / "runs", "td3")
+    make_report([str(tmp_path / "runs")], out)
+    assert [row["core_hours"] for row in read_csv(out / "data/results.csv")] == ["3.0", ""]
+    assert "core-hours." not in (out / "report.html").read_text()
 
 
 def test_clock_of_a_resumed_run(tmp_path: Path) -> None:
