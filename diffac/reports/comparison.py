@@ -300,17 +300,16 @@ def methods_of(runs: Sequence[Run]) -> list[Method]:
     families: dict[tuple[str, str, str], list[Run]] = {}
     for run in runs:
         families.setdefault((run.env_id, run.recipe, run.backend), []).append(run)
-    differing = {family: differing_settings(members) for family, members in families.items()}
+    named: dict[tuple[str, str, str], tuple[list[str], str]] = {}
+    for family, members in families.items():
+        keys = differing_settings(members)
+        kinds = len({setting_text(run, keys) for run in members})
+        enough = next(n for n in range(len(keys) + 1) if len({setting_text(r, keys[:n]) for r in members}) == kinds)
+        named[family] = keys[:enough], ", …" if enough < len(keys) else ""
     methods = []
     for run in runs:
-        family = run.env_id, run.recipe, run.backend
-        keys = differing[family]
-        kinds = {setting_text(other, keys) for other in families[family]}
-        enough = next(
-            n for n in range(len(keys) + 1) if len({setting_text(r, keys[:n]) for r in families[family]}) == len(kinds)
-        )
-        more = ", …" if enough < len(keys) else ""
-        methods.append(Method(run.recipe, run.backend, setting_text(run, keys[:enough]) + more))
+        keys, more = named[run.env_id, run.recipe, run.backend]
+        methods.append(Method(run.recipe, run.backend, setting_text(run, keys) + more))
     return methods
 
 

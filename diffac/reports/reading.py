@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import dataclasses
+import functools
 import io
 import json
 import re
@@ -103,7 +104,7 @@ class Run:
         """Whether it got as far as it should; True where nobody said how far."""
         return self.planned_steps is None or int(self.steps[-1]) >= self.planned_steps
 
-    @property
+    @functools.cached_property
     def settings(self) -> dict[str, Any]:
         """What the configuration says about how it learns."""
         return {name: value for name, value in self.config.items() if name not in WITHOUT_EFFECT}

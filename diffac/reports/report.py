@@ -59,6 +59,8 @@ class _Report:
     def __init__(self, comparison: Comparison, skipped: Sequence[Skipped], out: Path) -> None:
         self.comparison, self.skipped, self.out = comparison, skipped, out
         self.files: set[str] = set()
+        self.differing: dict[tuple[str, str, str], list[str]] = {}
+        """(environment, recipe, backend) -> settings."""
         self.look = pictures.looks(comparison.methods)
         self.colour = {light: f"var(--{name})" for name, light, _ in pictures.colour_variables()}
 
@@ -139,8 +141,11 @@ class _Report:
 
     def _differing(self, cell: Cell) -> list[str]:
         """Settings in which the methods of the same recipe and backend differ."""
-        cells = self.comparison.of_env(cell.env_id)
-        return differing_settings([run for other in cells if other.method[:2] == cell.method[:2] for run in other.runs])
+        key = (cell.env_id, *cell.method[:2])
+        if key not in self.differing:
+            cells = [other for other in self.comparison.of_env(cell.env_id) if other.method[:2] == cell.method[:2]]
+            self.differing[key] = differing_settings([run for other in cells for run in other.runs])
+        return self.differing[key]
 
     def steps(self) -> Section:
         """Curves over environment steps: sample efficiency."""
