@@ -50,8 +50,8 @@ def runs(sweep: str) -> Iterator[Run]:
     env_id, steps = SWEEPS[sweep]
     for algorithm in ("sac", "td3"):
         if sweep == "search":
-            for rate, layers in itertools.product((1e-4, 3e-4, 1e-3), ([256, 256], [256, 256, 256])):
-                settings = {"learning_rate": rate, "net_arch": layers}
+            for rate, (layers, tau) in itertools.product((3e-4, 1e-3), ((3, 0.005), (2, 0.005), (2, 0.01))):
+                settings = {"learning_rate": rate, "net_arch": [256] * layers, "tau": tau}
                 yield Run(algorithm, env_id, 0, settings, steps)
         else:
             for seed in range(100, 105):

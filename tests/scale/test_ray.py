@@ -13,9 +13,11 @@ from typing import Any
 import pytest
 import yaml
 from alike import assert_same_runs, folders
+from program import CODE, Program
 
 from diffac.commands.main import main
 from diffac.errors import UsageError
+from diffac.runs.folder import read_manifest
 from diffac.scale.executors.ray import RayCluster, packed, unpack
 from diffac.scale.plan import read_plan
 from diffac.scale.progress import Lines
@@ -131,6 +133,27 @@ def test_a_machine_is_lost(cluster: Any, shared: bool, monkeypatch: pytest.Monke
     assert len(summary.complete) == 3, summary.failed
     for seed, folder in undisturbed(path).items():
         assert_same_runs(folder, folders("sweeps/mine")[seed])
+
+
+@pytest.mark.sweeps
+def test_the_driver_is_killed(cluster: Any) -> None:
+    """Ray ends its runs; the same command goes on with them."""
+    path = write(steps=20_000)
+    program = Program(
+        CODE + "sys.exit(c.main())", Path.cwd(), "sweep", str(path), "--executor", "ray", "--address", cluster.address
+    )
+    end = time.monotonic() + 120
+    while len(list(Path("sweeps/mine").rglob("run.json"))) < 2:
+        assert program.process.poll() is None, program.text
+        assert time.monotonic() < end, program.text
+        time.sleep(0.05)
+    program.process.kill()
+    program.process.wait()
+    summary = sweep(read_plan(path), cluster.address)
+    assert len(summary.complete) == 3, summary.failed
+    for seed, folder in undisturbed(path).items():
+        assert_same_runs(folder, folders("sweeps/mine")[seed])
+    assert any(read_manifest(folder)["resumed"] for folder in folders("sweeps/mine").values())
 
 
 @pytest.mark.sweeps
