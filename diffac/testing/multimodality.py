@@ -126,8 +126,12 @@ def measure(
     num_rollouts: int = 200,
     seed: int,
     starts: Sequence[Sequence[float]] | np.ndarray | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
 ) -> tuple[Multimodality, Rollouts]:
     """What modes a policy ends with, and what becomes of it when the one that it prefers is closed.
+
+    Where an environment starts at random, that alone can lead a deterministic policy to every mode: `start_std=0` has
+    all rollouts begin at the same place, so that only the policy's own choice is counted.
 
     Args:
         act: the policy.
@@ -135,6 +139,7 @@ def measure(
         num_rollouts: before and again after.
         seed: of the environments, the same before and after.
         starts: as for `roll`.
+        env_kwargs: likewise.
 
     Returns:
         The measures, and the rollouts before anything was closed.
@@ -145,12 +150,13 @@ def measure(
     if env_id not in MODES:
         raise UsageError(f"modes are known of {', '.join(MODES)}, got {env_id!r}")
     options: Any = {"num_rollouts": num_rollouts, "seed": seed, "starts": starts}
-    rollouts = roll(act, env_id, **options)
+    env_kwargs = dict(env_kwargs or {})
+    rollouts = roll(act, env_id, env_kwargs=env_kwargs, **options)
     counts = histogram(rollouts.modes, MODES[env_id])
     blocked, after = -1, None
     if counts.any() and env_id != "diffac/FourModes-v0":
         blocked = int(counts.argmax())
-        after = roll(act, env_id, env_kwargs={"blocked": [blocked]}, **options)
+        after = roll(act, env_id, env_kwargs={**env_kwargs, "blocked": [blocked]}, **options)
     return Multimodality(
         counts=counts,
         missed=num_rollouts - int(counts.sum()),

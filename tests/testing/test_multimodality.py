@@ -129,6 +129,19 @@ def test_the_ring() -> None:
     assert found.counts.min() >= 10
 
 
+def test_only_the_policys_own_choice_counts_from_one_place() -> None:
+    """A deterministic policy reaches every goal from places around the centre, and one from the centre itself."""
+
+    def act(obs: np.ndarray) -> np.ndarray:
+        return to_the_nearest(obs + np.array([0.0, 1e-6]))
+
+    around, _ = measure(act, "diffac/MultiGoal-v0", num_rollouts=80, seed=0)
+    centre, rollouts = measure(act, "diffac/MultiGoal-v0", num_rollouts=80, seed=0, env_kwargs={"start_std": 0.0})
+    assert around.counts.min() >= 10
+    assert (centre.counts.tolist(), centre.blocked, centre.blocked_share) == ([0, 80, 0, 0], 1, 0.0)
+    assert all((path == rollouts.paths[0]).all() for path in rollouts.paths)
+
+
 def test_nobody_arrives() -> None:
     found, rollouts = measure(lambda obs: np.zeros((len(obs), 2)), "diffac/MultiGoal-v0", num_rollouts=3, seed=0)
     assert (found.missed, found.reached, found.blocked) == (3, 0, -1)
