@@ -21,15 +21,9 @@ class FourModes(gym.Env[np.ndarray, np.ndarray]):
 
     Q(a) = sum_c exp(-|a - c|^2 / (2 0.2^2)) with c at (+-0.5, +-0.5). The observation is always the same, [0]. As every
     episode ends after its first step, Q is the value of the action too, whatever the discount. Ours; no paper's.
-
-    Args:
-        render_mode: None; there is nothing to see.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's name and type)
-
-    def __init__(self, render_mode: None = None) -> None:
-        self.render_mode = render_mode
+    def __init__(self) -> None:
         self.observation_space = gym.spaces.Box(-1.0, 1.0, (1,), np.float32)
         self.action_space = gym.spaces.Box(-1.0, 1.0, (2,), np.float32)
 

@@ -40,23 +40,18 @@ class MultiGoal(gym.Env[np.ndarray, np.ndarray]):
         start_std: standard deviation of the normal law around that place, at least 0; clipped to [-7, 7]^2.
         blocked: numbers of goals, 0 to 3 in the order above, that are none: they pay nothing, attract nothing and end
             nothing. The observation does not tell.
-        render_mode: None; there is nothing to see.
 
     Raises:
         UsageError: places that are no points of the plane or lie outside, a negative standard deviation, a number that
             no goal has, or no goal is left.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's name and type)
-
     def __init__(
         self,
         starts: Sequence[Sequence[float]] = ((0.0, 0.0),),
         start_std: float = 0.1,
         blocked: Sequence[int] = (),
-        render_mode: None = None,
     ) -> None:
-        self.render_mode = render_mode
         check_number("start_std", start_std, "[0, inf)")
         self.starts, self.start_std = points("starts", starts, BOUND), start_std
         self.goals = np.delete(np.arange(len(GOALS)), blocked_modes(blocked, len(GOALS), "goal"))

@@ -38,16 +38,12 @@ class TwoRoutes(gym.Env[np.ndarray, np.ndarray]):
             is taken.
         blocked: numbers of routes, 0 or 1, that a wall closes in their middle, at x = 0: what would lead through it, in
             either direction, leads nowhere. Neither the observation nor the reward tells.
-        render_mode: None; there is nothing to see.
 
     Raises:
         UsageError: a negative standard deviation, a number that no route has, or both.
     """
 
-    metadata = {"render_modes": []}  # noqa: RUF012 (gymnasium's name and type)
-
-    def __init__(self, start_std: float = 0.1, blocked: Sequence[int] = (), render_mode: None = None) -> None:
-        self.render_mode = render_mode
+    def __init__(self, start_std: float = 0.1, blocked: Sequence[int] = ()) -> None:
         check_number("start_std", start_std, "[0, inf)")
         self.start_std, self.blocked = start_std, blocked_modes(blocked, 2, "route")
         self.observation_space = gym.spaces.Box(-OUTER, OUTER, (2,), np.float32)
