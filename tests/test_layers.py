@@ -20,6 +20,7 @@ LAYERS = (
     ("diffac.runs",),
     ("diffac.training",),
     ("diffac.data", "diffac.logging"),
+    ("diffac.envs",),
     ("diffac_torch", "diffac_equinox"),
     ("diffac.backend",),
     ("diffac.parts",),

@@ -11,6 +11,7 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
+import diffac.envs  # noqa: F401 (registers them, in each process that makes environments)
 from diffac.data.code_by_name import check_name, function_of, import_of
 from diffac.data.own_folder import OwnFolder
 from diffac.data.spaces import check_spaces

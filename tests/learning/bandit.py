@@ -20,24 +20,19 @@ from typing import Any
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from diffac.envs.four_modes import CENTRES, WIDTH, exact_samples
+from diffac.envs.four_modes import RADIUS as MODE_RADIUS
+from diffac.envs.four_modes import value as q_value
 from diffac.noise import NoiseSpec, draw
 from diffac.parts.schedules import LinearSchedule, TabularSchedule, vp_schedule
 from diffac.protocols import Batch, Policy, Rollout
+from diffac.testing.multimodality import energy_distance
 
-CENTRES = 0.5 * np.array([[1.0, 1.0], [1.0, -1.0], [-1.0, 1.0], [-1.0, -1.0]])
-WIDTH = 0.2
 TEMPERATURE = 0.2
 """Of the target density: peaks are exp(1/.2) = 148 times as dense as the plain; 9 in 10 samples belong to a mode."""
 BATCH = 256
-MODE_RADIUS = 0.3
 MODE_SHARE = 0.05
 """A mode counts as covered when at least this share of the samples lies within MODE_RADIUS of its centre."""
-
-
-def q_value(action: np.ndarray) -> np.ndarray:
-    """Q [*batch] of actions [*batch 2]: four Gaussian bumps of height 1."""
-    square = ((action[..., None, :] - CENTRES) ** 2).sum(-1)
-    return np.exp(-square / (2 * WIDTH**2)).sum(-1)
 
 
 def critic(backend: str) -> Any:
@@ -57,22 +52,6 @@ def critic(backend: str) -> Any:
         return jnp.exp(-square / (2 * WIDTH**2)).sum(-1)[None]
 
     return jax_critic
-
-
-def exact_samples(count: int, seed: int = 0, temperature: float = TEMPERATURE, cells: int = 500) -> np.ndarray:
-    """Samples [count 2] of the density proportional to exp(Q/temperature) on [-1, 1]^2, by a fine grid."""
-    rng = np.random.default_rng(seed)
-    middle = (np.arange(cells) + 0.5) / cells * 2 - 1
-    grid = np.stack(np.meshgrid(middle, middle, indexing="ij"), -1).reshape(-1, 2)
-    density = np.exp((q_value(grid) - 1) / temperature)
-    chosen = grid[rng.choice(len(grid), count, p=density / density.sum())]
-    return chosen + rng.uniform(-1, 1, chosen.shape) / cells
-
-
-def energy_distance(x: np.ndarray, y: np.ndarray) -> float:
-    """2 E|X-Y| - E|X-X'| - E|Y-Y'| (Szekely and Rizzo), unbiased: zero on average, or just below, for equal laws."""
-    within = [cdist(z, z).sum() / (len(z) * (len(z) - 1)) for z in (x, y)]
-    return float(2 * cdist(x, y).mean() - sum(within))
 
 
 def mode_shares(samples: np.ndarray) -> np.ndarray:
