@@ -20,6 +20,7 @@ from diffac.scale.cost import estimate
 from diffac.scale.executors import Executor
 from diffac.scale.executors.processes import Processes
 from diffac.scale.executors.ray import RayCluster
+from diffac.scale.executors.slurm import Slurm, sbatch_options
 from diffac.scale.plan import read_plan
 from diffac.scale.progress import Lines, LiveTable, duration
 from diffac.scale.sweep import Summary, run_sweep
@@ -43,18 +44,27 @@ class SweepArguments:
     cpus_per_run: int = 1
     """Processors, and threads, of each run."""
     gpus_per_run: float = 0.0
-    """GPUs of each run, a fraction where several share one; only with --executor ray."""
-    executor: Literal["processes", "ray"] = "processes"
-    """What executes the runs: processes of this machine, or a Ray cluster."""
+    """GPUs of each run, with --executor ray or slurm; with Ray a fraction where several share one."""
+    executor: Literal["processes", "ray", "slurm"] = "processes"
+    """What executes the runs: processes of this machine, a Ray cluster, or Slurm."""
     address: str | None = None
     """Of the Ray cluster; None: the one that this machine belongs to, or else one of this machine alone."""
+    slurm: tuple[str, ...] = ()
+    """Options of sbatch for --executor slurm, without dashes: time=4:00:00, which must be there, partition=gpu..."""
 
-    def make_executor(self) -> Executor:
-        """What executes the runs."""
+    def make_executor(self, root: Path) -> Executor:
+        """What executes the runs of the sweep in a folder."""
+        if self.address is not None and self.executor != "ray":
+            raise UsageError("--address needs --executor ray")
+        if self.slurm and self.executor != "slurm":
+            raise UsageError("--slurm needs --executor slurm")
         if self.executor == "ray":
             return RayCluster(self.address, self.cpus_per_run, self.gpus_per_run)
-        if self.address is not None or self.gpus_per_run:
-            raise UsageError("--address and --gpus-per-run need --executor ray")
+        if self.executor == "slurm":
+            options = sbatch_options(self.slurm)
+            return Slurm(root, options, cpus_per_run=self.cpus_per_run, gpus_per_run=self.gpus_per_run)
+        if self.gpus_per_run:
+            raise UsageError("--gpus-per-run needs --executor ray or slurm")
         return Processes(self.cpus_per_run)
 
 
@@ -72,7 +82,8 @@ def main(argv: Sequence[str]) -> None:
     if chosen.dry_run:
         say(*_estimated(jobs, Processes(chosen.cpus_per_run)))
         return
-    summary = run_sweep(jobs, chosen.make_executor, retries=chosen.retries, display=partial(display, jobs))
+    executor = partial(chosen.make_executor, jobs[0].root)
+    summary = run_sweep(jobs, executor, retries=chosen.retries, display=partial(display, jobs))
     again = command("diffac", "sweep", *argv)
     if summary.signum is not None and summary.left:
         text = f"interrupted; {len(summary.complete)} of {len(jobs)} runs are complete, go on with: {again}"
