@@ -21,8 +21,9 @@ from diffac.scale.executors import Executor
 from diffac.scale.executors.processes import Processes
 from diffac.scale.executors.ray import RayCluster
 from diffac.scale.executors.slurm import Slurm, sbatch_options
-from diffac.scale.plan import read_plan
+from diffac.scale.plan import Search, read_plan, read_searches
 from diffac.scale.progress import Lines, LiveTable, duration
+from diffac.scale.search import run_searches
 from diffac.scale.sweep import Summary, run_sweep
 from diffac.scale.work import Job
 from diffac.system.signals import Interrupted
@@ -34,9 +35,12 @@ class SweepArguments:
     goes on from its last checkpoint, what failed is tried again."""
 
     file: tyro.conf.Positional[Path]
-    """Sections: settings (of all runs), grid (lists of values, every combination is a run), runs (a list of runs)."""
+    """Sections: settings (of all runs), grid (lists of values, every combination is a run), runs (a list of runs),
+    search (what --search tries)."""
     root: Path | None = None
     """Folder of the sweep; None: sweeps/ and the name of the file."""
+    search: bool = False
+    """Searches for the best settings, as the section search of the file describes; needs the extra sweep."""
     dry_run: bool = False
     """Only show the runs, and what they cost by a measured minute."""
     retries: int = 1
@@ -77,7 +81,11 @@ def main(argv: Sequence[str]) -> None:
         Interrupted: a signal, after the runs under way have been saved.
     """
     chosen = parse(SweepArguments, argv, "diffac sweep")
-    jobs = read_plan(chosen.file, None if chosen.root is None else absolute(chosen.root))
+    root = None if chosen.root is None else absolute(chosen.root)
+    if chosen.search:
+        _search(read_searches(chosen.file, root), chosen, argv)
+        return
+    jobs = read_plan(chosen.file, root)
     display = LiveTable if standard_error().is_terminal else Lines
     if chosen.dry_run:
         say(*_estimated(jobs, Processes(chosen.cpus_per_run)))
@@ -93,6 +101,35 @@ def main(argv: Sequence[str]) -> None:
         for job, error in summary.failed:
             note(f"{job.label}: {error}")
         raise RunError(f"{len(summary.failed)} of {len(jobs)} runs failed; try them again with: {again}")
+
+
+def _search(searches: Sequence[Search], chosen: SweepArguments, argv: Sequence[str]) -> None:
+    """Runs searches; raises as `main`."""
+    root = searches[0].root
+    if chosen.dry_run:
+        jobs = [job for search in searches for trial in range(search.space.trials) for job in search.jobs(trial, {})]
+        say(*_estimated(jobs, Processes(chosen.cpus_per_run)))
+        return
+    summary = run_searches(searches, partial(chosen.make_executor, root), retries=chosen.retries)
+    again = command("diffac", "sweep", *argv)
+    missing = sum(found.missing + found.counts["left"] for found in summary.found)
+    if summary.signum is not None and missing:
+        raise Interrupted(summary.signum, f"interrupted; {missing} trials are left, go on with: {again}")
+    for found in summary.found:
+        counts = ", ".join(f"{number} {state}" for state, number in found.counts.items() if number)
+        say(f"{found.search.label}: {found.search.space.trials} trials, {counts}")
+        if found.best is not None:
+            number, objective, settings = found.best
+            text = " ".join(f"{name}={value}" for name, value in settings.items())
+            say(f"best, {objective:.1f}, in trial {number}: {text}", found.path)
+    say(f"compare them: {command('diffac', 'report', root)}")
+    if summary.failed:
+        for job, error in summary.failed:
+            note(f"{job.label}: {error}")
+        raise RunError(f"{len(summary.failed)} runs failed; try them again with: {again}")
+    for found in summary.found:
+        if found.best is None and not found.missing:
+            raise RunError(f"{found.search.label}: no trial is complete; what went wrong is said above")
 
 
 def _estimated(jobs: Sequence[Job], executor: Processes) -> list[str]:
