@@ -49,8 +49,9 @@ def state(job: Path) -> str:
 
 
 def note(job: Path, name: str, text: str) -> None:
-    (job / "new").write_text(text)
-    (job / "new").rename(job / name)
+    beside = job / f"new{os.getpid()}"
+    beside.write_text(text)
+    beside.rename(job / name)
 
 
 def end(job: Path, how: str, signum: int) -> None:

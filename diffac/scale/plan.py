@@ -12,7 +12,7 @@ from typing import Any
 
 from diffac.errors import UsageError, unknown
 from diffac.files.paths import absolute
-from diffac.files.untrusted import read_yaml
+from diffac.files.untrusted import inside, read_yaml
 from diffac.messages import command
 from diffac.runs.configs import OTHER_NAMES, RECIPE
 from diffac.runs.folder import file_name
@@ -55,7 +55,8 @@ class Search:
 
     @property
     def folder(self) -> Path:
-        return self.root.joinpath(*self.name.split("/"))
+        """Of its trials; no link on the way."""
+        return inside(self.root, *self.name.split("/"))
 
     def jobs(self, trial: int, settings: Mapping[str, Any]) -> list[Job]:
         """The runs of a trial, one for each seed."""

@@ -184,7 +184,7 @@ class Study:
     def _hold(self, handle: Any) -> Trial | None:
         """The trial, if no other process works on it."""
         held = contextlib.ExitStack()
-        folder = inside(self.search.root, *self.search.name.split("/"), trial_folder(handle.number))
+        folder = inside(self.search.folder, trial_folder(handle.number))
         folder.mkdir(parents=True, exist_ok=True)
         try:
             held.enter_context(lock(folder, "a trial"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import json
 import os
@@ -501,7 +502,13 @@ def begun(path: Path) -> Program:
     """The program in the middle of its first trial."""
     two = "import diffac.scale.executors.processes as p\np.usable_processors = lambda: 2\n"
     program = Program(two + SWEEP, Path.cwd(), "sweep", str(path), "--search")
-    wait_for(lambda: len(list(Path("sweeps/mine").rglob("run.json"))) >= 2, program)
+
+    def saved() -> bool:
+        with contextlib.suppress(FileNotFoundError):  # of a checkpoint that makes room for the next one
+            return len(list(Path("sweeps/mine").rglob("run.json"))) >= 2
+        return False
+
+    wait_for(saved, program)
     return program
 
 

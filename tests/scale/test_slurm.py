@@ -22,7 +22,7 @@ from diffac.errors import UsageError
 from diffac.scale.executors import slurm
 from diffac.scale.executors.slurm import Slurm, sbatch_options
 from diffac.scale.plan import read_plan
-from diffac.scale.progress import Lines
+from diffac.scale.progress import Lines, progress_of
 from diffac.scale.sweep import Summary, run_sweep
 from diffac.scale.work import Job
 
@@ -135,8 +135,8 @@ def test_in_processes_of_submitit(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [attempts.count(f"seed{seed}") for seed in range(4)] == [1, 1, 2, 2]
     killed = {job.label: error for job, error in summary.failed}["seed=3"]
     assert "has ended without a result" in killed
-    assert len(list(Path("sweeps/mine/slurm").glob("*_log.out"))) == 6
-    assert not list(Path("sweeps/mine/slurm").glob("*.pkl"))
+    assert len(list(Path("sweeps/mine/slurm").glob("*/*_log.out"))) == 6
+    assert not list(Path("sweeps/mine/slurm").glob("*/*.pkl"))
     assert_undisturbed(write(seeds=1, fail="seeds"))
 
 
@@ -162,13 +162,24 @@ def test_runs_are_jobs_of_one_array(cluster: Path) -> None:
     path = write()
     assert main(["sweep", str(path), *ARGUMENTS, "mem=4G", "--cpus-per-run", "3", "--gpus-per-run", "1"]) == 0
     assert [job.name for job in fake_slurm.jobs(cluster)] == ["job1_0", "job1_1", "job1_2"]
-    (file,) = Path("sweeps/mine/slurm").glob("*_submission.sh")
+    (file,) = Path("sweeps/mine/slurm").glob("*/*_submission.sh")
     text = file.read_text()
     for line in ("time=1:00:00", "mem=4G", "no-requeue", "signal=TERM@60", "cpus-per-task=3", "gpus-per-node=1"):
         assert f"#SBATCH --{line}\n" in text
     assert 'export OMP_NUM_THREADS="${OMP_NUM_THREADS:-3}"' in text
-    assert not list(Path("sweeps/mine/slurm").glob("*.pkl"))
+    assert not list(Path("sweeps/mine/slurm").glob("*/*.pkl"))
     assert_undisturbed(path)
+
+
+@pytest.mark.sweeps
+def test_a_search_sends_its_trials(cluster: Path) -> None:
+    pytest.importorskip("optuna")
+    search = {"space": {"gain": [1.0, 2.0]}, "trials": 2, "seeds": [0, 1]}
+    Path("mine.yaml").write_text(yaml.safe_dump({"settings": {"recipe": "fake"}, "search": search}))
+    assert main(["sweep", "mine.yaml", "--search", *ARGUMENTS]) == 0
+    assert [fake_slurm.state(job) for job in fake_slurm.jobs(cluster)][:3] == ["COMPLETED"] * 3
+    assert len(folders("sweeps/mine")) == 2
+    assert len(list(Path("sweeps/mine").rglob("trial000?/seed*/evaluations.npz"))) == 4
 
 
 @pytest.mark.sweeps
@@ -188,7 +199,7 @@ def test_a_job_is_lost(cluster: Path, how: str) -> None:
         """Ends the first job in the middle."""
 
         def refresh(self) -> None:
-            if not lost and folders("sweeps/mine") and len(list(self.jobs[0].folder.rglob("run.json"))) > 1:
+            if not lost and progress_of(self.jobs[0]).step > 1_000:
                 lost.append(fake_slurm.jobs(cluster)[0])
                 fake_slurm.end(lost[0], *ends[how])
 
@@ -238,7 +249,7 @@ def begun(path: Path) -> Program:
     """The command in the middle of two runs; a third one waits."""
     code = "import diffac.scale.executors.slurm as s\ns.LOOK = 0.2\n" + SWEEP
     program = Program(code, Path.cwd(), "sweep", str(path), *ARGUMENTS)
-    wait_for(lambda: len({path.parents[2] for path in Path("sweeps/mine").rglob("run.json")}) == 2, program)
+    wait_for(lambda: sum(progress_of(job).step > 1_000 for job in read_plan(path)) == 2, program)
     return program
 
 

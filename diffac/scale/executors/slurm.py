@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import getpass
 import hashlib
 import importlib
@@ -11,6 +12,7 @@ import math
 import re
 import subprocess
 import time
+import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,8 +47,9 @@ class Slurm:
     """Executes jobs as those of Slurm, many of them in one array.
 
     All machines must see the folder of the sweep, and have diffac installed in the same place. What Slurm and the runs
-    say goes to `slurm/` in that folder. A job that ends without having come to its end (preempted, out of time or
-    memory, cancelled, its machine lost) has failed; Slurm itself starts none again, so there are never two of one run.
+    say goes to `slurm/` in that folder, to a new folder for each call. A job that ends without having come to its end
+    (preempted, out of time or memory, cancelled, its machine lost) has failed; Slurm itself starts none again, so there
+    are never two of one run.
 
     Args:
         root: folder of the sweep; jobs that an earlier call has left for it are cancelled first.
@@ -79,9 +82,11 @@ class Slurm:
             raise UsageError("--executor slurm needs submitit; run: python -m pip install 'diffac[slurm]'") from error
         digest = hashlib.sha256(str(root.absolute()).encode()).hexdigest()[:12]
         self._name = f"diffac-{digest}"
-        self._folder = inside(root, "slurm")
+        calls = inside(root, "slurm")
+        # A new folder, because submitit unpickles results, and nobody else may have put any there.
+        folder = calls / f"{datetime.datetime.now():%Y-%m-%d_%H-%M-%S}_{uuid.uuid4().hex[:8]}"
         try:
-            self._executor = submitit.AutoExecutor(self._folder, cluster=cluster)
+            self._executor = submitit.AutoExecutor(folder, cluster=cluster)
         except RuntimeError as error:
             raise UsageError("there is no Slurm on this machine: no command srun") from error
         self._executor.update_parameters(
@@ -98,20 +103,22 @@ class Slurm:
         self._ended_at: dict[Any, float] = {}
         self._next_look = 0.0
         self._asked = 0
-        self._folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         self._lock = contextlib.ExitStack()
-        self._lock.enter_context(lock(self._folder, "the jobs of a sweep"))
+        self._lock.enter_context(lock(calls, "the queue of a sweep"))
         if self._is_slurm:
             self._end_earlier()
 
     def _end_earlier(self) -> None:
         """Ends what a call that was killed has left in the queue, and waits for it: the runs are its own until then."""
-        end = time.monotonic() + ENDING
+        end, told = time.monotonic() + ENDING, False
         try:
             while left := _answer("squeue", "--noheader", "--format=%i", *self._all).split():
                 if time.monotonic() > end:
                     raise UsageError(f"jobs of an earlier call do not end; end them with: scancel {' '.join(left[:5])}")
-                note("waiting for jobs that an earlier call has left: they are cancelled, and their runs saved")
+                if not told:
+                    note("waiting for jobs that an earlier call has left: they are cancelled, and their runs saved")
+                    told = True
                 _answer("scancel", *self._all)
                 time.sleep(LOOK)
         except (OSError, subprocess.SubprocessError) as error:
