@@ -162,8 +162,8 @@ def soak(session: nox.Session) -> None:
 
 @nox.session
 def sweeps(session: nox.Session) -> None:
-    """Minutes: sweeps whose processes and machines are killed, on this machine and on a Ray cluster of three nodes."""
-    install(session, f"ray,{RUNTIME}")
+    """Minutes: sweeps whose processes and machines are killed: here, on a Ray cluster of three, on a fake Slurm."""
+    install(session, f"ray,slurm,sweep,{RUNTIME}")
     session.run("pytest", "-m", "sweeps or not sweeps", "tests/scale", *session.posargs)
 
 

@@ -20,8 +20,10 @@ from diffac.scale.cost import estimate
 from diffac.scale.executors import Executor
 from diffac.scale.executors.processes import Processes
 from diffac.scale.executors.ray import RayCluster
-from diffac.scale.plan import read_plan
+from diffac.scale.executors.slurm import Slurm, sbatch_options
+from diffac.scale.plan import Search, read_plan, read_searches
 from diffac.scale.progress import Lines, LiveTable, duration
+from diffac.scale.search import run_searches
 from diffac.scale.sweep import Summary, run_sweep
 from diffac.scale.work import Job
 from diffac.system.signals import Interrupted
@@ -33,9 +35,12 @@ class SweepArguments:
     goes on from its last checkpoint, what failed is tried again."""
 
     file: tyro.conf.Positional[Path]
-    """Sections: settings (of all runs), grid (lists of values, every combination is a run), runs (a list of runs)."""
+    """Sections: settings (of all runs), grid (lists of values, every combination is a run), runs (a list of runs),
+    search (what --search tries)."""
     root: Path | None = None
     """Folder of the sweep; None: sweeps/ and the name of the file."""
+    search: bool = False
+    """Searches for the best settings, as the section search of the file describes; needs the extra sweep."""
     dry_run: bool = False
     """Only show the runs, and what they cost by a measured minute."""
     retries: int = 1
@@ -43,18 +48,27 @@ class SweepArguments:
     cpus_per_run: int = 1
     """Processors, and threads, of each run."""
     gpus_per_run: float = 0.0
-    """GPUs of each run, a fraction where several share one; only with --executor ray."""
-    executor: Literal["processes", "ray"] = "processes"
-    """What executes the runs: processes of this machine, or a Ray cluster."""
+    """GPUs of each run, with --executor ray or slurm; with Ray a fraction where several share one."""
+    executor: Literal["processes", "ray", "slurm"] = "processes"
+    """What executes the runs: processes of this machine, a Ray cluster, or Slurm."""
     address: str | None = None
     """Of the Ray cluster; None: the one that this machine belongs to, or else one of this machine alone."""
+    slurm: tuple[str, ...] = ()
+    """Options of sbatch for --executor slurm, without dashes: time=4:00:00, which must be there, partition=gpu..."""
 
-    def make_executor(self) -> Executor:
-        """What executes the runs."""
+    def make_executor(self, root: Path) -> Executor:
+        """What executes the runs of the sweep in a folder."""
+        if self.address is not None and self.executor != "ray":
+            raise UsageError("--address needs --executor ray")
+        if self.slurm and self.executor != "slurm":
+            raise UsageError("--slurm needs --executor slurm")
         if self.executor == "ray":
             return RayCluster(self.address, self.cpus_per_run, self.gpus_per_run)
-        if self.address is not None or self.gpus_per_run:
-            raise UsageError("--address and --gpus-per-run need --executor ray")
+        if self.executor == "slurm":
+            options = sbatch_options(self.slurm)
+            return Slurm(root, options, cpus_per_run=self.cpus_per_run, gpus_per_run=self.gpus_per_run)
+        if self.gpus_per_run:
+            raise UsageError("--gpus-per-run needs --executor ray or slurm")
         return Processes(self.cpus_per_run)
 
 
@@ -67,12 +81,17 @@ def main(argv: Sequence[str]) -> None:
         Interrupted: a signal, after the runs under way have been saved.
     """
     chosen = parse(SweepArguments, argv, "diffac sweep")
-    jobs = read_plan(chosen.file, None if chosen.root is None else absolute(chosen.root))
+    root = None if chosen.root is None else absolute(chosen.root)
+    if chosen.search:
+        _search(read_searches(chosen.file, root), chosen, argv)
+        return
+    jobs = read_plan(chosen.file, root)
     display = LiveTable if standard_error().is_terminal else Lines
     if chosen.dry_run:
         say(*_estimated(jobs, Processes(chosen.cpus_per_run)))
         return
-    summary = run_sweep(jobs, chosen.make_executor, retries=chosen.retries, display=partial(display, jobs))
+    executor = partial(chosen.make_executor, jobs[0].root)
+    summary = run_sweep(jobs, executor, retries=chosen.retries, display=partial(display, jobs))
     again = command("diffac", "sweep", *argv)
     if summary.signum is not None and summary.left:
         text = f"interrupted; {len(summary.complete)} of {len(jobs)} runs are complete, go on with: {again}"
@@ -82,6 +101,35 @@ def main(argv: Sequence[str]) -> None:
         for job, error in summary.failed:
             note(f"{job.label}: {error}")
         raise RunError(f"{len(summary.failed)} of {len(jobs)} runs failed; try them again with: {again}")
+
+
+def _search(searches: Sequence[Search], chosen: SweepArguments, argv: Sequence[str]) -> None:
+    """Runs searches; raises as `main`."""
+    root = searches[0].root
+    if chosen.dry_run:
+        jobs = [job for search in searches for trial in range(search.space.trials) for job in search.jobs(trial, {})]
+        say(*_estimated(jobs, Processes(chosen.cpus_per_run)))
+        return
+    summary = run_searches(searches, partial(chosen.make_executor, root), retries=chosen.retries)
+    again = command("diffac", "sweep", *argv)
+    missing = sum(found.missing + found.counts["left"] for found in summary.found)
+    if summary.signum is not None and missing:
+        raise Interrupted(summary.signum, f"interrupted; {missing} trials are left, go on with: {again}")
+    for found in summary.found:
+        counts = ", ".join(f"{number} {state}" for state, number in found.counts.items() if number)
+        say(f"{found.search.label}: {found.search.space.trials} trials, {counts}")
+        if found.best is not None:
+            number, objective, settings = found.best
+            text = " ".join(f"{name}={value}" for name, value in settings.items())
+            say(f"best, {objective:.1f}, in trial {number}: {text}", found.path)
+    say(f"compare them: {command('diffac', 'report', root)}")
+    if summary.failed:
+        for job, error in summary.failed:
+            note(f"{job.label}: {error}")
+        raise RunError(f"{len(summary.failed)} runs failed; try them again with: {again}")
+    for found in summary.found:
+        if found.best is None and not found.missing:
+            raise RunError(f"{found.search.label}: no trial is complete; what went wrong is said above")
 
 
 def _estimated(jobs: Sequence[Job], executor: Processes) -> list[str]:

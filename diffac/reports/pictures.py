@@ -171,6 +171,32 @@ def draw_profiles(title: str, series: Sequence[Series], look: Mapping[Method, Lo
     return figure
 
 
+def draw_trials(title: str, trials: Sequence[tuple[int, float | None, str]]) -> Figure:
+    """Objectives of the trials of a search, and the best of the complete ones so far.
+
+    Args:
+        title: above the picture.
+        trials: number, objective and state of each, in their order.
+    """
+    figure, axes = _figure(title, 0)
+    best: list[tuple[int, float]] = []
+    for place, objective, state in trials:
+        if objective is None:
+            continue
+        complete = state == "complete"
+        face = LIGHT[0] if complete else "none"
+        axes.plot(place, objective, "o", markersize=5, markeredgecolor=LIGHT[0], markerfacecolor=face, zorder=3)
+        if complete:
+            best.append((place, max(objective, best[-1][1] if best else objective)))
+    if best:
+        axes.step(*zip(*best, strict=True), where="post", color=LIGHT[1], linewidth=1.6, zorder=2)
+    axes.set_xlabel("trial (filled: complete; empty: pruned; line: best so far)")
+    axes.set_ylabel("objective")
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: number(value)))
+    return figure
+
+
 def draw_pairs(pairs: Sequence[Pair], look: Mapping[Method, Look]) -> Figure:
     """One bar for each pair: how likely the first beats the second."""
     labels = ["  over  ".join(_fitting(method.label, 8, WIDTH - 0.9) for method in (pair.x, pair.y)) for pair in pairs]

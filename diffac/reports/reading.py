@@ -135,12 +135,8 @@ def read_runs(
     """
     found: list[Run | Skipped] = []
     _check_typed("--env-id", env_id)
-    for argument in arguments:
-        name, equals, path = argument.partition("=")
-        if not equals or expanded(argument).exists():
-            name, path = "", argument
-        _check_typed("the name of a method", name)
-        found += _read(_existing(path), name, env_id)
+    for name, path in paths_of(arguments):
+        found += _read(path, name, env_id)
     skipped = list(dict.fromkeys(entry for entry in found if isinstance(entry, Skipped)))
     runs: list[Run] = []
     for run in (entry for entry in found if isinstance(entry, Run)):
@@ -158,6 +154,16 @@ def read_runs(
             f"return, seed, or Stable-Baselines3's evaluations.npz and monitor.csv{reasons}{more}"
         )
     return runs, skipped
+
+
+def paths_of(arguments: Sequence[str]) -> Iterator[tuple[str, Path]]:
+    """Name of a method, or "", and the path of each argument; raises as `read_runs`."""
+    for argument in arguments:
+        name, equals, path = argument.partition("=")
+        if not equals or expanded(argument).exists():
+            name, path = "", argument
+        _check_typed("the name of a method", name)
+        yield name, _existing(path)
 
 
 def _progress(run: Run) -> str:

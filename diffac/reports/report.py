@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import datetime
 import io
+import json
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +25,7 @@ from diffac.reports.page import Column, Picture, Section, Value
 from diffac.reports.pictures import NOTHING, Series, duration, number
 from diffac.reports.reading import Run, read_runs
 from diffac.reports.search import PAGE, PARTS_OF_A_REPORT, Skipped
+from diffac.reports.searches import STATES, SearchResult, read_searches
 from diffac.reports.statistics import FEW_SEEDS, MIN_SEEDS, RESAMPLES, Interval
 from diffac.system.versions import diffac_version
 
@@ -32,6 +34,8 @@ PROFILE_POINTS = 201
 METHOD = ("recipe", "backend", "variant")
 LISTED = 1_000
 """Most runs in the table of runs and in that of what is left out; data/ has all."""
+SEARCHES, BEST = 50, 10
+"""Most searches on the page, and trials of each in its table; data/ has all."""
 LONGEST_FILE_NAME = 100
 
 
@@ -41,12 +45,13 @@ def write_report(
     """The page, and what is left out of it; see `diffac.reports.make_report`."""
     runs, skipped = read_runs(paths, env_id=env_id, unfinished=unfinished)
     runs, too_many = with_room(runs)
-    skipped += too_many
+    searches, unread = read_searches(paths)
+    skipped += too_many + unread
     try:
         for folder in PARTS_OF_A_REPORT:
             inside(out, folder).mkdir(parents=True, exist_ok=True)
         with pictures.style():
-            text = _Report(Comparison(runs), skipped, out).page()
+            text = _Report(Comparison(runs), searches, skipped, out).page()
         write_atomically(out / PAGE, text.encode())
     except OSError as error:
         raise UsageError(f"the report cannot be written to {out}: {error}") from error
@@ -56,8 +61,10 @@ def write_report(
 class _Report:
     """One report."""
 
-    def __init__(self, comparison: Comparison, skipped: Sequence[Skipped], out: Path) -> None:
-        self.comparison, self.skipped, self.out = comparison, skipped, out
+    def __init__(
+        self, comparison: Comparison, searches: Sequence[SearchResult], skipped: Sequence[Skipped], out: Path
+    ) -> None:
+        self.comparison, self.searches, self.skipped, self.out = comparison, searches, skipped, out
         self.files: set[str] = set()
         self.differing: dict[tuple[str, str, str], list[str]] = {}
         """(environment, recipe, backend) -> settings."""
@@ -75,6 +82,8 @@ class _Report:
         if (hours := _core_hours(runs)) is not None:
             lead += f" They took {hours:,.3g} core-hours."
         sections = [self.results(), self.steps(), self.time(), self.profiles(), self.improvement(), self.provenance()]
+        if self.searches:
+            sections.insert(0, self.search())
         if self.skipped:
             sections.append(self.left_out())
         sections.append(Section("How the numbers are made", page.definitions(DEFINITIONS)))
@@ -92,6 +101,12 @@ class _Report:
         for env_id in self.comparison.env_ids:
             cells = self.comparison.of_env(env_id)
             sentences += [f"{env_id}: {sentence}" for sentence in [*_seeds_care(cells), *_environment_care(cells)]]
+        if self.searches:
+            seeds = ", ".join(map(str, sorted({seed for result in self.searches for seed in result.seeds})))
+            sentences.append(
+                f"Runs of {count(len(self.searches), 'search', 'searches')} are among these. What was chosen by its "
+                f"return on a seed looks better on it than it is: compare with other seeds than {seeds}."
+            )
         if self.skipped:
             unfinished = sum(entry.reason.startswith("unfinished") for entry in self.skipped)
             more = f" ({unfinished} unfinished: leaving out runs that failed flatters a method)" if unfinished else ""
@@ -286,6 +301,43 @@ class _Report:
             pairs = pairs[: pictures.MOST_PAIRS]
         drawn = self.picture("improvement", "Probability of improvement", pictures.draw_pairs(pairs, self.look))
         return Section("Probability of improvement", page.paragraph(note, "note") + page.panels([drawn]))
+
+    def search(self) -> Section:
+        """What was searched, and found."""
+        parts, records, columns = [], [], ["Trial", "Objective", "Core time"]
+        for result in self.searches[:SEARCHES]:
+            names = list(dict.fromkeys(name for trial in result.trials for name in trial.settings))
+            states = [trial.state for trial in result.trials]
+            counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
+            shares = ", ".join(f"{name} {share:.0%}" for name, share in result.importances.items())
+            note = (
+                f"Objective: {result.objective}. {result.planned} trials: {counts or 'none'}. Seeds: "
+                f"{', '.join(map(str, result.seeds))}. Pruned by: {result.pruner}. "
+                + (f"Importance of the settings (PED-ANOVA): {shares}." if shares else "")
+            )
+            rows = [
+                [
+                    Value(str(trial.number), trial.number), _value(trial.objective),
+                    NOTHING if trial.core_seconds is None else Value(duration(trial.core_seconds), trial.core_seconds),
+                    *(trial.settings.get(name, NOTHING) for name in names),
+                ]
+                for trial in result.best[:BEST]
+            ]  # fmt: skip
+            drawn = self.picture(
+                f"search_{result.label}", f"Objective of the trials of {result.label}",
+                pictures.draw_trials(result.label, [(t.number, t.objective, t.state) for t in result.trials]),
+            )  # fmt: skip
+            head = [Column(name) for name in (*columns, *names)]
+            parts += [page.heading(result.label), page.paragraph(note, "note"), page.table(head, rows)]
+            parts.append(page.panels([drawn]))
+        for result in self.searches:
+            records += [
+                {"search": result.label, "trial": trial.number, "state": trial.state, "objective": trial.objective,
+                 "core_seconds": trial.core_seconds, "settings": json.dumps(trial.settings), "source": result.source}
+                for trial in result.trials
+            ]  # fmt: skip
+        self.csv("searches", records, ["search", "trial", "state", "objective", "core_seconds", "settings", "source"])
+        return Section("Search", "".join(parts))
 
     def provenance(self) -> Section:
         """Every run, and the versions and machines behind them."""

@@ -15,6 +15,8 @@ PAGE = "report.html"
 PARTS_OF_A_REPORT = {"data", "pictures"}
 NOT_SEARCHED = {"checkpoints", "best", "videos"}
 EVALUATIONS, CONFIG, MANIFEST, METRICS = "evaluations.npz", "config.yaml", "manifest.json", "metrics.csv"
+SEARCH = "search.json"
+"""Of a search for the best settings."""
 RUN = {CONFIG, MANIFEST}
 """Files of every run of diffac. Its `evaluations/` is not searched: what is there was played after the training."""
 DEPTH = 32

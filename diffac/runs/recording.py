@@ -43,9 +43,9 @@ class Record:
         self.writer, self.checkpointer = writer, checkpointer
         self._begin, self.last_words = time.perf_counter(), [""]
 
-    def beside(self, module: ModuleType, config: TrainConfig) -> dict[str, Any]:
+    def beside(self, module: ModuleType, config: TrainConfig, *callbacks: Callback) -> dict[str, Any]:
         """What a run gives to `train` beside the learner: its logs and checkpoints, and what the recipe chooses."""
-        callback = Callbacks(_SaveEvaluations(self.checkpointer), *own_callbacks(module, config))
+        callback = Callbacks(_SaveEvaluations(self.checkpointer), *own_callbacks(module, config), *callbacks)
         logs = {"writer": self.writer, "checkpointer": self.checkpointer, "callback": callback}
         return {**logs, **chosen(module, config)}
 

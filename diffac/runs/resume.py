@@ -22,6 +22,7 @@ from diffac.runs.logs import rewind
 from diffac.runs.manifest import manifest
 from diffac.runs.recording import recorded
 from diffac.runs.store import Store
+from diffac.training.callbacks import Callback
 from diffac.training.config import TrainConfig
 from diffac.training.evaluation import records
 from diffac.training.loop import TrainResult, train
@@ -36,7 +37,7 @@ FREE = {
 
 
 def resume(
-    folder: Path | str, find_recipe: Callable[[str], ModuleType], *, backend: str | None = None
+    folder: Path | str, find_recipe: Callable[[str], ModuleType], *callbacks: Callback, backend: str | None = None
 ) -> TrainResult | None:
     """Goes on with a run from its last whole checkpoint, or from the start where none was written yet.
 
@@ -46,6 +47,7 @@ def resume(
     Args:
         folder: of the run; may have been moved.
         find_recipe: the recipe's module for its name, as `config.yaml` says it.
+        callbacks: beside the recipe's own.
         backend: goes on in this backend, from the same weights and optimiser states; None: that of `config.yaml`.
 
     Returns:
@@ -120,7 +122,7 @@ def resume(
         except OSError as error:
             raise RunError(f"cannot write to {folder}: {error.strerror or error}") from error
         with recorded(folder, name, engine, config, checkpoint) as record:
-            result = train(engine, state, config, **record.beside(module, config))
+            result = train(engine, state, config, **record.beside(module, config, *callbacks))
             record.conclude(result, config)
         return result
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import itertools
 import json
@@ -11,20 +12,66 @@ from typing import Any
 
 from diffac.errors import UsageError, unknown
 from diffac.files.paths import absolute
-from diffac.files.untrusted import read_yaml
+from diffac.files.untrusted import inside, read_yaml
+from diffac.messages import command
 from diffac.runs.configs import OTHER_NAMES, RECIPE
 from diffac.runs.folder import file_name
 from diffac.runs.recipes import load_recipe
 from diffac.runs.resume import FREE
+from diffac.scale.found import SETTINGS_FROM, with_found
+from diffac.scale.space import Space, read_space
 from diffac.scale.work import Job, config_of
 from diffac.values import plain, vars_of
 
-SECTIONS = {"settings": dict, "grid": dict, "runs": list}
+SECTIONS = {"settings": dict, "grid": dict, "runs": list, "search": dict}
 """What a file may hold, each of it or not."""
+CONTENT = {
+    "settings": "lines like `name: value`",
+    "grid": "lines like `name: [first, second]`",
+    "runs": "a list of runs",
+    "search": "space, trials and seeds",
+}
 NOT_IDENTITY = FREE - {"backend"}
 """Fields that do not make another run."""
 RESERVED = {"run_root": "all runs lie in the sweep's folder", "progress": "the sweep shows all runs in one table"}
 MOST_RUNS = 100_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Search:
+    """A search for the best settings of a recipe in an environment."""
+
+    name: str
+    """What tells it from the others, and where its folder lies below that of the sweep."""
+    label: str
+    """For people: the settings in which the searches differ."""
+    values: Mapping[str, Any]
+    """What is not searched, the recipe among it."""
+    space: Space
+    file: str
+    """That asks for it."""
+    root: Path
+    """Folder of the sweep."""
+
+    @property
+    def folder(self) -> Path:
+        """Of its trials; no link on the way."""
+        return inside(self.root, *self.name.split("/"))
+
+    def jobs(self, trial: int, settings: Mapping[str, Any]) -> list[Job]:
+        """The runs of a trial, one for each seed."""
+        jobs = []
+        for seed in self.space.seeds:
+            values, label = {**self.values, **settings, "seed": seed}, f"{self.label} trial {trial} seed {seed}"
+            job = job_of(values, label, self.file, self.root)
+            name = f"{self.name}/{trial_folder(trial)}/{job.name.rpartition('/')[2]}"
+            jobs.append(dataclasses.replace(job, name=name))
+        return jobs
+
+
+def trial_folder(trial: int) -> str:
+    """Name of the folder of a trial."""
+    return f"trial{trial:04d}"
 
 
 def read_plan(path: Path | str, root: Path | None = None) -> list[Job]:
@@ -43,19 +90,74 @@ def read_plan(path: Path | str, root: Path | None = None) -> list[Job]:
             says which run.
     """
     path = absolute(path)
-    root = root or absolute("sweeps") / path.stem
     sections = _sections(read_yaml(path), path)
-    asked = list(itertools.islice(_combinations(**sections, where=path), MOST_RUNS + 1))
-    if len(asked) > MOST_RUNS:
-        raise UsageError(f"{path} asks for more than {MOST_RUNS:,} runs")
+    if sections.pop("search") is not None:
+        raise UsageError(f"{path} describes a search; begin it with: {command('diffac', 'sweep', path, '--search')}")
+    root = root_of(path, root)
     jobs: dict[str, Job] = {}
-    labels = _labels(asked)
-    for values, label in zip(asked, labels, strict=True):
-        job = _job(values, label, path, root)
+    for values, label in _asked(sections, path):
+        job = job_of(values, label, path, root)
         if job.name in jobs:
             raise UsageError(f"{path} asks twice for the run {label or job.name}")
         jobs[job.name] = job
     return list(jobs.values())
+
+
+def read_searches(path: Path | str, root: Path | None = None) -> list[Search]:
+    """The searches that a file describes, one for each run that it would ask for without its section `search`.
+
+    Args:
+        path: of the file.
+        root: as for `read_plan`.
+
+    Raises:
+        UsageError: the file cannot be read, has no section `search`, or describes something impossible; says what.
+    """
+    path = absolute(path)
+    sections = _sections(read_yaml(path), path)
+    section = sections.pop("search")
+    if section is None:
+        raise UsageError(f"--search needs a section `search` in {path}, with space, trials and seeds")
+    space = read_space(section, str(path))
+    if any(SETTINGS_FROM in said for said in (sections["settings"], sections["grid"], *sections["runs"])):
+        raise UsageError(f"{path}: {SETTINGS_FROM} does not go with a search, which would forget the seeds used before")
+    root = root_of(path, root)
+    searches: dict[str, Search] = {}
+    for values, label in _asked(sections, path):
+        for name in ("seed", *space.of):
+            if name in values:
+                where = "the seeds of a search belong into its `seeds`" if name == "seed" else "it is searched"
+                raise UsageError(f"{path}: {name} cannot be set, {where}")
+        search = _search(values, label, space, path, root)
+        if search.name in searches:
+            raise UsageError(f"{path} asks twice for the search {label}")
+        searches[search.name] = search
+    return list(searches.values())
+
+
+def root_of(path: Path, root: Path | None) -> Path:
+    """The folder of the sweep that a file describes, if no other one is given."""
+    return root or absolute("sweeps") / path.stem
+
+
+def _asked(sections: dict[str, Any], path: Path) -> list[tuple[dict[str, Any], str]]:
+    """Settings and label of every run."""
+    asked = list(itertools.islice(_combinations(**sections, where=path), MOST_RUNS + 1))
+    if len(asked) > MOST_RUNS:
+        raise UsageError(f"{path} asks for more than {MOST_RUNS:,} runs")
+    return list(zip(asked, _labels(asked), strict=True))
+
+
+def _search(values: dict[str, Any], label: str, space: Space, path: Path, root: Path) -> Search:
+    """A search; every end of what is searched has been tried."""
+    for seed in space.seeds:
+        base = job_of({**values, "seed": seed}, label, path, root)
+    for name, what in space.of.items():
+        for value in what.ends:
+            job_of({**values, name: value}, f"{label}, {name}={value}", path, root)
+    digest = hashlib.sha256(json.dumps([base.name, space.seeds, sorted(space.of.items())]).encode()).hexdigest()[:8]
+    name = f"{base.name.rpartition('/')[0]}/search__{digest}"
+    return Search(name, label, values, space, str(path), root)
 
 
 def _sections(content: Any, path: Path) -> dict[str, Any]:
@@ -66,8 +168,7 @@ def _sections(content: Any, path: Path) -> dict[str, Any]:
             known = f"a setting of all runs belongs below `settings`, one to vary below `grid`: `{name}: [...]`"
             raise unknown(f"section in {path}:", name, SECTIONS, known)
         if not isinstance(value, SECTIONS[name]) or not value:
-            what = "a list of runs" if name == "runs" else "lines like `name: [first, second]`"
-            raise UsageError(f"{path}: {name} must hold {what if name != 'settings' else 'lines like `name: value`'}")
+            raise UsageError(f"{path}: {name} must hold {CONTENT[name]}")
     for name, values in content.get("grid", {}).items():
         if not isinstance(values, list) or not values:
             raise UsageError(
@@ -77,7 +178,7 @@ def _sections(content: Any, path: Path) -> dict[str, Any]:
     for entry in content.get("runs", []):
         if not isinstance(entry, dict) or not entry:
             raise UsageError(f"{path}: every entry of runs must hold lines like `name: value`, got {entry!r:.200}")
-    return {"settings": {}, "grid": {}, "runs": [{}], **content}
+    return {"settings": {}, "grid": {}, "runs": [{}], "search": None, **content}
 
 
 def _combinations(
@@ -87,6 +188,8 @@ def _combinations(
         axes = {name: values for name, values in grid.items() if name not in entry}
         for combination in itertools.product(*axes.values()):
             values = {**settings, **dict(zip(axes, combination, strict=True)), **entry}
+            if SETTINGS_FROM in values:
+                values = with_found(values, where)
             if not isinstance(values.get(RECIPE), str):
                 raise UsageError(f"{where}: every run must name its recipe, as in `recipe: sac`, got {values!r:.200}")
             if name := next((name for name in values if name in RESERVED), None):
@@ -107,7 +210,9 @@ def _labels(asked: list[dict[str, Any]]) -> list[str]:
     ]
 
 
-def _job(values: dict[str, Any], label: str, path: Path, root: Path) -> Job:
+def job_of(values: Mapping[str, Any], label: str, path: Path | str, root: Path) -> Job:
+    """A run with these settings, the recipe among them."""
+    values = dict(values)
     recipe = values.pop(RECIPE)
     module = load_recipe(recipe)
     config = config_of(module, recipe, values, f"{path}, {label}")

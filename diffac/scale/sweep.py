@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from diffac.errors import UsageError
 from diffac.runs.folder import lock
-from diffac.scale.executors import GLANCE, Executor
+from diffac.scale.executors import Executor, drive
 from diffac.scale.journal import Journal
 from diffac.scale.work import Job, Outcome, work
 from diffac.system.signals import StopRequest
@@ -92,33 +92,23 @@ def _execute(
     display: Display,
     stop: StopRequest,
 ) -> None:
-    under_way, asked = 0, 0
-    while under_way or (todo and not stop.requested):
-        try:
-            while todo and executor.room and not stop.requested:
-                job = todo.popleft()
-                executor.submit(work, job)
-                under_way += 1
-                display.begun(job)
-            if stop.requested and not asked:
-                asked = 1
-                executor.stop()
-            for job, outcome in executor.finished(GLANCE):
-                under_way -= 1
-                journal.add(job, outcome)
-                again = False
-                if outcome.state == "failed":
-                    failures[job.name] = failures.get(job.name, 0) + 1
-                    again = not outcome.hopeless and failures[job.name] <= retries and not stop.requested
-                    if again:
-                        todo.append(job)
-                display.ended(job, outcome, again)
-            display.refresh()
-        except KeyboardInterrupt:  # the second signal, or the time for saving is over
-            asked += 1
-            executor.stop()
-            if asked > 2:
-                raise
+    def next_job() -> Job | None:
+        if not todo:
+            return None
+        display.begun(todo[0])
+        return todo.popleft()
+
+    def ended(job: Job, outcome: Outcome) -> None:
+        journal.add(job, outcome)
+        again = False
+        if outcome.state == "failed":
+            failures[job.name] = failures.get(job.name, 0) + 1
+            again = not outcome.hopeless and failures[job.name] <= retries and not stop.requested
+            if again:
+                todo.append(job)
+        display.ended(job, outcome, again)
+
+    drive(work, next_job, ended, display.refresh, executor, stop)
 
 
 def _summary(jobs: Sequence[Job], journal: Journal, signum: int | None) -> Summary:

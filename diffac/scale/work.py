@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -17,6 +17,7 @@ from diffac.runs.configs import make_config
 from diffac.runs.recipes import load_recipe, preset_values
 from diffac.runs.resume import resume
 from diffac.runs.run import run
+from diffac.training.callbacks import Callback
 from diffac.training.config import TrainConfig
 from diffac.training.nonfinite import DivergenceError
 
@@ -90,15 +91,16 @@ class Outcome:
     """Of processors, those of the environments' own processes left out."""
 
 
-def work(job: Job) -> Outcome:
-    """Trains a run of a sweep to its end; goes on from its last checkpoint where it has begun already."""
+def work(job: Job, *callbacks: Callback) -> Outcome:
+    """Trains a run of a sweep to its end, or that which a callback makes; goes on from its last checkpoint where it has
+    begun already."""
     begin, used = time.perf_counter(), time.process_time()
 
     def outcome(state: State, error: str = "", hopeless: bool = False) -> Outcome:
         return Outcome(state, error, hopeless, time.perf_counter() - begin, time.process_time() - used)
 
     try:
-        _train(job)
+        _train(job, callbacks)
     except KeyboardInterrupt:
         return outcome("stopped")
     except (UsageError, DivergenceError) as error:
@@ -111,15 +113,15 @@ def work(job: Job) -> Outcome:
     return outcome("complete")
 
 
-def _train(job: Job) -> None:
+def _train(job: Job, callbacks: Sequence[Callback]) -> None:
     if has_begun(job):
-        resume(job.folder, load_recipe)
+        resume(job.folder, load_recipe, *callbacks)
         return
     if job.folder.is_dir():  # a process was killed while it made it
         for name in ("new-config.yaml", "new-manifest.json"):
             remove(job.folder / name)
     module, config = job.load()
-    run(module, config, job.recipe, folder=job.folder)
+    run(module, config, job.recipe, job.folder, *callbacks)
 
 
 def has_begun(job: Job) -> bool:

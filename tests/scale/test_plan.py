@@ -75,7 +75,7 @@ def test_a_run_is_known_again_by_what_it_is() -> None:
     ("content", "message"),
     [
         ("", "must hold sections"),
-        ("[1]", "must hold sections (settings, grid, runs), got list"),
+        ("[1]", "must hold sections (settings, grid, runs, search), got list"),
         ({"grids": {"seed": [0]}}, "unknown section in .*: 'grids'; did you mean 'grid'"),
         ({"recipe": "fake"}, "a setting of all runs belongs below `settings`"),
         ({"settings": ["fake"]}, "settings must hold lines like `name: value`"),
@@ -105,7 +105,9 @@ def test_a_run_is_known_again_by_what_it_is() -> None:
     ],
 )  # fmt: skip
 def test_bad_files(content: Any, message: str) -> None:
-    with pytest.raises(UsageError, match=message.replace("(settings, grid, runs)", r"\(settings, grid, runs\)")):
+    with pytest.raises(
+        UsageError, match=message.replace("(settings, grid, runs, search)", r"\(settings, grid, runs, search\)")
+    ):
         plan(content)
 
 

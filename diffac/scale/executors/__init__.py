@@ -6,7 +6,8 @@ import collections
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from diffac.scale.work import Job
+from diffac.scale.work import Job, Outcome
+from diffac.system.signals import StopRequest
 
 GLANCE = 0.25
 """Seconds between two looks at what is under way."""
@@ -53,3 +54,52 @@ def execute(work: Callable[[Job], Any], jobs: Iterable[Job], executor: Executor)
         for job, result in executor.finished(GLANCE):
             under_way -= 1
             yield job, result
+
+
+def drive(
+    work: Callable[[Job], Any],
+    next_job: Callable[[], Job | None],
+    ended: Callable[[Job, Any], None],
+    refresh: Callable[[], None],
+    executor: Executor,
+    stop: StopRequest,
+) -> None:
+    """Has jobs executed until there are none, or a signal has come and all under way are saved.
+
+    Args:
+        work: what is called for each.
+        next_job: the next one; None: there is none now, and for good if none is under way.
+        ended: called with each that has ended and what `work` has returned.
+        refresh: called between two looks at what is under way.
+        executor: executes them.
+        stop: entered by the caller.
+    """
+    under_way, asked = 0, 0
+    while True:
+        try:
+            while not stop.requested and executor.room and (job := next_job()) is not None:
+                under_way += 1
+                executor.submit(work, job)
+            if not under_way:
+                return
+            if stop.requested and not asked:
+                asked = 1
+                executor.stop()
+            for job, outcome in executor.finished(GLANCE):
+                under_way -= 1
+                ended(job, outcome)
+            refresh()
+        except KeyboardInterrupt:  # the second signal, or the time for saving is over
+            asked += 1
+            executor.stop()
+            if asked > 2:
+                raise
+
+
+def interruptible(work: Callable[[Job], Any], job: Job) -> Any:
+    """What `work` returns in a process that is there for this job alone: a signal has it saved, and `stopped`."""
+    with StopRequest(patient=False, owns_process=True):
+        try:
+            return work(job)
+        except KeyboardInterrupt:
+            return Outcome("stopped")

@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 from diffac.errors import UsageError
 from diffac.files.untrusted import append
+from diffac.scale.executors import interruptible
 from diffac.scale.work import Job, Outcome
 from diffac.system.orphans import end_with_parent
 from diffac.system.processors import shares, usable_processors
-from diffac.system.signals import StopRequest, children_undisturbed
+from diffac.system.signals import children_undisturbed
 
 PRELOADED = ["diffac.scale.work", "tensorboardX"]
 """Modules that every run needs and that may be there before a process is forked; tensorboardX brings PyTorch along, if
@@ -120,12 +121,7 @@ def _work(work: Callable[[Job], Any], job: Job, answer: Connection) -> None:
     with append(path) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    with StopRequest(patient=False, owns_process=True):
-        try:
-            result = work(job)
-        except KeyboardInterrupt:
-            result = Outcome("stopped")
-    answer.send(result)
+    answer.send(interruptible(work, job))
     sys.stdout.flush()
     sys.stderr.flush()
 
