@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import signal
+import subprocess
 import sys
 import time
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ from test_sweep import SWEEP, entries, wait_for
 from diffac.commands.main import main
 from diffac.errors import UsageError
 from diffac.scale.executors import slurm
-from diffac.scale.executors.slurm import Slurm, sbatch_options
+from diffac.scale.executors.slurm import Slurm, load_submitit, sbatch_options
 from diffac.scale.plan import read_plan
 from diffac.scale.progress import Lines, progress_of
 from diffac.scale.sweep import Summary, run_sweep
@@ -84,6 +86,25 @@ def test_bad_arguments(argv: list[str], message: str, capfd: pytest.CaptureFixtu
     assert message in capfd.readouterr().err
 
 
+def installed() -> None:
+    if find_spec("submitit") is None:
+        pytest.skip("needs submitit")
+    load_submitit()
+
+
+def test_importing_submitit_leaves_logging_alone() -> None:
+    installed()
+    code = (
+        "import io, logging; stream = io.StringIO(); logging.basicConfig(stream=stream)\n"
+        "class Closing(logging.StreamHandler):\n"
+        "    def close(self): self.stream.close()\n"
+        "handler = Closing(io.StringIO()); logging.getLogger('mine').addHandler(handler)\n"
+        "from diffac.scale.executors.slurm import load_submitit; load_submitit(); assert not handler.stream.closed\n"
+        "import os; assert 'SUBMITIT_LOG_LEVEL' not in os.environ\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_without_submitit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
     assert main(["sweep", str(write()), *ARGUMENTS]) == 2
@@ -91,7 +112,7 @@ def test_without_submitit(monkeypatch: pytest.MonkeyPatch, capfd: pytest.Capture
 
 
 def test_without_slurm(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("submitit")
+    installed()
     monkeypatch.setenv("PATH", "/nowhere")
     assert main(["sweep", str(write()), *ARGUMENTS]) == 2
     assert "there is no Slurm on this machine" in capfd.readouterr().err
@@ -114,7 +135,7 @@ def assert_undisturbed(path: Path) -> None:
 
 def test_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Submitit's executor `debug`."""
-    pytest.importorskip("submitit")
+    installed()
     monkeypatch.setattr(slurm, "LOOK", 0.0)
     path = write(seeds=2)
     summary = sweep(read_plan(path), "debug")
@@ -125,7 +146,7 @@ def test_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.sweeps
 def test_in_processes_of_submitit(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its executor `local`: one run fails for good, one is killed each time, and logs lie in the sweep's folder."""
-    pytest.importorskip("submitit")
+    installed()
     monkeypatch.setattr(slurm, "APPEARING", 1.0)
     path = write(seeds=4, fail="seeds")
     jobs = read_plan(path)
@@ -143,7 +164,7 @@ def test_in_processes_of_submitit(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def cluster(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A Slurm of two machines with a processor each, which looks like one to submitit."""
-    pytest.importorskip("submitit")
+    installed()
     from submitit.slurm.slurm import SlurmJob
 
     SlurmJob.watcher.clear()

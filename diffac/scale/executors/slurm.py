@@ -9,6 +9,7 @@ import getpass
 import hashlib
 import importlib
 import math
+import os
 import re
 import subprocess
 import time
@@ -36,6 +37,7 @@ ENDING = 120.0
 otherwise."""
 SAVING = 60
 """Seconds before its time limit at which a job is told to save."""
+LOGS = "SUBMITIT_LOG_LEVEL"
 OURS = {
     "array", "cpus-per-task", "error", "gpus-per-node", "job-name", "nodes", "ntasks", "ntasks-per-node", "open-mode",
     "output", "requeue", "signal",
@@ -76,10 +78,7 @@ class Slurm:
             raise UsageError(f"cpus_per_run must be at least 1, got {cpus_per_run}")
         if gpus_per_run < 0 or not math.isfinite(gpus_per_run) or gpus_per_run != int(gpus_per_run):
             raise UsageError(f"gpus_per_run must be a whole number, at least 0, with Slurm, got {gpus_per_run:g}")
-        try:
-            submitit: Any = importlib.import_module("submitit")
-        except ImportError as error:
-            raise UsageError("--executor slurm needs submitit; run: python -m pip install 'diffac[slurm]'") from error
+        submitit = load_submitit()
         digest = hashlib.sha256(str(root.absolute()).encode()).hexdigest()[:12]
         self._name = f"diffac-{digest}"
         calls = inside(root, "slurm")
@@ -218,6 +217,23 @@ class Slurm:
             _answer("scancel", *self._all)
         except (OSError, subprocess.SubprocessError) as error:
             note(f"the jobs could not be cancelled: {said(error)}")
+
+
+def load_submitit() -> Any:
+    """The package.
+
+    Raises:
+        UsageError: it is not installed.
+    """
+    before = os.environ.get(LOGS)
+    os.environ[LOGS] = before or "NOCONFIG"  # or importing it closes the handlers that others have given to logging
+    try:
+        return importlib.import_module("submitit")
+    except ImportError as error:
+        raise UsageError("--executor slurm needs submitit; run: python -m pip install 'diffac[slurm]'") from error
+    finally:
+        if before is None:
+            del os.environ[LOGS]
 
 
 def sbatch_options(words: Sequence[str]) -> dict[str, str | bool]:
