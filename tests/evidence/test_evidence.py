@@ -12,7 +12,8 @@ import yaml
 
 from diffac.scale.plan import read_plan
 
-from .collect import collect
+from .__main__ import missing
+from .collect import collect, key_of
 from .costs import read_costs
 from .data import FOLDER, Row, add, read
 from .page import METHODS, PAGE, page
@@ -68,6 +69,22 @@ def test_a_page_of_known_numbers(tmp_path: Path) -> None:
         "halfcheetah.svg",
         "halfcheetah_profiles.svg",
     }
+
+
+def test_only_what_is_not_in_the_data_is_trained(tmp_path: Path) -> None:
+    """The same runs as the whole file asks for, known by the same names."""
+    settings = {"env_id": "Pendulum-v1", "total_timesteps": 3_000, "learning_starts": 500}
+    runs = [{"recipe": "sac", "hidden_sizes": [8, 8]}, {"recipe": "td3", "learning_rate": 1e-4}]
+    (tmp_path / "x.yaml").write_text(yaml.safe_dump({"settings": settings, "runs": runs, "grid": {"seed": [7, 8]}}))
+    jobs = read_plan(tmp_path / "x.yaml")
+    key = key_of(jobs[1], jobs)
+    assert (key[1], key[4]) == ("sac", 8)
+    add("x", [Row(*key, 3_000, 500, 1.0, 1.0, 1.0, 1.0)], ORIGIN, tmp_path)
+    (tmp_path / "left.yaml").write_text(missing("x", tmp_path))
+    left = read_plan(tmp_path / "left.yaml")
+    assert [job.name for job in left] == [jobs[i].name for i in (0, 2, 3)]
+    add("x", [Row(*key_of(job, jobs), 3_000, 500, 1.0, 1.0, 1.0, 1.0) for job in left], ORIGIN, tmp_path)
+    assert missing("x", tmp_path) == ""
 
 
 def test_only_complete_runs_are_collected(tmp_path: Path) -> None:
