@@ -14,7 +14,7 @@ import yaml
 
 from diffac.scale.plan import read_plan
 
-from . import page, peers
+from . import claims, page, peers
 from .collect import collect, key_of
 from .data import FOLDER, read
 
@@ -47,6 +47,7 @@ def main(names: list[str]) -> int:
             left += collect(name, SWEEPS / name)
         peers.main([name])
         page.main()
+        claims.main()
     return left
 
 

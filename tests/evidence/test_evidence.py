@@ -12,6 +12,7 @@ import yaml
 
 from diffac.scale.plan import read_plan
 
+from . import claims
 from .__main__ import missing
 from .collect import collect, key_of
 from .costs import read_costs
@@ -31,6 +32,24 @@ def test_the_page_is_made_of_the_data(tmp_path: Path) -> None:
     assert PAGE.read_text() == page(pictures_folder=tmp_path)
     for picture in tmp_path.iterdir():
         assert (PAGE.parent / "pictures" / "results" / picture.name).is_file()
+
+
+def test_the_claims_are_made_of_the_data() -> None:
+    assert claims.PAGE.read_text() == claims.page()
+
+
+def test_verdicts_of_known_numbers(tmp_path: Path) -> None:
+    """HalfCheetah: intervals apart, on top of each other; the gain of DPMD over SAC."""
+    for recipe, offset in (("dacer2", 0.0), ("dacer", 500.0), ("sdac", 2_000.0), ("dpmd", 3_000.0), ("sac", -1_000.0)):
+        for seed in range(100, 105):
+            for name in ("halfcheetah", "ant"):
+                add(name, rows(recipe, seed, offset + seed - 100), ORIGIN, tmp_path)
+    lines = claims.page(tmp_path).splitlines()
+    verdicts = [line.split("|")[-2].strip(" *") for line in lines if line.startswith("| ")][2:]
+    assert verdicts[0] == "not reproduced"
+    assert verdicts[1] == "not run yet"
+    assert verdicts[4] == "reproduced", "1,900 + 2,000 is above 1,900 + 500"
+    assert verdicts[5:7] == ["not run yet", "reproduced"], "4,900 is 444 % above 900"
 
 
 @pytest.mark.parametrize("name", FILES)
