@@ -21,6 +21,7 @@ from diffac.scale.executors import Executor
 from diffac.scale.executors.processes import Processes
 from diffac.scale.executors.ray import RayCluster
 from diffac.scale.executors.slurm import Slurm, sbatch_options
+from diffac.scale.journal import Journal
 from diffac.scale.plan import Search, read_plan, read_searches
 from diffac.scale.progress import Lines, LiveTable, duration
 from diffac.scale.search import run_searches
@@ -42,7 +43,7 @@ class SweepArguments:
     search: bool = False
     """Searches for the best settings, as the section search of the file describes; needs the extra sweep."""
     dry_run: bool = False
-    """Only show the runs, and what they cost by a measured minute."""
+    """Only show the runs that are not complete yet, and what they cost by a measured minute."""
     retries: int = 1
     """Further attempts at a run that fails."""
     cpus_per_run: int = 1
@@ -88,7 +89,9 @@ def main(argv: Sequence[str]) -> None:
     jobs = read_plan(chosen.file, root)
     display = LiveTable if standard_error().is_terminal else Lines
     if chosen.dry_run:
-        say(*_estimated(jobs, Processes(chosen.cpus_per_run)))
+        journal = Journal(jobs[0].root)
+        left = [job for job in jobs if not journal.is_complete(job)]
+        say(*_estimated(left, Processes(chosen.cpus_per_run)) if left else ["all runs are complete"])
         return
     executor = partial(chosen.make_executor, jobs[0].root)
     summary = run_sweep(jobs, executor, retries=chosen.retries, display=partial(display, jobs))

@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 from diffac.errors import DamagedError
 from diffac.files.untrusted import append, inside, parse_json, read_bytes
@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
 
 class Journal:
-    """The attempts at the runs of a sweep.
+    """The attempts at the runs of a sweep; nothing is written before the first is added.
 
     Args:
         root: folder of the sweep.
@@ -43,9 +43,8 @@ class Journal:
         data = read_bytes(self.path) if self.path.exists() else b""
         for line in _lines(data, self.path):
             self._take(line)
-        self._file = append(self.path)
-        if data and not data.endswith(b"\n"):
-            self._file.write("\n")
+        self._file: IO[str] | None = None
+        self._ends_in_half_a_line = bool(data) and not data.endswith(b"\n")
 
     def _take(self, line: Any) -> None:
         name, state, error = (str(line[key]) for key in ("run", "state", "error"))
@@ -68,6 +67,9 @@ class Journal:
             "core_seconds": round(outcome.core_seconds, 3),
             "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
         }
+        if self._file is None:
+            self._file = append(self.path)
+            self._file.write("\n" if self._ends_in_half_a_line else "")
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
         os.fsync(self._file.fileno())
@@ -78,7 +80,8 @@ class Journal:
         return self[job.name].state == "complete" and (job.folder / "manifest.json").is_file()
 
     def close(self) -> None:
-        self._file.close()
+        if self._file is not None:
+            self._file.close()
 
 
 def _lines(data: bytes, path: Path) -> Iterable[Any]:

@@ -253,6 +253,21 @@ def test_a_dry_run_says_what_it_costs(capfd: pytest.CaptureFixture[str], monkeyp
     assert not Path("sweeps").exists()
 
 
+def test_a_dry_run_leaves_out_what_is_complete(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cost, "MINUTE", 1.0)
+    monkeypatch.setattr(cost, "SHORTEST", 0.2)
+    assert main(["sweep", str(write(seeds=1))]) == 0
+    journal = Path("sweeps/mine/journal.jsonl").read_bytes()
+    capfd.readouterr()
+    assert main(["sweep", str(write(seeds=1)), "--dry-run"]) == 0
+    assert capfd.readouterr().out == "all runs are complete\n"
+    assert main(["sweep", str(write(seeds=3)), "--dry-run"]) == 0
+    assert "2 runs, about" in capfd.readouterr().out
+    assert Path("sweeps/mine/journal.jsonl").read_bytes() == journal
+
+
 def test_a_dry_run_of_what_cannot_begin(capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["sweep", str(write(env_id="fakes:Rondom-v0")), "--dry-run"]) == 1
     assert "error: seed=0: unknown environment 'fakes:Rondom-v0'" in capfd.readouterr().err
