@@ -14,11 +14,14 @@ Conventions, the same in every backend:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
+from typing_extensions import TypeIs, get_protocol_members
 
 from diffac.noise import Noise, NoiseSpec, Shape
+
+T = TypeVar("T")
 
 Array: TypeAlias = Any
 """An array of the backend at hand: numpy.ndarray, torch.Tensor or jax.Array."""
@@ -485,3 +488,11 @@ class Engine(Protocol):
 
 
 Activation: TypeAlias = Literal["mish", "gelu", "relu", "silu", "tanh"]
+
+
+def provides(value: Any, protocol: type[T]) -> TypeIs[T]:
+    """Whether a value has all that a protocol asks for.
+
+    Unlike `isinstance` from Python 3.12 on, it sees what a wrapper passes on in `__getattr__`.
+    """
+    return all(hasattr(value, name) for name in get_protocol_members(protocol))

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from diffac.noise import Noise
 from diffac.parts import learner as declared
 from diffac.parts.outputs import checked_metrics, checked_state, of_loss, prefixed
-from diffac.protocols import Array, Batch, Metrics, Policy, Rollout, TrackingObjective
+from diffac.protocols import Array, Batch, Metrics, Policy, Rollout
 from diffac_equinox.gradients import loss_and_gradient, without_gradient
 from diffac_equinox.kernels.branches import is_multiple, run_if
 from diffac_equinox.parameters import in_evaluation_mode, parameter_dtype, towards
@@ -108,9 +108,9 @@ class Learner(eqx.Module, declared.Learner):
             return state, ({**of_loss("actor", loss), **_of_step("actor", loss.value, of_step)}, loss.log_prob)
 
         def leave_actor(state: LearnerState) -> LearnerState:
-            if not isinstance(self.actor_objective, TrackingObjective):
+            if (track := getattr(self.actor_objective, "track", None)) is None:  # no TrackingObjective
                 return state
-            new = self.actor_objective.track(seen, batch, state.actor_objective)
+            new = track(seen, batch, state.actor_objective)
             new = checked_state(self.actor_objective, new, state.actor_objective, without_gradient)
             return dataclasses.replace(state, actor_objective=new)
 

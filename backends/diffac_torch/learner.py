@@ -9,7 +9,7 @@ from torch import Tensor
 from diffac.noise import Noise
 from diffac.parts import learner as declared
 from diffac.parts.outputs import checked_metrics, checked_state, of_loss, prefixed
-from diffac.protocols import Batch, Metrics, Policy, TrackingObjective
+from diffac.protocols import Batch, Metrics, Policy
 from diffac_torch.gradients import critic_loss_and_gradient, loss_and_gradient, without_gradient
 from diffac_torch.parameters import first_parameters, in_evaluation_mode, towards
 from diffac_torch.parts.coefficients import at_update
@@ -86,9 +86,9 @@ class Learner(declared.Learner):
                 state.actor_objective,
             )
             state.actor_objective = loss.state
-        elif isinstance(self.actor_objective, TrackingObjective):
+        elif (track := getattr(self.actor_objective, "track", None)) is not None:  # a TrackingObjective
             with torch.no_grad():
-                new = self.actor_objective.track(state.critic, batch, state.actor_objective)
+                new = track(state.critic, batch, state.actor_objective)
             state.actor_objective = checked_state(self.actor_objective, new, state.actor_objective, without_gradient)
 
         if self.temperature.interval and state.updates % self.temperature.interval == 0:

@@ -11,7 +11,7 @@ from diffac.data.env_states import restore_value, save_value
 from diffac.data.stepper import Episode, SavableStepper, Stepper, StepResult
 from diffac.errors import RunError, UsageError, told_as
 from diffac.files.untrusted import check_nest
-from diffac.protocols import Transition
+from diffac.protocols import Transition, provides
 
 
 class OwnStepper:
@@ -94,7 +94,7 @@ class OwnStepper:
     def save(self) -> dict[str, Any]:
         """As `VectorStepper.save`; where the stepper's state is no data, it says so, and new episodes begin."""
         data, problem = None, f"{self._name} has no save and restore"
-        if isinstance(self._stepper, SavableStepper):
+        if provides(self._stepper, SavableStepper):
             with told_as(f"{self._name}.save"):
                 data = self._stepper.save()
             try:
@@ -114,14 +114,14 @@ class OwnStepper:
     def restore(self, saved: Mapping[str, Any], seeds: Sequence[int]) -> str | None:
         """As `VectorStepper.restore`."""
         problem = saved["restart"]
-        if problem is None and not isinstance(self._stepper, SavableStepper):
+        if problem is None and not provides(self._stepper, SavableStepper):
             problem = f"{self._name} has no save and restore"
         if problem is None:
             try:
                 data = restore_value(saved["envs"][0]["own"], None)
             except Exception:  # a file may hold anything
                 problem = f"the checkpoint holds no state of {self._name}"
-        if problem is None and isinstance(self._stepper, SavableStepper):
+        if problem is None and provides(self._stepper, SavableStepper):
             with told_as(f"{self._name}.restore"):
                 obs = self._stepper.restore(data)
             self.obs = self._checked("restore", obs)

@@ -42,7 +42,6 @@ from diffac.protocols import (
     Rollout,
     Sampler,
     State,
-    TrackingObjective,
 )
 
 __all__ = [
@@ -298,7 +297,8 @@ class ReweightedScoreMatching(ActorObjectivePart):
 
     def track(self, critic: Critic, batch: Batch, state: State) -> State:
         """The proposal's state after a batch on which the actor does not step."""
-        return self.proposal.track(critic, batch, state) if isinstance(self.proposal, TrackingProposal) else state
+        track = getattr(self.proposal, "track", None)
+        return state if track is None else track(critic, batch, state)
 
 
 @declared
@@ -495,8 +495,8 @@ class Sum(Part):
         """The states of all terms after a batch on which the actor does not step."""
         new_state = dict(state)
         for i, (_, objective) in enumerate(self.terms):
-            if isinstance(objective, TrackingObjective):
-                tracked = objective.track(critic, batch, _part(state, f"term{i}."))
+            if (track := getattr(objective, "track", None)) is not None:  # a TrackingObjective
+                tracked = track(critic, batch, _part(state, f"term{i}."))
                 new_state |= {f"term{i}.{name}": array for name, array in tracked.items()}
         return new_state
 

@@ -17,7 +17,7 @@ from diffac.data.own_stepper import OwnStepper
 from diffac.data.replay import NumberedReplay, Replay, ReplayBuffer
 from diffac.data.stepper import Episode, Stepper, VectorStepper
 from diffac.errors import UsageError, told_as
-from diffac.protocols import Engine
+from diffac.protocols import Engine, provides
 from diffac.training.config import TrainConfig
 from diffac.training.evaluation import EvaluationRecord, Evaluator, records
 from diffac.training.interval_log import IntervalLog
@@ -247,6 +247,6 @@ def _on_device(replay: Callable[..., Replay], config: TrainConfig) -> Callable[.
 
 
 def _numbered(buffer: Replay) -> NumberedReplay:
-    if not isinstance(buffer, NumberedReplay):
+    if not provides(buffer, NumberedReplay):
         raise UsageError(f"checkpoints cannot hold a {type(buffer).__name__}; it must offer what NumberedReplay says")
     return buffer

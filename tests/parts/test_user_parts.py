@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from conftest import load_backend
 
+from diffac.data.replay import NumberedReplay, ReplayBuffer
 from diffac.errors import UsageError
-from diffac.protocols import Loss
+from diffac.protocols import Loss, provides
 from diffac.testing.parts import DIMS, make_batch, make_noise
 
 NUMBERS = {
@@ -38,6 +39,9 @@ class Wrapped:
             raise AttributeError(name)
         return getattr(self.part, name)
 
+    def noise_spec(self, shape: Any) -> Any:
+        return self.part.noise_spec(shape)
+
     def init_state(self, *critic: Any) -> Any:
         return {**self.part.init_state(*critic), "calls": 0, "ema": 0.0, **NUMBERS}
 
@@ -58,6 +62,10 @@ class UserObjective(Wrapped):
 
 
 class UserTemperature(Wrapped):
+    @property
+    def interval(self) -> Any:
+        return self.part.interval
+
     def value(self, state: Any) -> Any:
         return 0.2
 
@@ -122,10 +130,11 @@ class Inconstant:
     def __init__(self, inner: Any) -> None:
         self.inner, self.calls = inner, 0
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "inner":  # an unfinished copy has none
-            raise AttributeError(name)
-        return getattr(self.inner, name)
+    def noise_spec(self, shape: Any) -> Any:
+        return self.inner.noise_spec(shape)
+
+    def init_state(self, *critic: Any) -> Any:
+        return self.inner.init_state(*critic)
 
     def __call__(self, *arguments: Any) -> Loss:
         loss, self.calls = self.inner(*arguments), self.calls + 1
@@ -216,3 +225,39 @@ def test_an_initial_state_that_is_no_state_is_named(backend: ModuleType) -> None
         with pytest.raises(UsageError) as caught:
             an_engine(backend, actor_objective=objective)
         assert sentence in str(caught.value)
+
+
+class Passing(Wrapped):
+    """What it does not know it passes on."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.part(*arguments)
+
+    def __len__(self) -> int:
+        return len(self.part)
+
+
+class Counting:
+    """Whose state counts the updates in which the actor does not step."""
+
+    def noise_spec(self, shape: Any) -> Any:
+        return {}
+
+    def init_state(self) -> Any:
+        return {"count": np.zeros(())}
+
+    def __call__(self, *arguments: Any) -> Any:
+        raise NotImplementedError
+
+    def track(self, critic: Any, batch: Any, state: Any) -> Any:
+        return {"count": state["count"] + 1}
+
+
+@pytest.mark.parametrize("name", ["torch", "equinox"])
+def test_what_a_wrapper_passes_on_counts(name: str) -> None:
+    """Python's `isinstance` with a protocol does not see it from 3.12 on."""
+    objective = load_backend(name).Sum((1.0, Passing(Counting())))
+    assert objective.track(None, None, {"term0.count": 2.0}) == {"term0.count": 3.0}
+    buffer = ReplayBuffer(8, 3, 1)
+    assert provides(Passing(buffer), NumberedReplay)
+    assert not provides(object(), NumberedReplay)
