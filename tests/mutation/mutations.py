@@ -256,15 +256,15 @@ OBJECTIVES = [
         "policy: moments rest where the actor does",
         "learner-dpmd",
         "learner.py",
-        "new = self.actor_objective.track(state.critic, batch, state.actor_objective)",
+        "new = track(state.critic, batch, state.actor_objective)",
         "new = state.actor_objective",
     ),
     declared(
         "policy: moments rest where the actor does, in both",
         "learner-dpmd",
         "parts/objectives.py",
-        "self.proposal.track(critic, batch, state) if isinstance(self.proposal, TrackingProposal) else state",
-        "state",
+        "return state if track is None else track(critic, batch, state)",
+        "return state",
     ),
     torch(
         "policy: advantage not clipped",
