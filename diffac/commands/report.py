@@ -20,7 +20,7 @@ class ReportArguments:
 
     paths: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="PATH [PATH ...]")]
     """Folders of diffac (runs/), CSV files with columns step, return, seed (and perhaps env_id, recipe, backend,
-    seconds), and Stable-Baselines3's evaluations.npz and monitor.csv. "NAME=PATH" gives a method's name."""
+    settings, seconds), and Stable-Baselines3's evaluations.npz and monitor.csv. "NAME=PATH" gives a method's name."""
     out: Path = Path("report")
     """Folder to write to."""
     env_id: str | None = None

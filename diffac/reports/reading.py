@@ -439,28 +439,34 @@ def _lines(text: str) -> Iterator[dict[str, Any]]:
 
 
 def _read_table(path: Path, name: str, env_id: str | None) -> Iterator[Run | Skipped]:
-    """A CSV file with columns step, return, seed, and perhaps env_id, recipe, backend, seconds: runs of many seeds."""
+    """A CSV file with columns step, return, seed, and perhaps env_id, recipe, backend, settings, seconds: runs of many
+    seeds."""
     groups = _table_groups(path)
     found = _Names.of(path.parent, env_id)
-    for (env, recipe, backend, seed), rows in groups.items():
+    for (env, recipe, backend, settings, seed), rows in groups.items():
         yield from _attempt(
             f"{path}, seed {shorten(seed, 20)}",
-            lambda env=env, recipe=recipe, backend=backend, seed=seed, rows=rows: _checked(
+            lambda env=env, recipe=recipe, backend=backend, settings=settings, seed=seed, rows=rows: _checked(
                 Run(
                     source=str(path),
                     env_id=env or found.env_id,
                     recipe=name or recipe or path.stem,
                     backend="" if name else backend,
                     seed=checks.whole(int(seed), "its seed", -(2**63), 2**63),
+                    config={key: _check_text(f"its {key}", text, LONGEST_TEXT) for key, text in settings},
                     **_curve(rows),
                 )
             ),
         )
 
 
-def _table_groups(path: Path) -> dict[tuple[str, str, str, str], list[tuple[float, float, float]]]:
-    """(env_id, recipe, backend, seed) -> rows (step, return, seconds or NaN)."""
-    groups: dict[tuple[str, str, str, str], list[tuple[float, float, float]]] = {}
+Group = tuple[str, str, str, tuple[tuple[str, str], ...], str]
+"""Environment, recipe, backend, (name, text) of the column settings where there is one, seed."""
+
+
+def _table_groups(path: Path) -> dict[Group, list[tuple[float, float, float]]]:
+    """Rows (step, return, seconds or NaN) of each run."""
+    groups: dict[Group, list[tuple[float, float, float]]] = {}
     text = _text(path)
     columns = next(csv.reader(io.StringIO(text, newline=""), skipinitialspace=True), [])
     if missing := [column for column in ("step", "return", "seed") if column not in columns]:
@@ -472,7 +478,9 @@ def _table_groups(path: Path) -> dict[tuple[str, str, str, str], list[tuple[floa
             row = (float(line["step"]), float(line["return"]), float(line.get("seconds") or "nan"))
         except (TypeError, ValueError) as error:
             raise _Unusable(f"line {number + 2}: step, return and seed must be numbers") from error
-        key = (line.get("env_id") or "", line.get("recipe") or "", line.get("backend") or "", seed)
+        env_id, recipe, backend = (line.get(name) or "" for name in ("env_id", "recipe", "backend"))
+        settings = tuple((name, line[name] or "") for name in ("settings",) if name in line)
+        key = (env_id, recipe, backend, settings, seed)
         groups.setdefault(key, []).append(row)
         if len(groups) > MOST_RUNS:
             raise _Unusable(f"holds more than {MOST_RUNS:,} runs")

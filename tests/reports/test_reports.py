@@ -213,6 +213,21 @@ def test_clock_of_a_resumed_run(tmp_path: Path) -> None:
     np.testing.assert_array_equal(run.seconds, [10, 24, 29])
 
 
+def test_a_table_with_settings(tmp_path: Path) -> None:
+    """Runs of a recipe that differ in them are different methods, not seeds to average over; so is an empty text."""
+    rows = [
+        {"recipe": "sac", "settings": settings, "seed": seed, "step": step, "return": value}
+        for settings, value in (("", 1.0), ('{"tau": 0.01}', 5.0))
+        for seed in (0, 1)
+        for step in (100, 200)
+    ]
+    path = write_csv(tmp_path / "Hopper-v4" / "search.csv", rows)
+    make_report([str(path)], tmp_path / "report")
+    results = read_csv(tmp_path / "report/data/results.csv")
+    assert [(row["seeds"], row["last_mean"]) for row in results] == [("2", "1.0"), ("2", "5.0")]
+    assert "tau" in results[1]["variant"]
+
+
 def test_table_of_other_people(tmp_path: Path) -> None:
     """Rows in any order, several episodes of one evaluation, several seeds; the name of the file is the method."""
     rows = [
