@@ -124,7 +124,7 @@ class _Maker:
             for signum in SIGNALS:
                 signal.signal(signum, signal.SIG_IGN)
             make_tolerant()
-        env = _make_env(self.env_id, self.env_kwargs)
+        env = make_env(self.env_id, self.env_kwargs)
         try:
             for name in self.wrappers:
                 env = _wrap(env, name)
@@ -164,8 +164,12 @@ def check_env_arguments(env_kwargs: Mapping[str, Any], wrappers: Sequence[str]) 
         check_name(name)
 
 
-def _make_env(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env:
-    """One environment as it is."""
+def make_env(env_id: str, env_kwargs: Mapping[str, Any]) -> gym.Env:
+    """One environment as it is.
+
+    Raises:
+        UsageError: it does not exist, cannot be imported or made, or refuses an argument.
+    """
     try:
         import_of(env_id)
         return gym.make(env_id, **{"disable_env_checker": True, **env_kwargs})

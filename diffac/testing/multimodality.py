@@ -16,10 +16,9 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 
-import diffac.envs  # noqa: F401 (registers them)
+from diffac.data.environments import make_env
 from diffac.errors import UsageError, check_count, check_number
 
 Act = Callable[[np.ndarray], np.ndarray]
@@ -95,19 +94,23 @@ def roll(
         env_kwargs: arguments of the environment.
 
     Raises:
-        UsageError: no rollouts, or arguments that the environment refuses.
+        UsageError: no rollouts or places, arguments that the environment refuses, or actions of another shape or that
+            are not finite.
     """
     check_count("num_rollouts", num_rollouts)
+    check_count("seed", seed, 0)
+    if starts is not None and len(starts) == 0:
+        raise UsageError("starts must hold at least one place, or be None")
     envs = []
     for i in range(num_rollouts):
         place = {} if starts is None else {"starts": [np.asarray(starts[i % len(starts)], float).tolist()]}
-        envs.append(gym.make(env_id, disable_env_checker=True, **{**(env_kwargs or {}), **place}))
+        envs.append(make_env(env_id, {**(env_kwargs or {}), **place}))
     seeds = np.random.SeedSequence(seed).generate_state(num_rollouts)
     obs = np.stack([env.reset(seed=int(s) % 2**31)[0] for env, s in zip(envs, seeds, strict=True)])
     modes, returns, paths = np.full(num_rollouts, -1), np.zeros(num_rollouts), [[row] for row in obs.copy()]
     running = np.ones(num_rollouts, bool)
     while running.any():
-        actions = act(obs.copy())
+        actions = _checked(act(obs.copy()), (num_rollouts, *(envs[0].action_space.shape or ())))
         for i in np.flatnonzero(running):
             obs[i], reward, terminated, truncated, info = envs[i].step(actions[i])
             paths[i].append(obs[i].copy())
@@ -117,6 +120,14 @@ def roll(
     for env in envs:
         env.close()
     return Rollouts(modes, returns, [np.stack(path) for path in paths])
+
+
+def _checked(actions: Any, shape: tuple[int, ...]) -> np.ndarray:
+    actions = np.asarray(actions)
+    if actions.shape != shape or not np.isfinite(actions).all():
+        what = f"shape {actions.shape}" if actions.shape != shape else "entries that are not finite"
+        raise UsageError(f"act must return finite actions of shape {shape}, got {what}")
+    return actions
 
 
 def measure(

@@ -182,3 +182,20 @@ def test_refused() -> None:
         roll(to_the_nearest, "diffac/MultiGoal-v0", num_rollouts=0, seed=0)
     with pytest.raises(UsageError, match="radius"):
         ring(0.0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"starts": []}, "starts must hold at least one place"),
+        ({"seed": -1}, "seed must be a whole number, at least 0"),
+        ({"act": lambda obs: np.zeros((1, 2))}, r"finite actions of shape \(3, 2\), got shape \(1, 2\)"),
+        ({"act": lambda obs: np.full((3, 2), np.nan)}, "got entries that are not finite"),
+        ({"env_id": "Pendulum-v1", "starts": [[0.0, 0.0]]}, "takes no 'starts'"),
+        ({"env_id": "diffac/MultiGaol-v0"}, "did you mean 'diffac/MultiGoal-v0'"),
+    ],
+)
+def test_rollouts_that_cannot_be(change: dict[str, Any], message: str) -> None:
+    arguments: dict[str, Any] = {"act": to_the_nearest, "env_id": "diffac/MultiGoal-v0", "num_rollouts": 3, "seed": 0}
+    with pytest.raises(UsageError, match=message):
+        roll(**{**arguments, **change})
