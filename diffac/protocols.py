@@ -21,7 +21,7 @@ from typing_extensions import TypeIs, get_protocol_members
 
 from diffac.noise import Noise, NoiseSpec, Shape
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 Array: TypeAlias = Any
 """An array of the backend at hand: numpy.ndarray, torch.Tensor or jax.Array."""
@@ -490,7 +490,7 @@ class Engine(Protocol):
 Activation: TypeAlias = Literal["mish", "gelu", "relu", "silu", "tanh"]
 
 
-def provides(value: Any, protocol: type[T]) -> TypeIs[T]:
+def provides(value: Any, protocol: type[_T]) -> TypeIs[_T]:
     """Whether a value has all that a protocol asks for.
 
     Unlike `isinstance` from Python 3.12 on, it sees what a wrapper passes on in `__getattr__`.
