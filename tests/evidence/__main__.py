@@ -12,13 +12,16 @@ from pathlib import Path
 
 import yaml
 
+from diffac.scale.journal import Journal
 from diffac.scale.plan import read_plan
 
-from . import claims, page, peers
+from . import claims, measured, multimodality, page, peers
 from .collect import collect, key_of
 from .data import FOLDER, read
 
-ORDER = ("search", "search_second", "halfcheetah", "ablations", "ant", "humanoid", "hopper", "walker2d")
+MODES = ("multigoal", "tworoutes", "fourmodes")
+"""Sweeps whose runs are measured by `multimodality`."""
+ORDER = ("search", "search_second", "halfcheetah", *MODES, "ablations", "ant", "humanoid", "hopper", "walker2d")
 """Of the sweeps; a file that does not exist yet is passed over."""
 SWEEPS = Path("sweeps")
 
@@ -29,26 +32,46 @@ def missing(name: str, folder: Path = FOLDER) -> str:
     So nobody needs the folders of runs that others have trained.
     """
     jobs = read_plan(folder / f"{name}.yaml", SWEEPS / name)
-    have = {row.run for row in read(name, folder)}
-    left = [{"recipe": job.recipe, **job.values} for job in jobs if key_of(job, jobs) not in have]
-    return yaml.safe_dump({"runs": left}) if left else ""
+    if name in MODES:
+        have = {row.run for row in measured.read(folder / "multimodality.csv")}
+        left = [job for job in jobs if job.name not in have]
+    else:
+        known = {row.run for row in read(name, folder)}
+        left = [job for job in jobs if key_of(job, jobs) not in known]
+    return yaml.safe_dump({"runs": [{"recipe": job.recipe, **job.values} for job in left]}) if left else ""
+
+
+def train(name: str, asked: str) -> None:
+    """Has the runs of a file trained."""
+    SWEEPS.mkdir(exist_ok=True)
+    file = SWEEPS / f"{name}.yaml"
+    file.write_text(asked)
+    command = [sys.executable, "-m", "diffac", "sweep", str(file), "--root", str(SWEEPS / name)]
+    subprocess.run(command, check=False)
 
 
 def main(names: list[str]) -> int:
-    """Trains what is missing, and writes data and page; returns how many runs could not be completed."""
+    """Trains what is missing, and writes data and pages; returns how many runs could not be completed."""
     left = 0
     for name in names or [name for name in ORDER if (FOLDER / f"{name}.yaml").exists()]:
         if asked := missing(name):
-            SWEEPS.mkdir(exist_ok=True)
-            file = SWEEPS / f"{name}.yaml"
-            file.write_text(asked)
-            command = [sys.executable, "-m", "diffac", "sweep", str(file), "--root", str(SWEEPS / name)]
-            subprocess.run(command, check=False)
-            left += collect(name, SWEEPS / name)
+            train(name, asked)
+            left += measure(name) if name in MODES else collect(name, SWEEPS / name)
         peers.main([name])
         page.main()
         claims.main()
     return left
+
+
+def measure(name: str) -> int:
+    """Measures the complete runs of a sweep that are not in the data; returns how many are missing."""
+    jobs = read_plan(SWEEPS / f"{name}.yaml", SWEEPS / name)
+    journal = Journal(SWEEPS / name)
+    done = [job for job in jobs if journal.is_complete(job)]
+    for line in multimodality.session(job.folder for job in done):
+        print(line, flush=True)
+    multimodality.publish()
+    return len(jobs) - len(done)
 
 
 if __name__ == "__main__":

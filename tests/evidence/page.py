@@ -48,7 +48,7 @@ ten episodes each; IQM is the interquartile mean over seeds, with its 95 % inter
 which algorithm is best in the end.
 
 Every row of the data in `docs/data/results` is an evaluation; beside each file is one with the commit and the versions
-that made it. `diffac report docs/data/results/halfcheetah.csv` compares the runs in the browser.
+that made it. `diffac report docs/data/results/search.csv` compares its runs in the browser.
 """
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +14,15 @@ import yaml
 
 from diffac.scale.plan import read_plan
 
-from . import claims
-from .__main__ import missing
+from . import claims, measured
+from .__main__ import MODES, missing
 from .collect import collect, key_of
 from .costs import read_costs
 from .data import FOLDER, Row, add, read
 from .page import METHODS, PAGE, page
 
 FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
+DOCS = FOLDER.parents[1]
 ORIGIN: dict[str, Any] = {"commit": "abc", "python": "3.11.7", "versions": {"numpy": "2"}}
 
 
@@ -104,6 +107,30 @@ def test_only_what_is_not_in_the_data_is_trained(tmp_path: Path) -> None:
     assert [job.name for job in left] == [jobs[i].name for i in (0, 2, 3)]
     add("x", [Row(*key_of(job, jobs), 3_000, 500, 1.0, 1.0, 1.0, 1.0) for job in left], ORIGIN, tmp_path)
     assert missing("x", tmp_path) == ""
+
+
+def test_runs_whose_modes_are_known_are_not_trained_again() -> None:
+    """All of MultiGoal's are in the published data, and none of the other two sweeps'."""
+    measured_runs = {row.run for row in measured.read(FOLDER / "multimodality.csv")}
+    for name in MODES:
+        jobs = read_plan(FOLDER / f"{name}.yaml")
+        left = yaml.safe_load(missing(name) or "{runs: []}")["runs"]
+        assert len(left) == len(jobs) - sum(job.name in measured_runs for job in jobs)
+
+
+def test_the_table_of_td3_is_that_of_its_data() -> None:
+    """docs/results/recipes/td3.md, from docs/data/td3.csv; means over the seeds that got so far."""
+    with (DOCS / "data" / "td3.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    text = (DOCS / "results" / "recipes" / "td3.md").read_text()
+    table = re.findall(r"^\| (\d\d,000) \|(.*)\|$", text, re.M)
+    assert len(table) == 6
+    for step, cells in table:
+        means = [int(cell.split()[0]) for cell in cells.split("|")]
+        for name, mean in zip(("Stable-Baselines3", "torch, uniform", "torch, truncated_normal"), means, strict=True):
+            known = [float(r["mean"]) for r in rows if (r["algorithm"], r["step"]) == (name, step.replace(",", ""))]
+            assert len(known) == 5
+            assert round(np.mean(known)) == mean
 
 
 def test_only_complete_runs_are_collected(tmp_path: Path) -> None:
