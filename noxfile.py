@@ -40,7 +40,7 @@ def pytest(session: nox.Session, *arguments: str, optimised: bool = False) -> No
 @nox.session
 def tests(session: nox.Session) -> None:
     """Everything fast, with both backends: minutes."""
-    install(session, f"torch,equinox,{RUNTIME},test-sb3")
+    install(session, f"torch,equinox,{RUNTIME},test-sb3,slurm,sweep")
     pytest(session, "-m", "not slow and not learning and not soak and not theory and not official and not sweeps")
 
 
