@@ -17,7 +17,7 @@ from diffac.noise import Noise, Shape
 from diffac.noise import draw as draw_on_host
 from diffac.parts import engine as declared
 from diffac.parts.metrics import PackedMetrics, columns
-from diffac.protocols import Array, Batch, Metrics, Policy, State
+from diffac.protocols import Array, Batch, Metrics, State
 from diffac_equinox.engine.convert import check_alive, from_arrays
 from diffac_equinox.engine.programs import _at_hand, _compiler_options, _Kept, _put_together, _take_apart
 from diffac_equinox.engine.random import draw, key_data, stream
@@ -36,7 +36,7 @@ class Engine(declared.Engine):
         super().__init__(learner)
         self._update_program = functools.lru_cache(maxsize=64)(self._make_update_program)
         self._act_program = functools.lru_cache(maxsize=64)(self._make_act_program)
-        self._states, self._policies = _Kept(), _Kept()
+        self._states = _Kept()
 
     def _step(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[LearnerState, PackedMetrics]:
         check_alive(state)
@@ -68,14 +68,9 @@ class Engine(declared.Engine):
         return columns([dict(zip(row, own.tolist(), strict=True)) for row, own in zip(metrics, numbers, strict=True)])
 
     def _act(self, state: LearnerState, obs: np.ndarray, noise: Noise) -> np.ndarray:
-        arrays, structure, others = self._policies.get(state, lambda: self._acting(state))
+        arrays, structure, others = self._states.get(state, lambda: state)
         check_alive(arrays[:1])  # all go at once
         return np.asarray(self._act_program(structure, others)(arrays, obs, noise), np.float32)
-
-    def _acting(self, state: LearnerState) -> tuple[Policy, State]:
-        """What acts, and the moments by which it sees observations."""
-        check_alive(state)
-        return self.learner.policy(state), state.obs_moments
 
     def compile_act(self, state: LearnerState, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
         for batch in batch_sizes:
@@ -83,13 +78,14 @@ class Engine(declared.Engine):
             self.act(state, np.zeros((batch, obs_dim), np.float32), noise)
 
     def _make_act_program(self, structure: Any, others: tuple[Any, ...]) -> Callable[..., Array]:
-        """(arrays of `_acting`, obs, noise) -> action."""
+        """(arrays of the state, obs, noise) -> action."""
 
         @partial(jax.jit, compiler_options=_compiler_options())
         def act(arrays: tuple[Array, ...], obs: Array, noise: Noise) -> Array:
-            policy, moments = _put_together(structure, others, arrays)
+            state = _put_together(structure, others, arrays)
+            policy = self.learner.policy(state)
             obs, noise = cast((obs, noise), parameter_dtype("actor", policy.actor))
-            return self.learner.sampler(policy, self.learner.seen(obs, moments), noise)
+            return self.learner.sampler(policy, self.learner.seen(obs, state.obs_moments), noise)
 
         return act
 
