@@ -5,28 +5,31 @@ Runs of the results have other work beside them, so their own seconds say little
 
 from __future__ import annotations
 
-import csv
 import os
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 from diffac.scale.cost import estimate
 from diffac.scale.executors.processes import Processes
 from diffac.scale.plan import read_plan
 
-from . import peers
+from . import peers, table
 from .data import FOLDER
 
-COLUMNS = ("env_id", "recipe", "backend", "seconds")
+
+class Cost(NamedTuple):
+    """Of a whole run on one core."""
+
+    env_id: str
+    recipe: str
+    backend: str
+    seconds: float
 
 
 def read_costs(folder: Path = FOLDER) -> dict[tuple[str, str, str], float]:
     """(env_id, recipe, backend) -> seconds of a whole run on one core; empty: none was measured."""
-    file = folder / "costs.csv"
-    if not file.exists():
-        return {}
-    with file.open(newline="") as lines:
-        return {(r["env_id"], r["recipe"], r["backend"]): float(r["seconds"]) for r in csv.DictReader(lines)}
+    return {cost[:3]: cost.seconds for cost in table.read(Cost, folder / "costs.csv")}
 
 
 def measure(name: str) -> dict[tuple[str, str, str], float]:
@@ -48,9 +51,8 @@ def main(names: list[str]) -> None:
     """Measures and writes."""
     for name in names:
         costs = {**read_costs(), **measure(name)}
-        with (FOLDER / "costs.csv").open("w", newline="") as lines:
-            writer = csv.writer(lines, lineterminator="\n")
-            writer.writerows([COLUMNS, *((*key, f"{seconds:.0f}") for key, seconds in sorted(costs.items()))])
+        rows = [(*key, f"{seconds:.0f}") for key, seconds in sorted(costs.items())]
+        table.write(Cost, FOLDER / "costs.csv", rows)
 
 
 if __name__ == "__main__":

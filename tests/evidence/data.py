@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from . import table
 
 ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "docs" / "data" / "results"
@@ -42,20 +41,9 @@ class Row(NamedTuple):
         return self[:5]
 
 
-COLUMNS = tuple(name.rstrip("_") for name in Row._fields)
-KINDS: tuple[Any, ...] = (str, str, str, str, int, int, int, float, float, float, float)
-
-
 def read(name: str, folder: Path = FOLDER) -> list[Row]:
     """All rows of a sweep; none where there are none yet."""
-    file = folder / f"{name}.csv"
-    if not file.exists():
-        return []
-    with file.open(newline="") as lines:
-        return [
-            Row(*(kind(line[column]) for kind, column in zip(KINDS, COLUMNS, strict=True)))
-            for line in csv.DictReader(lines)
-        ]
+    return table.read(Row, folder / f"{name}.csv")
 
 
 def add(name: str, rows: Iterable[Row], origin: dict[str, Any], folder: Path = FOLDER) -> None:
@@ -70,8 +58,7 @@ def add(name: str, rows: Iterable[Row], origin: dict[str, Any], folder: Path = F
     new = sorted(rows)
     made = {row.run for row in new}
     kept = [row for row in read(name, folder) if row.run not in made]
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / f"{name}.csv", _table(sorted([*kept, *new])))
+    table.write(Row, folder / f"{name}.csv", map(_cells, sorted([*kept, *new])))
     file = folder / f"{name}.json"
     origins: list[dict[str, Any]] = json.loads(file.read_text()) if file.exists() else []
     runs = sorted("/".join(map(str, run)) for run in made)
@@ -82,20 +69,9 @@ def add(name: str, rows: Iterable[Row], origin: dict[str, Any], folder: Path = F
         origins.append({**origin, "runs": runs})
     else:
         same["runs"] = sorted({*same["runs"], *runs})
-    _write(file, json.dumps([entry for entry in origins if entry["runs"]], indent=1) + "\n")
+    table.replace(file, json.dumps([entry for entry in origins if entry["runs"]], indent=1) + "\n")
 
 
-def _table(rows: Iterable[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
-    for row in rows:
-        returns = (f"{row.return_:.2f}", f"{row.std:.2f}")
-        writer.writerow([*row.run, row.step, row.updates, *returns, round(row.seconds), round(row.core_seconds)])
-    return text.getvalue()
-
-
-def _write(file: Path, text: str) -> None:
-    new = file.with_name(file.name + ".new")
-    new.write_text(text)
-    os.replace(new, file)
+def _cells(row: Row) -> tuple[Any, ...]:
+    returns = (f"{row.return_:.2f}", f"{row.std:.2f}")
+    return (*row.run, row.step, row.updates, *returns, round(row.seconds), round(row.core_seconds))

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import math
-import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,6 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffac.testing.multimodality import entropy, total_variation
+
+from . import table
 
 STARTS = ("centre", "around", "ring")
 """The middle of where the environment starts; at random around it, as in training; a circle around it."""
@@ -88,25 +87,20 @@ class Point(NamedTuple):
 
 def read(file: Path) -> list[Row]:
     """All rows; none where there is no file."""
-    kinds: dict[str, Any] = dict.fromkeys(("seed", "env_steps", "updates", "missed", "blocked"), int)
-    kinds |= dict.fromkeys(("mean_return", "blocked_return", "blocked_share", "energy_distance"), _number)
-    kinds["counts"] = lambda text: tuple(map(int, text.split()))
-    return [Row(**{name: kinds.get(name, str)(text) for name, text in line.items()}) for line in _lines(file)]
+    return table.read(Row, file)
 
 
 def add(file: Path, new: Iterable[Row]) -> list[Row]:
     """Puts rows in the place of earlier ones of the same run; returns all rows, in a fixed order."""
     rows = {row.key: row for row in [*read(file), *new]}
     kept = [rows[key] for key in sorted(rows)]
-    cells = [[_cell(value) for value in row] for row in kept]
-    _write(file, Row._fields, cells)
+    table.write(Row, file, kept)
     return kept
 
 
 def read_points(file: Path) -> list[Point]:
     """All places; none where there is no file."""
-    kinds: dict[str, Any] = {"seed": int, "rollout": int, "step": int, "x": float, "y": float}
-    return [Point(**{name: kinds.get(name, str)(text) for name, text in line.items()}) for line in _lines(file)]
+    return table.read(Point, file)
 
 
 def add_points(file: Path, new: Iterable[Point]) -> list[Point]:
@@ -122,31 +116,5 @@ def add_points(file: Path, new: Iterable[Point]) -> list[Point]:
             points = [point for point in points if point[:2] != key]
             points += [point for point in new if point[:2] == key and point.seed == mine]
     points.sort()
-    _write(file, Point._fields, points)
+    table.write(Point, file, points)
     return points
-
-
-def _number(text: str) -> float:
-    return float(text) if text else math.nan
-
-
-def _cell(value: Any) -> Any:
-    if isinstance(value, tuple):
-        return " ".join(map(str, value))
-    return "" if isinstance(value, float) and math.isnan(value) else value
-
-
-def _lines(file: Path) -> list[dict[str, str]]:
-    if not file.exists():
-        return []
-    with file.open(newline="", encoding="utf-8") as lines:
-        return list(csv.DictReader(lines))
-
-
-def _write(file: Path, names: tuple[str, ...], rows: Iterable[Iterable[Any]]) -> None:
-    new = file.with_name(file.name + ".new")
-    with new.open("w", newline="", encoding="utf-8") as lines:
-        writer = csv.writer(lines, lineterminator="\n")
-        writer.writerow(names)
-        writer.writerows(rows)
-    os.replace(new, file)
