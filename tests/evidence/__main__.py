@@ -15,7 +15,7 @@ import yaml
 from diffac.scale.journal import Journal
 from diffac.scale.plan import read_plan
 
-from . import claims, measured, multimodality, page, peers
+from . import claims, measured, memory, multimodality, page, peers
 from .collect import collect, key_of
 from .data import FOLDER, read
 
@@ -59,6 +59,9 @@ def main(names: list[str]) -> int:
             left += measure(name) if name in MODES else collect(name, SWEEPS / name)
         peers.main([name])
         page.main()
+        claims.main()
+    if not names:
+        memory.main()
         claims.main()
     return left
 

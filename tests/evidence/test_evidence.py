@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from math import nan
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 
 from diffac.scale.plan import read_plan
 
-from . import claims, measured
+from . import claims, measured, memory, table
 from .__main__ import MODES, missing
 from .collect import collect, key_of
 from .costs import read_costs
@@ -53,6 +54,35 @@ def test_verdicts_of_known_numbers(tmp_path: Path) -> None:
     assert verdicts[1] == "not run yet"
     assert verdicts[4] == "reproduced", "1,900 + 2,000 is above 1,900 + 500"
     assert verdicts[5:7] == ["not run yet", "reproduced"], "4,900 is 444 % above 900"
+
+
+def test_memory_of_known_numbers(tmp_path: Path) -> None:
+    """A claim needs both backends, and holds only if all three ratios say so."""
+    for peak, verdict in ((200_000_000, "reproduced"), (600_000_000, "open")):
+        lines = [
+            memory.Row("sdac", "torch", "T=20", peak, nan, nan),
+            memory.Row("dacer", "torch", "", 400_000_000, nan, nan),
+            memory.Row("sdac", "equinox", "T=20", 100_000_000, 1e6, 1e6),
+            memory.Row("dacer", "equinox", "", 200_000_000, 4e6, 1e6),
+        ]
+        for count in (3, 4):
+            table.write(memory.Row, tmp_path / "memory.csv", lines[:count])
+            text = claims.page(tmp_path)
+            (line,) = (line for line in text.splitlines() if line.startswith("| Less memory"))
+            assert line.split("|")[-2].strip(" *") == (verdict if count == 4 else "not run yet")
+        assert f"torch {peak / 4e8:.2f}x, Equinox 0.50x, its temporaries 0.25x" in line
+        assert f"| sdac (T=20) | torch | {peak / 1e6:.1f} |  |  |" in text
+        assert "Not measured yet: dacer2 (torch), dacer2 (equinox), dpmd (torch)," in text
+
+
+@pytest.mark.slow
+def test_memory_of_an_update() -> None:
+    """The arguments are at least the networks of SAC, their slow copies and Adam's moments, and the batch."""
+    row = memory.ours("sac", "equinox")
+    widths = [(17 + 6, 256), (256, 256), (256, 256), (256, 1)]
+    critics = 2 * sum(n * m + m for n, m in widths)
+    assert row.arguments > 4 * 4 * critics
+    assert 0 < row.temporary < row.peak
 
 
 @pytest.mark.parametrize("name", FILES)
