@@ -37,8 +37,8 @@ less.
 MEMORY = f"""## Memory of an update
 
 HalfCheetah, batches of {BATCH}, networks of three layers of {WIDTHS[0]}, the papers' T, N and K. *Peak*: of the
-process, above what it held before the learner was built, so compilers are in it. *Temporaries* and *arguments*: of the
-compiled update, as XLA states them. All in MB. Measured by `python -m tests.evidence.memory`.
+process, above what it held before the learner was built, its programs compiled before. *Temporaries* and *arguments*:
+of the compiled update, as XLA states them. All in MB. Measured by `python -m tests.evidence.memory`.
 """
 
 
@@ -97,7 +97,7 @@ def claims(folder: Path, results: Results) -> Iterator[Claim]:
     )  # fmt: skip
     yield Claim(
         "Less memory than that", "SDAC", partial(_less_memory, folder, "sdac", "dacer"),
-        "peak of the process, compilers included, and what the compiled update states; networks of equal width",
+        "peak of the process, and what the compiled update states; networks of equal width",
     )  # fmt: skip
 
 

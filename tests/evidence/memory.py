@@ -1,6 +1,7 @@
 """Memory that an update needs, of every recipe and peer at equal batch and width: `python -m tests.evidence.memory`.
 
-Each is measured in a process of its own and written as it ends; what is in docs/data/results/memory.csv is passed over.
+Each is measured in a process of its own, after another one that has filled the caches of the compilers: those need
+more than the update itself, and not the same twice. Each is written as it ends, and passed over from then on.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ class Row(NamedTuple):
     sizes: str
     """T, N and K as far as it has them."""
     peak: int
-    """Of the process, above what it held before the learner was built; compilers included."""
+    """Of the process, above what it held before the learner was built; its programs were compiled before."""
     temporary: float
     """Of the compiled update, by its compiler; NaN where there is none that says it, as in the next."""
     arguments: float
@@ -44,6 +45,7 @@ class Row(NamedTuple):
 
 def ours(recipe: str, backend: str) -> Row:
     """A recipe with its paper's sizes."""
+    from diffac import system
     from diffac.backend import get_backend
     from diffac.runs.recipes import load_recipe, preset_values
     from tests.benchmarks.cases import SIZES as SPACES
@@ -51,6 +53,7 @@ def ours(recipe: str, backend: str) -> Row:
     from tests.benchmarks.devices import wait
 
     importlib.import_module(f"diffac_{backend}").configure()
+    system.memory.keep_freed_memory()  # as training does
     module, engines = load_recipe(recipe), get_backend(backend)
     preset = preset_values(module, recipe, "default", f"{ENV}-v5")
     config = module.Config(**{**preset, "backend": backend, "hidden_sizes": WIDTHS})
@@ -125,7 +128,8 @@ def main() -> None:
         if any(row[:2] == method for row in read_memory()):
             continue
         command = [sys.executable, "-m", "tests.evidence.memory", *method]
-        answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+        for _ in range(2):  # the second finds its programs compiled
+            answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
         table.write(Row, FOLDER / "memory.csv", sorted([*read_memory(), Row(*json.loads(answer))]))
         print(answer, flush=True)
 
