@@ -45,15 +45,15 @@ class Row(NamedTuple):
 
 def ours(recipe: str, backend: str) -> Row:
     """A recipe with its paper's sizes."""
-    from diffac import system
     from diffac.backend import get_backend
     from diffac.runs.recipes import load_recipe, preset_values
+    from diffac.system.memory import keep_freed_memory
     from tests.benchmarks.cases import SIZES as SPACES
     from tests.benchmarks.cases import filled_replay
     from tests.benchmarks.devices import wait
 
     importlib.import_module(f"diffac_{backend}").configure()
-    system.memory.keep_freed_memory()  # as training does
+    keep_freed_memory()  # as training does
     module, engines = load_recipe(recipe), get_backend(backend)
     preset = preset_values(module, recipe, "default", f"{ENV}-v5")
     config = module.Config(**{**preset, "backend": backend, "hidden_sizes": WIDTHS})
