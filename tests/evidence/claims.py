@@ -38,7 +38,8 @@ MEMORY = f"""## Memory of an update
 
 HalfCheetah, batches of {BATCH}, networks of three layers of {WIDTHS[0]}, the papers' T, N and K. *Peak*: of the
 process, above what it held before the learner was built, its programs compiled before. *Temporaries* and *arguments*:
-of the compiled update, as XLA states them. All in MB. Measured by `python -m tests.evidence.memory`.
+of the compiled update, as XLA states them. All in MB, of one measurement each by
+`python -m tests.evidence.memory`, without a GPU; commit and versions are in docs/data/results/memory.json.
 """
 
 

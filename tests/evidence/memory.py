@@ -6,7 +6,6 @@ more than the update itself, and not the same twice. Each is written as it ends,
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
 import math
@@ -15,10 +14,13 @@ import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from tests.benchmarks.protocol import memory
 
 from . import table
 from .data import FOLDER
+from .origin import origin
 
 RECIPES = ("dacer2", "dacer", "sdac", "dpmd", "sac", "td3")
 PEERS = ("sb3_sac", "sb3_td3")
@@ -47,18 +49,17 @@ def ours(recipe: str, backend: str) -> Row:
     """A recipe with its paper's sizes."""
     from diffac.backend import get_backend
     from diffac.runs.recipes import load_recipe, preset_values
-    from diffac.system.memory import keep_freed_memory
+    from diffac.system import configure
     from tests.benchmarks.cases import SIZES as SPACES
     from tests.benchmarks.cases import filled_replay
     from tests.benchmarks.devices import wait
 
-    importlib.import_module(f"diffac_{backend}").configure()
-    keep_freed_memory()  # as training does
     module, engines = load_recipe(recipe), get_backend(backend)
+    configure(engines)
     preset = preset_values(module, recipe, "default", f"{ENV}-v5")
     config = module.Config(**{**preset, "backend": backend, "hidden_sizes": WIDTHS})
     buffer, (obs_dim, action_dim) = filled_replay(ENV, CAPACITY), SPACES[ENV]
-    rng = importlib.import_module("numpy").random.default_rng(0)
+    rng = np.random.default_rng(0)
     before = _held()
     learner, actor, critic = module.build(config, obs_dim, action_dim)
     engine = engines.Engine(learner)
@@ -131,6 +132,8 @@ def main() -> None:
         for _ in range(2):  # the second finds its programs compiled
             answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
         table.write(Row, FOLDER / "memory.csv", sorted([*read_memory(), Row(*json.loads(answer))]))
+        made_by = origin("torch", "jax", "equinox", "optax", "stable_baselines3")
+        table.replace(FOLDER / "memory.json", json.dumps(made_by, indent=1) + "\n")
         print(answer, flush=True)
 
 
