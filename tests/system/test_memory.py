@@ -43,6 +43,37 @@ def test_freed_memory_is_kept_and_large_blocks_can_be_returned_for_a_while() -> 
     assert faults < 100
 
 
+HOLES = """
+import contextlib, resource, sys
+import numpy as np
+from diffac.system.memory import keep_freed_memory, large_blocks_returned
+context, keeps = sys.argv[1:]
+if keeps == "keeps":
+    keep_freed_memory()
+np.ones(3_000_000)  # from now on glibc takes blocks of up to 24 MB from the heap
+small = []
+def take(rows):
+    large = []
+    for _ in range(20):
+        large.append(np.ones(rows))
+        small.append(bytearray(10_000))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+with large_blocks_returned() if context == "returned" else contextlib.nullcontext():
+    print(1024 * (-take(1_000_000) + take(1_001_000)))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only glibc has the setting")
+@pytest.mark.parametrize("keeps", ["keeps", "as-usual"])
+def test_large_blocks_leave_no_holes_where_they_are_returned(keeps: str) -> None:
+    """Twenty blocks of 8 MB with small ones that stay between them, then twenty that are a little larger."""
+    grown = {}
+    for context in ("returned", "plain"):
+        done = subprocess.run([sys.executable, "-c", HOLES, context, keeps], capture_output=True, text=True, check=True)
+        grown[context] = int(done.stdout)
+    assert grown["returned"] < 10_000_000 < 30_000_000 < grown["plain"]
+
+
 JAX_PROGRAM = """
 import resource
 import diffac.system, diffac_equinox
