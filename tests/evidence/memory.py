@@ -123,18 +123,24 @@ def methods() -> list[tuple[str, str]]:
     return [*itertools.product(RECIPES, ("torch", "equinox")), *((name, "torch") for name in PEERS)]
 
 
+def measured(name: str, framework: str) -> Row:
+    """What a recipe or a peer needs, in a process of its own."""
+    command = [sys.executable, "-m", "tests.evidence.memory", name, framework]
+    for _ in range(2):  # the second finds its programs compiled
+        answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
+    return Row(*json.loads(answer))
+
+
 def main() -> None:
     """Measures what is missing, one after the other."""
     for method in methods():
         if any(row[:2] == method for row in read_memory()):
             continue
-        command = [sys.executable, "-m", "tests.evidence.memory", *method]
-        for _ in range(2):  # the second finds its programs compiled
-            answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1]
-        table.write(Row, FOLDER / "memory.csv", sorted([*read_memory(), Row(*json.loads(answer))]))
+        row = measured(*method)
+        table.write(Row, FOLDER / "memory.csv", sorted([*read_memory(), row]))
         made_by = origin("torch", "jax", "equinox", "optax", "stable_baselines3")
         table.replace(FOLDER / "memory.json", json.dumps(made_by, indent=1) + "\n")
-        print(answer, flush=True)
+        print(json.dumps(row), flush=True)
 
 
 if __name__ == "__main__":

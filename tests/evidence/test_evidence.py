@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from conftest import load_backend
 
 from diffac.scale.plan import read_plan
 
@@ -78,7 +79,8 @@ def test_memory_of_known_numbers(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_memory_of_an_update() -> None:
     """The arguments are at least the networks of SAC, their slow copies and Adam's moments, and the batch."""
-    row = memory.ours("sac", "equinox")
+    load_backend("equinox")
+    row = memory.measured("sac", "equinox")
     widths = [(17 + 6, 256), (256, 256), (256, 256), (256, 1)]
     critics = 2 * sum(n * m + m for n, m in widths)
     assert row.arguments > 4 * 4 * critics
