@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from typing import Any, Literal, NamedTuple, Protocol, runtime_checkable
+import math
+from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
-from diffac.errors import UsageError
+from diffac.errors import UsageError, check_number
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
 from diffac.parts.arguments import Argument, coefficient, optional
 from diffac.parts.declaration import (
@@ -24,6 +25,7 @@ from diffac.parts.declaration import (
     Fraction,
     Part,
     PositiveCoefficient,
+    Rate,
     Schedule,
     Whole,
     declared,
@@ -221,8 +223,8 @@ class Proposal(Protocol):
         """The noise needed for a batch whose actions have shape (batch, act); num_steps is the schedule's T."""
         ...
 
-    def init_state(self) -> State:
-        """The state before the first batch, as NumPy arrays."""
+    def init_state(self, num_steps: int) -> State:
+        """The state before the first batch, as NumPy arrays; num_steps is the schedule's T."""
         ...
 
     def __call__(
@@ -281,7 +283,7 @@ class ReweightedScoreMatching(ActorObjectivePart):
 
     Args:
         schedule: the forward process of the regression, that of the sampler.
-        proposal: gives the data, without gradient; `ReverseProposal` (SDAC) or `PolicyProposal` (DPMD).
+        proposal: gives the data, without gradient; `ReverseProposal` (SDAC, iDEM, RFM) or `PolicyProposal` (DPMD).
     """
 
     schedule: Schedule = dataclasses.field(metadata=STATIC)
@@ -293,7 +295,7 @@ class ReweightedScoreMatching(ActorObjectivePart):
 
     def init_state(self) -> State:
         """State of the proposal."""
-        return self.proposal.init_state()
+        return self.proposal.init_state(self.schedule.num_steps)
 
     def track(self, critic: Critic, batch: Batch, state: State) -> State:
         """The proposal's state after a batch on which the actor does not step."""
@@ -301,18 +303,58 @@ class ReweightedScoreMatching(ActorObjectivePart):
         return state if track is None else track(critic, batch, state)
 
 
+MINIMUM_VARIANCE = "minimum_variance"
+
+
+def _check_gradient_weight(name: str, value: Any) -> None:
+    if isinstance(value, LinearSchedule) or (isinstance(value, str) and value == MINIMUM_VARIANCE):
+        return
+    try:
+        for number in value if isinstance(value, tuple) and value else (value,):
+            check_number(name, number)
+    except UsageError:
+        raise UsageError(
+            f"{name} must be a finite number, a LinearSchedule, a tuple of numbers with one for each time of the "
+            f"schedule, or {MINIMUM_VARIANCE!r}, got {value!r}"
+        ) from None
+
+
+GradientWeight = Annotated[
+    Any,
+    Argument(
+        _check_gradient_weight,
+        wrong=("minimum", None, True, (), (1.0, None), [1.0], math.nan),
+    ),
+]
+
+
 @declared
 class ReverseProposal(ProposalPart):
-    """Reverse sampling (SDAC, arXiv 2502.00361): K guesses of the clean action behind one noised policy action.
+    """Reverse sampling: K guesses of the clean action behind one noised policy action, weighted by their value.
 
-    The guesses come from the reverse kernel q(a_0 | a_t) = N(a_t / alpha, (sigma / alpha)^2 I), and their noises are
-    averaged with weights softmax(value_scale min_i Q_i(s, a_0) / temperature), which makes the policy p_0 proportional
-    to the exponential of that. Actions outside [-1, 1] do not exist. With `truncated` guesses are drawn from the kernel
-    restricted to the box, which is exact for a p_0 that lives there. Without, they are clipped to it while their noise
-    stays as drawn, as in the official code, which regresses on noises that do not belong to the valued actions.
+    The guesses a_k come from the reverse kernel q(a_0 | a_t) = N(a_t / alpha, (sigma / alpha)^2 I), with noises eps_k
+    and weights w_k = softmax(Q(s, a_k) / lambda), lambda = temperature / value_scale. The noise E[eps | a_t] of the
+    policy exp(Q / lambda) has two estimates with the same limit for many guesses (Stein's identity): sum_k w_k eps_k,
+    and sum_k w_k b_k with b_k = -(sigma / alpha) grad Q(s, a_k) / lambda. The target is
+
+        sum_k w_k ((1 - h) eps_k + h b_k),    h = gradient_weight.
+
+    h = 0 is SDAC (arXiv 2502.00361), which needs no gradient of Q; h = 1 is iDEM (arXiv 2402.06121, equation 9), whose
+    variance vanishes with sigma where that of h = 0 grows as 1 / sigma; the h of least variance is that of reverse flow
+    matching (arXiv 2601.08136). For h = 0 the loss contains what the eps_k add to it, as in SDAC's paper.
+
+    Actions outside [-1, 1] do not exist. With `truncated` guesses are drawn from the kernel restricted to the box,
+    which is exact for a policy that lives there; Stein's identity fails at the box's faces, so h must be 0. Without,
+    guesses are clipped to the box while their noises stay as drawn, as in the official code: right for the policy
+    exp(Q(clip(a)) / lambda) on all of R^d, for every h, since b_k is 0 in the directions in which a_k was clipped.
+
+    State, with h = "minimum_variance": "gradient_covariance" and "gradient_variance" [T], moving averages for each time
+    of sum_k w_k^2 <eps_k, d_k> and sum_k w_k^2 |d_k|^2, d_k = b_k - eps_k, both centred by their means under w. Then
+    h(t) = -covariance / variance from before the batch, so that h does not depend on the guesses that it weighs (the
+    paper's does, which biases the target by O(1 / K)); 0 where the variance is below 1e-12.
 
     Metrics: "effective_particles", the mean of 1 / sum w^2: 1 if one guess dominates, K if Q is flat; "q_mean" over all
-    guesses.
+    guesses; with h = "minimum_variance" also "gradient_weight", the mean of h.
 
     Args:
         sampler: gives the policy action that is noised, drawn anew in each batch.
@@ -320,9 +362,14 @@ class ReverseProposal(ProposalPart):
         value_scale: factor of Q, 5 in the official code; may be a schedule over updates.
         truncated: whether the guesses are drawn inside the action box or clipped to it.
         ensemble: how the critics' values become one, the "min", the "mean", or the "first" of them.
+        gradient_weight: h: a number, a `LinearSchedule` over updates, a tuple with one number for each time, or
+            "minimum_variance".
+        tempered: whether lambda is temperature / value_scale, else it is 1 / value_scale.
+        rate: of the moving averages with "minimum_variance", in (0, 1].
 
     Raises:
-        UsageError: num_particles or value_scale is not positive; on a call, a schedule without signal at some time.
+        UsageError: num_particles or value_scale is not positive, gradient_weight is nothing of the above or has not one
+            number for each time, or is not 0 with truncated guesses; on a call, a schedule without signal at some time.
     """
 
     sampler: Sampler
@@ -330,6 +377,31 @@ class ReverseProposal(ProposalPart):
     value_scale: PositiveCoefficient = 5.0
     truncated: bool = True
     ensemble: Ensemble = "min"
+    gradient_weight: GradientWeight = 0.0
+    tempered: bool = True
+    rate: Rate = 0.01
+
+    def check(self) -> None:
+        """As every part's, and that Stein's identity holds where it is used."""
+        super().check()
+        if self.uses_gradient and self.truncated:
+            raise UsageError(
+                f"gradient_weight={self.gradient_weight!r} needs truncated=False: with guesses from the kernel "
+                "restricted to the action box, gradients of Q miss what happens at its faces; only 0 takes either"
+            )
+
+    @property
+    def uses_gradient(self) -> bool:
+        """Whether the gradient of Q enters."""
+        return not (isinstance(self.gradient_weight, int | float) and self.gradient_weight == 0)
+
+    def check_times(self, num_steps: int) -> None:
+        """Refuses a gradient_weight for other times than the schedule's."""
+        if isinstance(self.gradient_weight, tuple) and len(self.gradient_weight) != num_steps:
+            raise UsageError(
+                f"gradient_weight must have one number for each of the schedule's {num_steps} times, got "
+                f"{len(self.gradient_weight)}: {self.gradient_weight!r}"
+            )
 
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
         """Noise for a batch of actions of that shape; num_steps is the schedule's T.
@@ -337,6 +409,7 @@ class ReverseProposal(ProposalPart):
         "rollout", the sampler's; "t" [batch] in {0..T-1}; "eps" [batch act] normal; "particles" [K batch act], uniform
         if truncated, else normal.
         """
+        self.check_times(num_steps)
         law = Uniform if self.truncated else Normal
         return {
             "rollout": self.sampler.noise_spec(shape),
@@ -345,9 +418,11 @@ class ReverseProposal(ProposalPart):
             "particles": law((self.num_particles, *shape)),
         }
 
-    def init_state(self) -> State:
-        """No state."""
-        return {}
+    def init_state(self, num_steps: int) -> State:
+        """The moving averages before the first batch, if there are any."""
+        if self.gradient_weight != MINIMUM_VARIANCE:
+            return {}
+        return {"gradient_covariance": np.zeros(num_steps), "gradient_variance": np.zeros(num_steps)}
 
 
 @declared
@@ -382,7 +457,7 @@ class PolicyProposal(ProposalPart):
         """Noise for a batch of actions of that shape: "t" [batch] in {0..T-1}, T = num_steps; "eps" [batch act]."""
         return {"t": Integers(shape[:-1], 0, num_steps), "eps": Normal(shape)}
 
-    def init_state(self) -> State:
+    def init_state(self, num_steps: int) -> State:
         """The moving averages before the first batch, and the number of batches in them."""
         std = 1.0 if self.faithful_normalisation else 0.0
         return {"q_mean_ema": np.zeros(()), "q_std_ema": np.full((), std), "count": np.zeros(())}

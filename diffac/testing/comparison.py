@@ -189,9 +189,9 @@ def kind_of(part: Any) -> str:
         if has("noise_spec", "init_state", "update", "value"):
             return "temperature"
         if has("noise_spec", "init_state", "__call__"):
-            if _num_inputs(part.init_state):
-                return "critic objective"
-            return "actor objective" if _num_inputs(part.noise_spec) == 1 else "proposal"
+            if _num_inputs(part.noise_spec) == 2:
+                return "proposal"
+            return "critic objective" if _num_inputs(part.init_state) else "actor objective"
         if has("init_state", "__call__"):
             return "normaliser"
         if callable(part) and (has("parameters", "forward") or has("__dataclass_fields__")):

@@ -218,10 +218,14 @@ def _score_matching(proposal: Callable[[Any, Dims], Any], name: str = "linear", 
     return Part(lambda B, d: B.ReweightedScoreMatching(schedule(d, name), proposal(B, d)), **properties)
 
 
-def _reverse(B: Any, d: Dims, truncated: bool) -> Any:
+def _reverse(B: Any, d: Dims, truncated: bool, **arguments: Any) -> Any:
     return B.ReverseProposal(
-        B.BestOf(chain(B, d, "linear"), num_candidates=2), num_particles=d.particles, truncated=truncated
+        B.BestOf(chain(B, d, "linear"), num_candidates=2), d.particles, truncated=truncated, **arguments
     )
+
+
+def _by_gradient(weight: Any, **arguments: Any) -> Callable[[Any, Dims], Any]:
+    return lambda B, d: _reverse(B, d, False, gradient_weight=weight, **arguments)
 
 
 def _shared_sum(B: Any, d: Dims, noisy: bool = True) -> Any:
@@ -266,6 +270,15 @@ OBJECTIVES: dict[str, Part] = {
         lambda B, d: _reverse(B, d, truncated=True), "vp", boltzmann=True, actor="velocity"
     ),
     "reverse_ellipse": _score_matching(lambda B, d: _reverse(B, d, truncated=False), "ellipse", boltzmann=True),
+    "reverse_gradient": _score_matching(_by_gradient(1.0, tempered=False, value_scale=1.0, ensemble="mean")),
+    "reverse_gradient_by_time": Part(
+        lambda B, d: B.ReweightedScoreMatching(
+            schedule(d, "ellipse"), _by_gradient(tuple(np.linspace(1, -0.5, d.steps)))(B, d)
+        ),
+        actor="velocity",
+        boltzmann=True,
+    ),
+    "reverse_least_variance": _score_matching(_by_gradient("minimum_variance", rate=0.3), boltzmann=True),
     "policy_velocity_flow": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1), "flow", actor="velocity"),
     "policy_clean_ellipse": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1), "ellipse", actor="clean"),
     "policy": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1)),
@@ -443,6 +456,11 @@ LEARNERS: dict[str, Part] = {
     "dacer": Part(_dacer, critic="gaussian"),
     "sdac": Part(lambda B, d: _reweighted(B, d, lambda s: B.ReverseProposal(s, 4, VALUE_SCALE))),
     "dpmd": Part(lambda B, d: _reweighted(B, d, lambda s: B.PolicyProposal(rate=0.01), **BETWEEN)),
+    "rfm": Part(
+        lambda B, d: _reweighted(
+            B, d, lambda s: B.ReverseProposal(s, 4, VALUE_SCALE, False, gradient_weight="minimum_variance", rate=0.2)
+        )
+    ),
     "sac": Part(_sac, actor="gaussian"),
     "td3": Part(_td3, actor="deterministic"),
     "sac_normalised": Part(

@@ -40,6 +40,7 @@ SDAC = {
 CONSTANTS: dict[str, dict[str, Any]] = {
     "sdac": SDAC,
     "dpmd": SDAC,
+    "idem": SDAC,
     "dacer": SDAC
     | {
         "lr_critic": 1e-4, "lr_actor": 1e-4, "lr_temperature": 0.03, "schedule": "vp", "chain_start_scale": 1.0,
@@ -64,12 +65,12 @@ CONSTANTS: dict[str, dict[str, Any]] = {
 def invent(algorithm: str, rng: np.random.Generator, sizes: Sizes) -> Recording:
     """Random inputs for an algorithm. Every copy of a network differs from its original."""
     constants = GENERAL | CONSTANTS[algorithm] | {"algorithm": algorithm, "hidden": list(sizes.hidden)}
-    is_diffusion, has_candidates = "schedule" in constants, algorithm in ("sdac", "dpmd")
+    is_diffusion, has_candidates = "schedule" in constants, algorithm in ("sdac", "dpmd", "idem")
     if is_diffusion:
         constants |= {"T": sizes.T, "temperature_interval": sizes.interval, "actor_delay": sizes.delay}
     if has_candidates:
         constants["num_particles_N"] = sizes.N
-    if algorithm == "sdac":
+    if algorithm in ("sdac", "idem"):
         constants["num_reverse_samples_K"] = sizes.K
     if algorithm == "sb3_td3":
         constants["policy_delay"] = sizes.delay
@@ -104,7 +105,7 @@ def invent(algorithm: str, rng: np.random.Generator, sizes: Sizes) -> Recording:
         add_network(name, (sizes.obs + sizes.action, *sizes.hidden, 2 if algorithm == "dacer" else 1))
         if algorithm == "dpmd":  # so that the clip of the weights shows
             arrays[f"init/{name}/layer{len(sizes.hidden)}/weight"] *= 12
-    if has_candidates:
+    if algorithm in ("sdac", "dpmd"):
         arrays |= {"init/running_mean": np.array(0.3), "init/running_std": np.array(0.6)}
     if algorithm == "dacer":
         arrays |= {"init/omega0": np.array(-1.0), "init/omega1": np.array(-1.0)}
@@ -135,7 +136,7 @@ def invent(algorithm: str, rng: np.random.Generator, sizes: Sizes) -> Recording:
             add_policy(f"u{u}/policy", (batch,))
         if has_candidates:
             arrays[f"u{u}/actor/t"] = rng.integers(sizes.T, size=batch)
-        if algorithm == "sdac":
+        if algorithm in ("sdac", "idem"):
             arrays[f"u{u}/actor/xi"] = normal((batch, sizes.action))
             arrays[f"u{u}/actor/eps_k"] = normal((batch, sizes.K, sizes.action))
         elif algorithm == "dpmd":

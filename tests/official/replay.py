@@ -20,6 +20,7 @@ from official.recording import CRITICS, TOLERANCE, Array, Recording, difference,
 PRESETS = {
     "sdac": ("sdac", "camera_ready"),
     "dpmd": ("dpmd", "camera_ready"),
+    "idem": ("idem", "official"),
     "dacer": ("dacer", "paper"),
     "sac_dacer": ("sac", "dacer_repository"),
     "sb3_sac": ("sac", "stable_baselines3"),

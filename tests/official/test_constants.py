@@ -16,6 +16,7 @@ SDAC = {
 OFFICIAL = {
     "sdac": SDAC | {"num_particles": 64},
     "dpmd": SDAC,
+    "idem": SDAC | {"num_particles": 64},
     "dacer": {
         "num_diffusion_steps": 20, "hidden_sizes": (256, 256, 256), "batch_size": 256, "temperature_interval": 10_000,
         "actor_delay": 2, "initial_temperature": 3.0,
@@ -33,7 +34,7 @@ def test_numbers(algorithm: str) -> None:
     assert {field: getattr(config, field) for field in OFFICIAL[algorithm]} == OFFICIAL[algorithm]
 
 
-@pytest.mark.parametrize("algorithm", ["sdac", "dpmd"])
+@pytest.mark.parametrize("algorithm", ["sdac", "dpmd", "idem"])
 def test_decay(algorithm: str) -> None:
     _, config = configuration(algorithm)
     rate = config.actor_learning_rate(config.final_actor_learning_rate)

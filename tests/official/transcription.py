@@ -312,17 +312,37 @@ class SDAC(BestOfN):
         t, noises = draws["actor"]["t"], draws["actor"]["eps_k"]
         noisy = self.noised(action, draws["actor"]["xi"], t)
         clean = (noisy[:, None] - self.sigma[t][:, None, None] * noises) / self.alpha[t][:, None, None]
-        logits = 5 * self.values(batch["obs"][:, None], np.clip(clean, -1, 1)).min(0) / self.temperature
-        weights = np.exp(logits - logits.max(1, keepdims=True))
-        weights = (weights / weights.sum(1, keepdims=True))[..., None]
+        wanted, weights = self.wanted(batch["obs"][:, None], clean, noises, t)
         eps, pull = self.denoiser("actor", batch["obs"], noisy, t)
-        error = eps[:, None] - noises
+        error = eps[:, None] - wanted
         left["loss/actor"] = np.mean(weights * error**2)
         actor_gradient, _ = pull((2 * weights * error).sum(1) / error.size)
 
-        self.move_moments(logits)
         self.step_critics(critic_gradients)
         self.finish(u, actor_gradient)
+
+    def wanted(self, obs: Array, clean: Array, noises: Array, t: Array) -> tuple[Array, Array]:
+        """What the denoiser should say, and with which weights [B, K or 1, 1]."""
+        logits = 5 * self.values(obs, np.clip(clean, -1, 1)).min(0) / self.temperature
+        self.move_moments(logits)
+        return noises, softmax(logits)
+
+
+def softmax(logits: Array) -> Array:
+    """Weights [B, K, 1] of logits [B, K]."""
+    weights = np.exp(logits - logits.max(1, keepdims=True))
+    return (weights / weights.sum(1, keepdims=True))[..., None]
+
+
+class IDEM(SDAC):
+    """Gradients of Q at the reverse samples; the temperature has no part in it."""
+
+    def wanted(self, obs: Array, clean: Array, noises: Array, t: Array) -> tuple[Array, Array]:
+        """-sigma times the gradient of logsumexp_k min Q by a_t, which moves a clean action by 1 / alpha."""
+        values, slope = self.value_slope(obs, np.clip(clean, -1, 1))
+        by_noisy = slope * (np.abs(clean) < 1) / self.alpha[t][:, None, None]
+        gradient = (softmax(values) * by_noisy).sum(1, keepdims=True)
+        return -self.sigma[t][:, None, None] * gradient, np.ones(gradient.shape)
 
 
 class DPMD(BestOfN):
@@ -515,7 +535,15 @@ class TD3(Transcription):
             self.follow(f"{net}_target", net)
 
 
-ALGORITHMS = {"sdac": SDAC, "dpmd": DPMD, "dacer": DACER, "sac_dacer": SAC, "sb3_sac": SAC, "sb3_td3": TD3}
+ALGORITHMS = {
+    "sdac": SDAC,
+    "dpmd": DPMD,
+    "idem": IDEM,
+    "dacer": DACER,
+    "sac_dacer": SAC,
+    "sb3_sac": SAC,
+    "sb3_td3": TD3,
+}
 
 
 def transcribe(recording: Recording) -> dict[str, Array]:

@@ -148,12 +148,53 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
         else:
             eps = noise["particles"]
             a0 = jnp.clip(remove_noise(schedule, noisy, eps, t), -1, 1)
-        q = _reduced(critic(batch.obs, a0), self.ensemble)
-        w = jax.nn.softmax(q * self.value_scale / temperature, axis=0)
+
+        def valued(actions: Array) -> tuple[Array, Array]:
+            q = _reduced(critic(batch.obs, actions), self.ensemble)
+            return q.sum(), q
+
+        if self.uses_gradient:
+            (_, q), gradient = jax.value_and_grad(valued, has_aux=True)(a0)
+        else:
+            (_, q), gradient = valued(a0), None
+        scale = self.value_scale / temperature if self.tempered else self.value_scale
+        w = jax.nn.softmax(q * scale, axis=0)
         target = jnp.einsum("kb,kba->ba", w, eps)
-        spread = jnp.einsum("kb,kba->b", w, eps**2) - (target**2).sum(-1)
         metrics = {"effective_particles": (1 / (w**2).sum(0)).mean(), "q_mean": q.mean()}
-        return Regression(batch.obs, noisy, t, target, jnp.ones_like(spread), spread, metrics, state)
+        ones = jnp.ones_like(target[..., 0])
+        if gradient is None:
+            spread = jnp.einsum("kb,kba->b", w, eps**2) - (target**2).sum(-1)
+            return Regression(batch.obs, noisy, t, target, ones, spread, metrics, state)
+
+        by_gradient = remove_noise(schedule, jnp.zeros_like(noisy), scale * gradient * (jnp.abs(a0) < 1), t)
+        d = by_gradient - eps
+        h, new = self.gradient_weight, state
+        if isinstance(h, tuple):
+            h = jnp.asarray(h, d.dtype)[t][:, None]
+        elif isinstance(h, str):
+            h = _least_variance(state)[t][:, None]
+            metrics["gradient_weight"] = h.mean()
+            new = self._moved(state, t, w, eps - target, d - jnp.einsum("kb,kba->ba", w, d))
+        target += h * jnp.einsum("kb,kba->ba", w, d)
+        return Regression(batch.obs, noisy, t, target, ones, 0 * ones, metrics, new)
+
+    def _moved(self, state: State, t: Array, w: Array, eps: Array, d: Array) -> State:
+        """The moving averages after a batch, whose noises and differences are centred."""
+        moments = {
+            "gradient_covariance": jnp.einsum("kb,kba,kba->b", w**2, eps, d),
+            "gradient_variance": jnp.einsum("kb,kba,kba->b", w**2, d, d),
+        }
+        (num_steps,) = state["gradient_variance"].shape
+        count = jnp.zeros(num_steps, d.dtype).at[t].add(1)
+        rate = jnp.where(count > 0, self.rate, 0.0).astype(d.dtype)
+        means = {name: jnp.zeros(num_steps, d.dtype).at[t].add(moment) for name, moment in moments.items()}
+        return {name: old + rate * (means[name] / jnp.maximum(count, 1) - old) for name, old in state.items()}
+
+
+def _least_variance(state: State) -> Array:
+    """h of each time, [T]."""
+    variance = state["gradient_variance"]
+    return jnp.where(variance > 1e-12, -state["gradient_covariance"] / jnp.maximum(variance, 1e-12), 0)
 
 
 def _truncated_normal(mean: Array, std: Array, uniform: Array) -> Array:

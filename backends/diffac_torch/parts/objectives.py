@@ -3,6 +3,7 @@
 Use `torch.autograd.grad(loss.value, actor.parameters())`, not `loss.value.backward()`: the critic is part of the graph.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -13,7 +14,8 @@ from diffac.errors import check_present
 from diffac.noise import Noise
 from diffac.parts import objectives as declared
 from diffac.parts.critics import LOG_PROB, next_rollout
-from diffac.parts.objectives import Regression
+from diffac.parts.declaration import Ensemble
+from diffac.parts.objectives import MINIMUM_VARIANCE, Regression
 from diffac.parts.schedules import check_signal
 from diffac.protocols import Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
 from diffac_torch.parts.diffusion import add_noise, noise_between, predicted_action, predicted_eps, remove_noise, score
@@ -82,9 +84,7 @@ class TimeWeightedQGradient(declared.TimeWeightedQGradient):
         if self.contractive_step is not None:
             start = predicted_action(self.schedule, actor, output.detach(), noisy, t).clamp(-1, 1)
 
-        with torch.enable_grad():
-            position = start.clone().requires_grad_()
-            (gradient,) = torch.autograd.grad(_reduced(critic(batch.obs, position), self.ensemble).sum(), position)
+        _, gradient = _values_and_gradient(critic, batch.obs, start, self.ensemble)
         norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
         weight = torch.exp(self.slope * (t.to(noisy.dtype) + self.time_offset) + self.intercept).unsqueeze(-1)
         target = weight * gradient / (norm + 1e-8)
@@ -132,12 +132,27 @@ class ReverseProposal(declared.ReverseProposal):
         guesses = _truncated_guesses if self.truncated else _clipped_guesses
         actions, eps = guesses(schedule, noisy, t, noise["particles"])
 
-        q = _reduced(critic(batch.obs, actions), self.ensemble)
-        weight = torch.softmax(q * self.value_scale / temperature, dim=0)
-        effective = 1 / weight.square().sum(0)
+        if self.uses_gradient:
+            q, gradient = _values_and_gradient(critic, batch.obs, actions, self.ensemble)
+        else:
+            q, gradient = _reduced(critic(batch.obs, actions), self.ensemble), None
+        scale = self.value_scale / temperature if self.tempered else self.value_scale
+        weight = torch.softmax(q * scale, dim=0)
+        metrics = {"effective_particles": (1 / weight.square().sum(0)).mean(), "q_mean": q.mean()}
         weighted = weight.unsqueeze(-1) * eps
         target = weighted.sum(0)
-        spread = (weighted * eps).sum((0, -1)) - target.square().sum(-1)
+        if gradient is None:
+            spread = (weighted * eps).sum((0, -1)) - target.square().sum(-1)
+        else:
+            spread = torch.zeros_like(target[..., 0])
+            inside = actions.abs() < 1
+            by_gradient = remove_noise(schedule, torch.zeros_like(noisy), scale * gradient * inside, t)
+            difference = by_gradient - eps
+            h = self._gradient_weight(state, t, target.dtype)
+            if self.gradient_weight == MINIMUM_VARIANCE:
+                metrics["gradient_weight"] = h.mean()
+                state = self._moved(state, t, weight, eps, difference)
+            target = target + h * (weight.unsqueeze(-1) * difference).sum(0)
         return Regression(
             obs=batch.obs,
             noisy=noisy,
@@ -145,9 +160,52 @@ class ReverseProposal(declared.ReverseProposal):
             target=target,
             weight=torch.ones_like(spread),
             spread=spread,
-            metrics={"effective_particles": effective.mean(), "q_mean": q.mean()},
+            metrics=metrics,
             state=state,
         )
+
+    def _gradient_weight(self, state: State, t: Tensor, dtype: torch.dtype) -> Any:
+        """h: a number, or [batch 1]."""
+        if isinstance(self.gradient_weight, tuple):
+            return _table(self.gradient_weight, dtype, t.device)[t].unsqueeze(-1)
+        if self.gradient_weight != MINIMUM_VARIANCE:
+            return self.gradient_weight
+        variance = state["gradient_variance"]
+        h = torch.where(variance > 1e-12, -state["gradient_covariance"] / variance.clamp(min=1e-12), 0)
+        return h[t].unsqueeze(-1)
+
+    def _moved(self, state: State, t: Tensor, weight: Tensor, eps: Tensor, difference: Tensor) -> State:
+        """The moments of a batch, averaged over the states at each time, in the moving averages."""
+        share = weight.unsqueeze(-1)
+        eps, difference = eps - (share * eps).sum(0), difference - (share * difference).sum(0)
+        at_time = (t.unsqueeze(-1) == torch.arange(len(state["gradient_variance"]), device=t.device)).to(weight.dtype)
+        count = at_time.sum(0)
+        rate = self.rate * (count > 0)
+
+        def moved(name: str, other: Tensor) -> Tensor:
+            moment = (share.square() * difference * other).sum((0, -1)) @ at_time / count.clamp(min=1)
+            return state[name] + rate * (moment - state[name])
+
+        return {
+            "gradient_covariance": moved("gradient_covariance", eps),
+            "gradient_variance": moved("gradient_variance", difference),
+        }
+
+
+def _values_and_gradient(critic: Critic, obs: Tensor, actions: Tensor, ensemble: Ensemble) -> tuple[Tensor, Tensor]:
+    """The reduced values [*batch] at actions [*batch act], and their gradient there, both detached."""
+    with torch.enable_grad():
+        position = actions.clone().requires_grad_()
+        q = _reduced(critic(obs, position), ensemble)
+        (gradient,) = torch.autograd.grad(q.sum(), position)
+    return q.detach(), gradient
+
+
+@functools.cache
+def _table(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """One that is made once, so that programs find it as it is."""
+    with torch.inference_mode(False):
+        return torch.tensor(values, dtype=dtype, device=device)
 
 
 def _clipped_guesses(schedule: NoiseSchedule, noisy: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:

@@ -212,7 +212,7 @@ class ReweightedScoreMatching:
 
     def init_state(self) -> State:
         """The proposal's."""
-        return self.proposal.init_state()
+        return self.proposal.init_state(self.schedule.num_steps)
 
     def __call__(
         self, actor: Any, critic: Any, batch: Batch, noise: Noise, temperature: Any, state: State
@@ -255,6 +255,10 @@ class ReverseProposal:
 
     They come from a0 ~ N(noisy / alpha, (sigma / alpha)^2), and their noise is (noisy - alpha a0) / sigma. Truncated:
     that law restricted to [-1, 1]. Else (official code): a0 is clipped, and the noise is the one from before the clip.
+
+    With h other than 0 the target is the weighted mean of (1 - h) noise + h b, b = -(sigma / alpha) times the gradient
+    of log weight where a0 is not clipped (iDEM has h = 1). "minimum_variance": h of each time is minus a moving
+    covariance over a moving variance, both from before the batch.
     """
 
     sampler: Any
@@ -262,6 +266,9 @@ class ReverseProposal:
     value_scale: float = 5.0
     truncated: bool = True
     ensemble: str = "min"
+    gradient_weight: Any = 0.0
+    tempered: bool = True
+    rate: float = 0.01
 
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
         """Of the policy's action, of its noising, and of the clean actions."""
@@ -273,9 +280,11 @@ class ReverseProposal:
             "particles": particles((self.num_particles, *shape)),
         }
 
-    def init_state(self) -> State:
-        """None."""
-        return {}
+    def init_state(self, num_steps: int) -> State:
+        """The moving moments, where they are needed."""
+        if self.gradient_weight != "minimum_variance":
+            return {}
+        return {name: np.zeros(num_steps) for name in ("gradient_covariance", "gradient_variance")}
 
     def __call__(
         self,
@@ -299,10 +308,48 @@ class ReverseProposal:
         else:
             actions, _ = clip(remove_noise(schedule, noisy, noise["particles"], t))
             noises = noise["particles"]
-        q, _ = reduced(critic(batch.obs, actions)[0], self.ensemble)
-        weights = softmax(self.value_scale * q / temperature)
+        values, pull_critic = critic(batch.obs, actions)
+        q, pull_ensemble = reduced(values, self.ensemble)
+        scale = self.value_scale / temperature if self.tempered else self.value_scale
+        weights = softmax(scale * q)
         metrics = {"effective_particles": (1 / (weights**2).sum(0)).mean(), "q_mean": q.mean()}
-        return Regression(batch.obs, noisy, t, noises, weights, metrics, state)
+        if self.gradient_weight == 0:
+            return Regression(batch.obs, noisy, t, noises, weights, metrics, state)
+
+        alpha, sigma = (coefficient(schedule, name, t) for name in ("alpha", "sigma"))
+        _, slope = pull_critic(pull_ensemble(np.ones(q.shape)))
+        free = remove_noise(schedule, noisy, noise["particles"], t)
+        by_gradient = np.where(np.abs(free) < 1, -sigma / alpha * scale * slope, 0)
+        h, new = self.gradient_weight, state
+        if isinstance(h, tuple):
+            h = np.array([h[time] for time in t])[:, None]
+        elif isinstance(h, str):
+            h = np.array([least_variance(state, time) for time in t])[:, None]
+            metrics["gradient_weight"] = h.mean()
+            new = moved_moments(state, self.rate, t, weights, noises, by_gradient - noises)
+        target = (weights[..., None] * ((1 - h) * noises + h * by_gradient)).sum(0, keepdims=True)
+        return Regression(batch.obs, noisy, t, target, np.ones((1, len(t))), metrics, new)
+
+
+def least_variance(state: State, time: int) -> float:
+    """The h that minimises variance + 2 h covariance + h^2 variance of the difference."""
+    covariance, variance = (float(state[name][time]) for name in ("gradient_covariance", "gradient_variance"))
+    return -covariance / variance if variance > 1e-12 else 0.0
+
+
+def moved_moments(state: State, rate: float, t: Array, weights: Array, noises: Array, differences: Array) -> State:
+    """Moving averages of sum_k w_k^2 <noise_k, difference_k> and sum_k w_k^2 |difference_k|^2, centred, by time."""
+    covariance, variance = (np.array(state[name], float) for name in ("gradient_covariance", "gradient_variance"))
+    for time in np.unique(t):
+        found = []
+        for row in np.flatnonzero(t == time):
+            w = weights[:, row]
+            noise = noises[:, row] - w @ noises[:, row]
+            difference = differences[:, row] - w @ differences[:, row]
+            found.append((w**2 @ (noise * difference).sum(-1), w**2 @ (difference**2).sum(-1)))
+        for old, new in zip((covariance, variance), np.mean(found, axis=0), strict=True):
+            old[time] += rate * (new - old[time])
+    return {"gradient_covariance": covariance, "gradient_variance": variance}
 
 
 def next_action(batch: Batch) -> Array:
@@ -327,7 +374,7 @@ class PolicyProposal:
         """Of the noising."""
         return {"t": Integers(shape[:-1], 0, num_steps), "eps": Normal(shape)}
 
-    def init_state(self) -> State:
+    def init_state(self, num_steps: int) -> State:
         """The running moments."""
         start = {"q_mean_ema": 0.0, "q_std_ema": float(self.faithful_normalisation), "count": 0.0}
         return {name: np.array(number) for name, number in start.items()}
