@@ -14,6 +14,7 @@ import pytest
 from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.parts.inputs import entry
+from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Batch, Policy, Rollout
 from diffac.testing.parts import ACTORS, CRITICS, DIMS, chain, make_batch, make_engine, make_noise, schedule
 
@@ -78,6 +79,21 @@ def test_counts_must_be_positive(backend: ModuleType, bad: int) -> None:
 
 def test_ddim_steps_are_at_most_those_of_the_schedule(backend: ModuleType) -> None:
     refuses(lambda: backend.DDIMSampler(schedule(), num_steps=5), "num_steps", 5, 4)
+
+
+@pytest.mark.parametrize("weight", [1.0, (1.0, 0.0, 0.0, 0.5), LinearSchedule(0.0, 1.0, 0, 9), "minimum_variance"])
+def test_gradients_of_q_need_guesses_from_all_of_space(backend: ModuleType, weight: Any) -> None:
+    sampler = chain(backend)
+    refuses(lambda: backend.ReverseProposal(sampler, gradient_weight=weight), "gradient_weight", "truncated=False")
+    proposal = backend.ReverseProposal(sampler, truncated=False, gradient_weight=weight)
+    assert proposal.uses_gradient
+    assert not backend.ReverseProposal(sampler, gradient_weight=0).uses_gradient
+
+
+def test_gradient_weights_are_as_many_as_times(backend: ModuleType) -> None:
+    proposal = backend.ReverseProposal(chain(backend), truncated=False, gradient_weight=(1.0, 0.5, 0.0))
+    objective = backend.ReweightedScoreMatching(schedule(), proposal)
+    refuses(lambda: objective.noise_spec((5, 2)), "gradient_weight", 4, 3)
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,8 @@ def a_learner(B: Any, weight: Any, slope: Any, scale: Any, clip: Any, tau: Any, 
     """One with schedules, or numbers, wherever there may be some; the actor moves in every second update."""
     schedule = vp_schedule(DIMS.steps)
     sampler = B.AdditiveNoise(B.DDPMSampler(schedule))
-    matching = B.ReweightedScoreMatching(schedule, B.ReverseProposal(sampler, 2, scale))
+    proposal = B.ReverseProposal(sampler, 2, scale, truncated=False, gradient_weight=slope)
+    matching = B.ReweightedScoreMatching(schedule, proposal)
     pull = B.TimeWeightedQGradient(sampler, schedule, slope=slope, contractive_step=scale)
     return B.Learner(
         sampler=sampler,
