@@ -22,6 +22,8 @@ CODE = (
     "print('ready', flush=True)\n"
 )
 RECIPE = CODE + "sys.modules['__main__'] = fake_recipe\ns.recipe_main('fake')"
+TWO_PROCESSORS = "import diffac.scale.seeds\ndiffac.scale.seeds.usable_processors = lambda: 2\n"
+"""Before the code of a program: as many seeds run at once, whatever the machine has."""
 SECONDS = 10.0
 LONG = ("--total-timesteps", "100000000", "--checkpoint-interval", "10", "--log-interval", "10", "--no-progress")
 
@@ -60,6 +62,8 @@ class Program:
         """Until a line of its output holds that."""
         end = time.monotonic() + timeout
         while text not in self.text:
+            if time.monotonic() > end:
+                self.signal(signal.SIGKILL)
             assert self.process.poll() is None, self.text
             assert time.monotonic() < end, self.text
             time.sleep(0.02)

@@ -15,7 +15,7 @@ import fake_recipe
 import numpy as np
 import pytest
 from alike import assert_same_runs, folders, last
-from program import LONG, RECIPE, SECONDS, Program
+from program import LONG, RECIPE, SECONDS, TWO_PROCESSORS, Program
 from rich.console import Console
 
 from diffac.commands.main import main
@@ -62,9 +62,9 @@ def test_a_seed_that_fails_ends_alone(capfd: pytest.CaptureFixture[str]) -> None
     assert [last(folder).env_step for folder in list(folders().values())[:2]] == [80, 40]
 
 
-def begun(folder: Path, *argv: str, code: str = RECIPE) -> Program:
-    """Two seeds in the middle of their runs."""
-    program = Program(code, folder, *LONG, *argv)
+def begun(folder: Path, *argv: str) -> Program:
+    """Two seeds in the middle of their runs, also on a machine with another number of processors."""
+    program = Program(TWO_PROCESSORS + RECIPE, folder, *LONG, *argv)
     for seed in (0, 1):
         program.wait_for(f"seed {seed}: 10/100,000,000 steps")
     return program
@@ -72,8 +72,7 @@ def begun(folder: Path, *argv: str, code: str = RECIPE) -> Program:
 
 def test_a_signal_stops_all(third_party: Path) -> None:
     """Sent to the process that was started, and not to the others, of which one has not begun."""
-    two = "import diffac.scale.seeds\ndiffac.scale.seeds.usable_processors = lambda: 2\n"
-    program = begun(third_party, "--num-seeds", "3", code=two + RECIPE)
+    program = begun(third_party, "--num-seeds", "3")
     begin = time.monotonic()
     program.process.send_signal(signal.SIGINT)
     assert program.end(signal.SIGINT, begin) < SECONDS

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 from conftest import INSTALLED
-from program import CODE, LONG, PATHS, RECIPE, SECONDS, Program
+from program import CODE, LONG, PATHS, RECIPE, SECONDS, TWO_PROCESSORS, Program
 
 from diffac.data.environments import make_envs
 from diffac.runs.store import Store
@@ -143,7 +143,7 @@ def test_saving(seconds: float, whole: bool, tmp_path: Path) -> None:
 @pytest.mark.parametrize("fail", ["native", "fsync:1000"])
 def test_several_seeds(fail: str, tmp_path: Path) -> None:
     """Both are in a place that no signal ends; each says how it goes on, or else the one that has started them."""
-    program = Program(RECIPE, tmp_path, *LONG, "--num-seeds", "2", "--fail", fail)
+    program = Program(TWO_PROCESSORS + RECIPE, tmp_path, *LONG, "--num-seeds", "2", "--fail", fail)
     for seed in (0, 1):
         program.wait_for(f"seed {seed}: {({'native': 'in C'}).get(fail, 'a slow disk')}")
     assert program.stop(signal.SIGTERM) < SECONDS
