@@ -32,6 +32,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "dacer2": {"num_diffusion_steps": 3, "eta": 0.7},
     "dacer": {"num_diffusion_steps": 3},
     "sdac": {"num_diffusion_steps": 4, "num_candidates": 3, "num_particles": 5},
+    "idem": {"num_diffusion_steps": 4, "num_candidates": 3, "num_particles": 5},
     "dpmd": {"num_diffusion_steps": 4, "num_candidates": 3},
 }
 

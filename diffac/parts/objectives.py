@@ -150,10 +150,14 @@ class TimeWeightedQGradient(OfRollout):
             x = clip(a_0 + contractive_step w(t) g/||g||, -1, 1), the target is the noise (a_t - alpha_t x)/sigma_t that
             leads from x to a_t, in "score" space its score; 0.2 is a good first choice.
         ensemble: how the critics' values become one, the "min", the "mean", or the "first" of them.
+        normalised: whether g is divided by its norm.
+        target: what w(t) g/||g|| is: the "score" aimed at, or "eps": minus the noise aimed at, whose score is that of
+            w(t)/sigma[t]. With `normalised` False, slope 0, space "eps" and source "replay" the latter is QSM's
+            || eps + M g ||^2 with M = exp(intercept) (arXiv 2312.11752, algorithm 1), at all times and not at one.
 
     Raises:
-        UsageError: unknown space or source, or contractive_step is not positive; on a call, a rollout without one state
-            for each time.
+        UsageError: unknown space, source or target, contractive_step is not positive, or is given with target "eps";
+            on a call, a rollout without one state for each time.
     """
 
     schedule: Schedule = dataclasses.field(metadata=STATIC)
@@ -164,6 +168,17 @@ class TimeWeightedQGradient(OfRollout):
     time_offset: Whole = 1
     contractive_step: PositiveCoefficient | None = None
     ensemble: Ensemble = "min"
+    normalised: bool = True
+    target: Literal["score", "eps"] = "score"
+
+    def check(self) -> None:
+        """As every part's, and that there is one target."""
+        super().check()
+        if self.contractive_step is not None and self.target == "eps":
+            raise UsageError(
+                "contractive_step makes a target of its own, the noise that leads from the improved action; leave "
+                f"target at 'score', or contractive_step out, got {self.contractive_step!r} and target='eps'"
+            )
 
     @property
     def rollout_sampler(self) -> Sampler | None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
+
+import numpy as np
 
 from diffac.errors import UsageError, check_present
 from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
 from diffac.parts.declaration import EXAMPLES, STATIC, Count, Ensemble, NotNegative, Part, Positive, Schedule, declared
+from diffac.parts.schedules import tabulated
 from diffac.protocols import Array, Policy, Rollout, Sampler
 
 __all__ = ["AdditiveNoise", "BestOf", "DDIMSampler", "DDPMSampler", "DeterministicSampler", "TanhGaussianSampler"]
@@ -44,18 +47,34 @@ class DiffusionSampler(SamplerPart):
 class DDPMSampler(DiffusionSampler):
     """Ancestral sampling of a diffusion policy (Ho et al. 2020, arXiv 2006.11239, algorithm 2).
 
-    The predicted clean action is clipped to [-1, 1] in every step, as in the official code of DACER and SDAC. The last
-    step adds no noise, so the chain ends in the clipped prediction. `rollout.noisy` is [T *batch act]. The denoiser may
-    predict any `Prediction`.
+    By default the predicted clean action is clipped to [-1, 1] in every step, as in the official code of DACER and
+    SDAC. The last step adds no noise, so the chain ends in the clipped prediction. `rollout.noisy` is [T *batch act].
+    The denoiser may predict any `Prediction`.
 
     Args:
         schedule: the forward process, with T times.
         start_scale: standard deviation of the first state; None: sigma(T-1). The paper's is 1; the official SDAC code
             has 0.5.
+        clip: what stays in [-1, 1] in each step: the predicted "action", or the "state" that follows (QSM, arXiv
+            2312.11752), so that a start outside moves inside at once.
+        variance: of a step's noise: that of the "posterior" q(a_{t-1} | a_t, a_0), or that of the "forward" step from
+            t-1 to t, which is beta_t where alpha^2 + sigma^2 = 1 (section 3.2 of the paper has both).
 
     Raises:
-        UsageError: start_scale is negative.
+        UsageError: start_scale is negative, or clip or variance is nothing of the above.
     """
+
+    clip: Literal["action", "state"] = "action"
+    variance: Literal["posterior", "forward"] = "posterior"
+
+    @property
+    def step_std(self) -> np.ndarray:
+        """Standard deviation of the noise of each step, [T]; 0 at t = 0."""
+        table = tabulated(self.schedule)
+        if self.variance == "posterior":
+            return table.posterior_std
+        sigmas = table.sigmas
+        return np.append(0.0, table.posterior_std[1:] * sigmas[1:] / sigmas[:-1])
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for actions of shape (*batch, act), standard normal.

@@ -181,6 +181,10 @@ SAMPLERS: dict[str, Part] = {
     "ddpm_velocity_flow": Part(lambda B, d: chain(B, d, "flow"), actor="velocity"),
     "ddpm_clean_ellipse": Part(lambda B, d: chain(B, d, "ellipse"), actor="clean"),
     "ddpm_ellipse": Part(lambda B, d: chain(B, d, "ellipse")),
+    "ddpm_state_forward": Part(lambda B, d: chain(B, d, start_scale=1.0, clip="state", variance="forward")),
+    "ddpm_state_forward_ellipse": Part(
+        lambda B, d: chain(B, d, "ellipse", clip="state", variance="forward"), actor="clean"
+    ),
     "ddim": Part(lambda B, d: B.DDIMSampler(schedule(d))),
     "ddim_velocity_flow": Part(lambda B, d: B.DDIMSampler(schedule(d, "flow")), actor="velocity"),
     "ddim_clean_flow": Part(lambda B, d: B.DDIMSampler(schedule(d, "flow"), num_steps=2), actor="clean"),
@@ -214,6 +218,13 @@ def _time_weighted(space: str, source: str, time_offset: int) -> Part:
     )
 
 
+def _plain(B: Any, d: Dims, **where: Any) -> Any:
+    """As QSM has it, but for where actions come from."""
+    return B.TimeWeightedQGradient(
+        chain(B, d), schedule(d), slope=0.0, intercept=1.1, ensemble="mean", normalised=False, target="eps", **where
+    )
+
+
 def _score_matching(proposal: Callable[[Any, Dims], Any], name: str = "linear", **properties: Any) -> Part:
     return Part(lambda B, d: B.ReweightedScoreMatching(schedule(d, name), proposal(B, d)), **properties)
 
@@ -243,6 +254,11 @@ OBJECTIVES: dict[str, Part] = {
     "value_first": Part(
         lambda B, d: B.ValueThroughSampler(B.DeterministicSampler(), ensemble="first"), actor="deterministic"
     ),
+    "value_ddpm_state": Part(
+        lambda B, d: B.ValueThroughSampler(chain(B, d, start_scale=1.0, clip="state", variance="forward"))
+    ),
+    "time_weighted_plain_eps": Part(lambda B, d: _plain(B, d, space="eps", source="replay"), critic="three"),
+    "time_weighted_plain_score": Part(lambda B, d: _plain(B, d, space="score", source="chain"), actor="velocity"),
     "time_weighted_mean": Part(
         lambda B, d: B.TimeWeightedQGradient(chain(B, d), schedule(d), ensemble="mean"), critic="three"
     ),

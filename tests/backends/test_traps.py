@@ -437,7 +437,12 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
     d = DIMS.action
     temperature = {"initial": 2.0, "target_entropy_per_dim": -0.2, "interval": 7, "learning_rate": 0.02}
     return {
-        "DDPMSampler": (outcome_of_sampler, B.DDPMSampler, {"schedule": s}, {"schedule": long, "start_scale": 0.5}),
+        "DDPMSampler": (
+            outcome_of_sampler,
+            B.DDPMSampler,
+            {"schedule": s},
+            {"schedule": long, "start_scale": 0.5, "clip": "state", "variance": "forward"},
+        ),
         "DDIMSampler": (
             outcome_of_sampler,
             B.DDIMSampler,
@@ -476,6 +481,8 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
                 "time_offset": 0,
                 "contractive_step": 0.2,
                 "ensemble": "first",
+                "normalised": False,
+                "target": "eps",
             },
         ),
         "ReweightedScoreMatching": (
@@ -486,9 +493,18 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
         ),
         "ReverseProposal": (
             lambda backend, proposal: outcome_of_objective(backend, backend.ReweightedScoreMatching(s, proposal)),
-            B.ReverseProposal,
-            {"sampler": ddpm, "num_particles": 4},
-            {"sampler": start, "num_particles": 5, "value_scale": 1.0, "truncated": False, "ensemble": "mean"},
+            lambda **given: B.ReverseProposal(**given | ({"gradient_weight": 0.0} if given["truncated"] else {})),
+            {"sampler": ddpm, "num_particles": 4, "truncated": False, "gradient_weight": "minimum_variance"},
+            {
+                "sampler": start,
+                "num_particles": 5,
+                "value_scale": 1.0,
+                "truncated": True,
+                "ensemble": "mean",
+                "gradient_weight": 0.5,
+                "tempered": False,
+                "rate": 0.5,
+            },
         ),
         "PolicyProposal": (
             lambda backend, proposal: outcome_of_objective(backend, backend.ReweightedScoreMatching(s, proposal)),

@@ -29,6 +29,7 @@ CASES = {
     "sdac": Case("sdac", "SDAC, T=20, N=32, K=64"),
     "sdac_small": Case("sdac", "SDAC, T=5, N=1, K=64", {"num_diffusion_steps": 5, "num_candidates": 1}),
     "dpmd": Case("dpmd", "DPMD, T=20, N=32"),
+    "idem": Case("idem", "iDEM, T=20, N=32, K=64"),
     "dacer": Case("dacer", "DACER, T=20"),
     "sac": Case("sac", "SAC, 256x2"),
     "sac3": Case("sac", "SAC, 256x3", {"hidden_sizes": (256, 256, 256)}),

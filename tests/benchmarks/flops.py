@@ -77,6 +77,8 @@ def update_flops(learner: Any, config: Any, obs_dim: int, action_dim: int) -> fl
         reverse = type(learner.actor_objective.proposal).__name__ == "ReverseProposal"
         particles = config.num_particles if reverse else 1
         actor_step = regression + critic.forward(batch * particles, batch) + (sampling if reverse else 0)
+        if reverse and learner.actor_objective.proposal.uses_gradient:
+            actor_step += critic.to_action(batch * particles)
     else:
         chain = batch * steps
         actor_step = actor.forward(chain, batch, steps)

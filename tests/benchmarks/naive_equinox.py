@@ -210,6 +210,8 @@ class Naive:
             loss = first * -value(critics, obs, action).mean()
             return loss + second * self.score_loss(gradient, actor, critics, obs, states), {}
         if isinstance(objective.proposal, ours.ReverseProposal):
+            if objective.proposal.uses_gradient:
+                return self.energy_loss(objective.proposal, actor, state, obs, noise), state["actor_state"]
             return self.reverse_loss(objective.proposal, actor, state, obs, noise), state["actor_state"]
         return self.policy_loss(objective.proposal, actor, state, batch, noise)
 
@@ -239,6 +241,23 @@ class Naive:
         weight, eps, noisy = jax.lax.stop_gradient((weight, eps, noisy))
         predicted = denoise(actor, rows, jnp.tile(noisy, (count, 1)), jnp.tile(t, count)).reshape(eps.shape)
         return (weight * ((predicted - eps) ** 2).sum(-1)).sum(0).mean()
+
+    def energy_loss(self, proposal: Any, actor: Any, state: Any, obs: Array, noise: Any) -> Array:
+        """iDEM: the gradient of the logarithm of the mean of exp(Q) at the particles, by the noisy action."""
+        count, t, schedule, critics = proposal.num_particles, noise["t"], self.schedule, state["critics"]
+        action = self.act(jax.lax.stop_gradient(actor), critics, obs, noise["rollout"])
+        noisy = add_noise(schedule, action, noise["eps"], t)
+        rows = jnp.tile(obs, (count, 1))
+
+        def log_mean(position: Array) -> Array:
+            guesses = jnp.clip(remove_noise(schedule, position, noise["particles"], t), -1, 1)
+            q = value(critics, rows, guesses.reshape(len(rows), -1)).reshape(count, -1)
+            return jax.nn.logsumexp(q * proposal.value_scale, axis=0).sum()
+
+        slope = jax.grad(log_mean)(noisy)
+        target = -add_noise(schedule, jnp.zeros_like(slope), slope, t)
+        noisy, target = jax.lax.stop_gradient((noisy, target))
+        return ((denoise(actor, obs, noisy, t) - target) ** 2).sum(-1).mean()
 
     def policy_loss(
         self, proposal: Any, actor: Any, state: Any, batch: Batch, noise: Any

@@ -214,6 +214,8 @@ class Naive:
             value = -self.value(critics, obs, action).mean()
             return first * value + second * self.score_loss(gradient, critics, obs, states), {}
         if isinstance(objective.proposal, ours.ReverseProposal):
+            if objective.proposal.uses_gradient:
+                return self.energy_loss(objective.proposal, critics, obs, noise), self.actor_state
             return self.reverse_loss(objective.proposal, critics, obs, noise), self.actor_state
         return self.policy_loss(objective.proposal, critics, next_obs, next_action, noise)
 
@@ -239,6 +241,18 @@ class Naive:
             weight = torch.softmax(q * proposal.value_scale / self.temperature, dim=0)
         predicted = self.actor(rows, noisy.repeat(count, 1), t.repeat(count)).view_as(eps)
         return (weight * (predicted - eps).square().sum(-1)).sum(0).mean()
+
+    def energy_loss(self, proposal: Any, critics: Any, obs: Tensor, noise: Mapping[str, Any]) -> Tensor:
+        """iDEM: the gradient of the logarithm of the mean of exp(Q) at the particles, by the noisy action."""
+        count, t = proposal.num_particles, noise["t"].long()
+        with torch.no_grad():
+            noisy = add_noise(self.schedule, self.act(obs, noise["rollout"]), noise["eps"], t)
+        position = noisy.clone().requires_grad_()
+        guesses = remove_noise(self.schedule, position, noise["particles"], t).clamp(-1, 1)
+        q = self.value(critics, obs.repeat(count, 1), guesses.flatten(0, 1)).view(count, -1)
+        (slope,) = torch.autograd.grad((q * proposal.value_scale).logsumexp(0).sum(), position)
+        target = -add_noise(self.schedule, torch.zeros_like(slope), slope, t)
+        return (self.actor(obs, noisy, t) - target).square().sum(-1).mean()
 
     def policy_loss(
         self, proposal: Any, critics: Any, next_obs: Tensor, next_action: Tensor, noise: Mapping[str, Any]

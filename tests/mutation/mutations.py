@@ -88,8 +88,8 @@ OBJECTIVES = [
         "q-gradient: not normalised",
         "objective-time_weighted",
         "parts/objectives.py",
-        "weight * gradient / (norm + 1e-8)",
-        "weight * gradient",
+        "weight * (gradient / (norm + 1e-8)",
+        "weight * (gradient",
     ),
     torch(
         "q-gradient: mean over action entries",
@@ -160,6 +160,27 @@ OBJECTIVES = [
         "parts/objectives.py",
         "_reduced(critic(obs, position), ensemble)",
         "critic(obs, position).amax(0)",
+    ),
+    both(
+        "q-gradient: always normalised",
+        "objective-time_weighted_plain",
+        "parts/objectives.py",
+        ("(gradient / (norm + 1e-8) if self.normalised else gradient)", "gradient / (norm + 1e-8)"),
+        ("(g / (norm + 1e-8) if self.normalised else g)", "g / (norm + 1e-8)"),
+    ),
+    both(
+        "q-gradient: noise aimed at with the sign of a score",
+        "objective-time_weighted_plain",
+        "parts/objectives.py",
+        ("target = score(self.schedule, -target, t)", "target = score(self.schedule, target, t)"),
+        ("target = score(self.schedule, -target, t)", "target = score(self.schedule, target, t)"),
+    ),
+    both(
+        "q-gradient: noise aimed at taken for a score",
+        "objective-time_weighted_plain",
+        "parts/objectives.py",
+        ('if self.target == "eps":', 'if self.target == "none":'),
+        ('if self.target == "eps":', 'if self.target == "none":'),
     ),
     torch(
         "score matching: spread dropped",
@@ -400,6 +421,27 @@ OBJECTIVES = [
 ]
 
 SAMPLERS = [
+    both(
+        "ddpm: states not clipped",
+        "sampler-ddpm_state",
+        "parts/samplers.py",
+        ('if self.clip == "state":', 'if self.clip == "none":'),
+        ('_clip(state) if self.clip == "state" else state', "state"),
+    ),
+    both(
+        "ddpm: actions clipped where states are",
+        "sampler-ddpm_state",
+        "parts/samplers.py",
+        ('if self.clip == "action":', "if self.clip:"),
+        ('_clip(action) if self.clip == "action" else action', "_clip(action)"),
+    ),
+    declared(
+        "ddpm: variance of the forward step without its ratio",
+        "sampler-ddpm_state",
+        "parts/samplers.py",
+        "table.posterior_std[1:] * sigmas[1:] / sigmas[:-1]",
+        "table.posterior_std[1:]",
+    ),
     torch(
         "ddpm: one step too few",
         "sampler-ddpm",
@@ -411,15 +453,15 @@ SAMPLERS = [
         "ddpm: start not scaled",
         "sampler-ddpm",
         "parts/samplers.py",
-        'self.first_scale * noise["start"]\n        for',
-        'noise["start"]\n        for',
+        'self.first_scale * noise["start"], self',
+        'noise["start"], self',
     ),
     torch(
         "ddpm: predicted action not clipped on the way",
         "sampler-ddpm",
         "parts/samplers.py",
-        "noisy, t), noisy, t).clamp(-1, 1)\n            mean",
-        "noisy, t), noisy, t)\n            mean",
+        'if self.clip == "action":\n                action = action',
+        'if self.clip == "none":\n                action = action',
     ),
     torch(
         "ddpm: last prediction not clipped",
@@ -432,8 +474,8 @@ SAMPLERS = [
         "ddpm: denoiser asked for the time before",
         "sampler-ddpm",
         "parts/samplers.py",
-        "actor(cond, noisy, t), noisy, t).clamp(-1, 1)\n            mean",
-        "actor(cond, noisy, t - 1), noisy, t).clamp(-1, 1)\n            mean",
+        "actor(cond, noisy, t), noisy, t)\n            if",
+        "actor(cond, noisy, t - 1), noisy, t)\n            if",
     ),
     torch(
         "ddpm: noise in the last step",
@@ -1225,8 +1267,8 @@ IN_BOTH = [
         "both: posterior deviation of the time before",
         "sampler-ddpm_cosine",
         "parts/samplers.py",
-        ("schedule.posterior_std[t]", "schedule.posterior_std[t - 1]"),
-        ("jnp.asarray(schedule.posterior_std, eps.dtype)[t]", "jnp.asarray(schedule.posterior_std, eps.dtype)[t - 1]"),
+        ("float(std[t])", "float(std[t - 1])"),
+        ("jnp.asarray(self.step_std, eps.dtype)[t]", "jnp.asarray(self.step_std, eps.dtype)[t - 1]"),
     ),
     both(
         "both: alpha and sigma swapped in DDIM",

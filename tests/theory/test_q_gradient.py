@@ -1,4 +1,7 @@
-"""TimeWeightedQGradient: its minimiser is the field w(t) g/|g|, whatever the states, the space and the offset."""
+"""TimeWeightedQGradient: its minimiser is the field w(t) g/|g|, whatever the states, the space and the offset.
+
+With the fields of QSM it is -M g in place of the noise.
+"""
 
 from __future__ import annotations
 
@@ -50,5 +53,25 @@ def test_minimiser_is_the_weighted_unit_field(backend: ModuleType, space: str, s
             noisy = TABLE.alphas[t] * clean + TABLE.sigmas[t] * rng.standard_normal(clean.shape)
             score = -predict(backend, actor, obs, noisy, np.full(len(noisy), t)) / TABLE.sigmas[t]
             errors[t, i] = np.sqrt(((score - w * field(obs, noisy)) ** 2).sum(-1).mean()) / w
+    print(f"{backend.name}: relative errors at t = 0, 1, ... {errors.max(1).round(4)}")
+    assert errors.max() < BOUND
+
+
+def test_minimiser_of_qsm_is_the_gradient_itself(backend: ModuleType) -> None:
+    """-M times the mean gradient of both critics, (1 + x, s), at the noised action."""
+    slope = 3.0
+    objective = backend.TimeWeightedQGradient(
+        UniformSampler(), TABLE, slope=0.0, intercept=float(np.log(slope)), space="eps", source="replay",
+        ensemble="mean", normalised=False, target="eps",
+    )  # fmt: skip
+    actor = fit(backend, objective, critic(backend), 2, updates=1500)
+    rng, errors = np.random.default_rng(1), np.zeros((TABLE.num_steps, len(OBSERVATIONS)))
+    for t in range(TABLE.num_steps):
+        for i, obs in enumerate(OBSERVATIONS):
+            clean = rng.uniform(-1, 1, (1000, 2))
+            noisy = TABLE.alphas[t] * clean + TABLE.sigmas[t] * rng.standard_normal(clean.shape)
+            wanted = -slope * np.stack([1 + noisy[:, 0], np.full(len(noisy), obs)], axis=-1)
+            error = predict(backend, actor, obs, noisy, np.full(len(noisy), t)) - wanted
+            errors[t, i] = np.sqrt((error**2).sum(-1).mean() / (wanted**2).sum(-1).mean())
     print(f"{backend.name}: relative errors at t = 0, 1, ... {errors.max(1).round(4)}")
     assert errors.max() < BOUND

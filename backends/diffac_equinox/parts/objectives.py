@@ -98,7 +98,9 @@ class TimeWeightedQGradient(eqx.Module, declared.TimeWeightedQGradient):
         g = jax.grad(lambda action: _reduced(critic(batch.obs, action), self.ensemble).sum())(start)
         norm = jnp.linalg.norm(g, axis=-1, keepdims=True)
         weight = jnp.exp(self.slope * (t + self.time_offset) + self.intercept).astype(g.dtype)
-        target = weight[..., None] * g / (norm + 1e-8)
+        target = weight[..., None] * (g / (norm + 1e-8) if self.normalised else g)
+        if self.target == "eps":
+            target = score(self.schedule, -target, t)
 
         if self.contractive_step is not None:
             improved = jnp.clip(start + self.contractive_step * target, -1, 1)

@@ -56,16 +56,18 @@ class DDPMSampler(eqx.Module, declared.DDPMSampler):
         condition = _condition(policy.actor, obs, schedule.num_steps)
 
         def predict(noisy: Array, t: Array | int) -> Array:
-            return _clip(predicted_action(schedule, policy.actor, policy.actor(condition, noisy, t), noisy, t))
+            return predicted_action(schedule, policy.actor, policy.actor(condition, noisy, t), noisy, t)
 
         def step(noisy: Array, t_and_noise: tuple[Array | int, Array]) -> tuple[Array, Array]:
             t, eps = t_and_noise
-            mean = posterior_mean(schedule, predict(noisy, t), noisy, t)
-            return mean + jnp.asarray(schedule.posterior_std, eps.dtype)[t] * eps, noisy
+            action = predict(noisy, t)
+            mean = posterior_mean(schedule, _clip(action) if self.clip == "action" else action, noisy, t)
+            state = mean + jnp.asarray(self.step_std, eps.dtype)[t] * eps
+            return _clip(state) if self.clip == "state" else state, noisy
 
         start, times = self.first_scale * noise["start"], range(1, schedule.num_steps)
         noisy, later = _run_backwards(step, start, times, noise["steps"])
-        return Rollout(predict(noisy, 0), jnp.concatenate([noisy[None], later]))
+        return Rollout(_clip(predict(noisy, 0)), jnp.concatenate([noisy[None], later]))
 
     def __call__(self, policy: Policy, obs: Array, noise: Noise) -> Array:
         """The action of `rollout`; in a compiled program the states on the way are not kept."""

@@ -87,7 +87,9 @@ class TimeWeightedQGradient(declared.TimeWeightedQGradient):
         _, gradient = _values_and_gradient(critic, batch.obs, start, self.ensemble)
         norm = torch.linalg.vector_norm(gradient, dim=-1, keepdim=True)
         weight = torch.exp(self.slope * (t.to(noisy.dtype) + self.time_offset) + self.intercept).unsqueeze(-1)
-        target = weight * gradient / (norm + 1e-8)
+        target = weight * (gradient / (norm + 1e-8) if self.normalised else gradient)
+        if self.target == "eps":
+            target = score(self.schedule, -target, t)
         if self.contractive_step is not None:
             improved = (start + self.contractive_step * target).clamp(-1, 1)
             target = score(self.schedule, noise_between(self.schedule, improved, noisy, t), t)

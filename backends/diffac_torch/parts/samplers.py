@@ -35,13 +35,16 @@ class DDPMSampler(declared.DDPMSampler):
     def _chain(self, actor: Any, obs: Tensor, noise: Noise, states: list[Tensor] | None = None) -> Tensor:
         schedule = tabulated(self.schedule)
         cond = _condition(actor, obs, schedule.num_steps)
-        noisy = self.first_scale * noise["start"]
+        noisy, std = self.first_scale * noise["start"], self.step_std
         for t in range(schedule.num_steps - 1, 0, -1):
             if states is not None:
                 states.append(noisy)
-            action = predicted_action(schedule, actor, actor(cond, noisy, t), noisy, t).clamp(-1, 1)
-            mean = posterior_mean(schedule, action, noisy, t)
-            noisy = _add_scaled(mean, float(schedule.posterior_std[t]), noise["steps"][t - 1])
+            action = predicted_action(schedule, actor, actor(cond, noisy, t), noisy, t)
+            if self.clip == "action":
+                action = action.clamp(-1, 1)
+            noisy = _add_scaled(posterior_mean(schedule, action, noisy, t), float(std[t]), noise["steps"][t - 1])
+            if self.clip == "state":
+                noisy = noisy.clamp(-1, 1)
         if states is not None:
             states.append(noisy)
         return predicted_action(schedule, actor, actor(cond, noisy, 0), noisy, 0).clamp(-1, 1)

@@ -98,7 +98,8 @@ class TimeWeightedQGradient:
 
     The states and the gradient of Q are held fixed. In "eps" space residuals are taken between noises, and a noise is
     -sigma times a score. What the paper leaves open is an argument (ALGORITHMS, section 2). Contractive: the target is
-    the score of a_t given the predicted action after a step up Q, -(a_t - alpha x)/sigma^2.
+    the score of a_t given the predicted action after a step up Q, -(a_t - alpha x)/sigma^2. Not normalised: the
+    gradient as it is. Target "eps": the noise taught is minus the gradient times the weight.
     """
 
     sampler: Any
@@ -110,6 +111,8 @@ class TimeWeightedQGradient:
     time_offset: int = 1
     contractive_step: float | None = None
     ensemble: str = "min"
+    normalised: bool = True
+    target: str = "score"
 
     @property
     def rollout_sampler(self) -> Any:
@@ -149,7 +152,7 @@ class TimeWeightedQGradient:
             states = np.asarray(policy.noisy) if self.source == "chain" else add_noise(s, clean, noise["eps"], t)
 
         eps, pull_eps = predicted_eps(s, actor, batch.obs, states, t)
-        target, norm = self.target(actor, critic, batch.obs, states)
+        target, norm = self.aimed_at(actor, critic, batch.obs, states)
         residual, sigma = score(s, eps, t) - target, coefficient(s, "sigma", t)
         dresidual_deps = -1 / sigma
         if self.space == "eps":
@@ -158,7 +161,7 @@ class TimeWeightedQGradient:
         gradient, _ = pull_eps(2 / norm.size * residual * dresidual_deps)
         return Loss(value, {"q_gradient_norm": norm.mean(), "score_error": value}, state), gradient
 
-    def target(self, actor: Any, critic: Any, obs: Array, states: Array) -> tuple[Array, Array]:
+    def aimed_at(self, actor: Any, critic: Any, obs: Array, states: Array) -> tuple[Array, Array]:
         """The score that is taught, held fixed, and the norm of Q's gradient, [T batch 1]."""
         s, t = self.schedule, np.arange(self.schedule.num_steps)[:, None]
         predicted, _ = clip(predicted_action(s, actor, obs, states, t)[0])
@@ -167,7 +170,11 @@ class TimeWeightedQGradient:
         _, q_gradient = pull_critic(pull_min(np.ones(q.shape)))
         norm = np.sqrt((q_gradient**2).sum(-1, keepdims=True))
         weight = np.exp(self.slope * (t + self.time_offset) + self.intercept)[..., None]
-        target = weight * q_gradient / (norm + 1e-8)
+        target = weight * q_gradient
+        if self.normalised:
+            target = target / (norm + 1e-8)
+        if self.target == "eps":
+            target = target / coefficient(s, "sigma", t)
         if self.contractive_step is not None:
             improved, _ = clip(predicted + self.contractive_step * target)
             target = -(states - coefficient(s, "alpha", t) * improved) / coefficient(s, "sigma", t) ** 2

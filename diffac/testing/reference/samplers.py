@@ -41,32 +41,49 @@ def first_scale(sampler: Any) -> float:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DDPMSampler:
-    """DDPM algorithm 2 with the predicted action clipped to the box in every step."""
+    """DDPM algorithm 2 with the predicted action clipped to the box in every step, or else each state after a step.
+
+    The noise of a step has the variance of the posterior, or that of the forward step: sigma^2 - r^2 sigma'^2 with
+    r = alpha / alpha', primes for t-1.
+    """
 
     schedule: NoiseSchedule
     start_scale: float | None = None
+    clip: str = "action"
+    variance: str = "posterior"
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """The start, and the noise added after each time but 0: entry t-1 after time t."""
         return {"start": Normal(shape), "steps": Normal((self.schedule.num_steps - 1, *shape))}
 
+    def std(self, t: int) -> float:
+        """Of the noise of the step from t."""
+        s = self.schedule
+        if self.variance == "posterior":
+            return posterior(s, t).std
+        return math.sqrt(s.sigma(t) ** 2 - (s.alpha(t) / s.alpha(t - 1) * s.sigma(t - 1)) ** 2)
+
     def rollout(self, policy: Policy, obs: Array, noise: Noise) -> tuple[Rollout, Pull]:
         """The action, and the states [T *batch act] in which the denoiser was asked."""
         times = range(self.schedule.num_steps)
         noisy = first_scale(self) * noise["start"]
-        states, pulls, slopes = {}, {}, {}
+        states, pulls, slopes, of_states = {}, {}, {}, {}
         for t in reversed(times):
-            states[t] = noisy
+            states[t], slopes[t], of_states[t] = noisy, 1.0, 1.0
             action, pulls[t] = predicted_action(self.schedule, policy.actor, obs, noisy, t)
-            action, slopes[t] = clip(action)
+            if self.clip == "action" or t == 0:
+                action, slopes[t] = clip(action)
             noisy = posterior_mean(self.schedule, action, noisy, t)
             if t > 0:
-                noisy = noisy + posterior(self.schedule, t).std * noise["steps"][t - 1]
+                noisy = noisy + self.std(t) * noise["steps"][t - 1]
+                if self.clip == "state":
+                    noisy, of_states[t] = clip(noisy)
 
         def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
             gradient, dnoisy = zeros(policy.actor.parameters), daction  # of what the step at time t ends in
             for t in times:
                 weights = posterior(self.schedule, t)
+                dnoisy = dnoisy * of_states[t]
                 through_actor, dstate = pulls[t](weights.action * dnoisy * slopes[t])
                 gradient = add(gradient, through_actor)
                 dnoisy = weights.noisy * dnoisy + dstate
