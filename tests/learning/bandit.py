@@ -1,10 +1,10 @@
 """A bandit with two actions, four equal modes and a known Q: does an objective reach the law that its theory promises?
 
 `python -m tests.learning.bandit --out bandit.png` trains on both backends and draws what they learned. The optimum of
-`ReweightedScoreMatching` with `ReverseProposal` is the density exp(Q/temperature) on the action box; the energy
-distance between samples of the policy and exact samples says how close it came. `ValueThroughSampler` has no entropy
-term and should reach a maximum; DACER2 adds the Q-gradient, and how many of the four modes it keeps is reported, not
-promised.
+`ReweightedScoreMatching` with `ReverseProposal` is the density exp(Q/temperature) on the action box (SDAC), or on all
+of space with Q continued as constant outside (iDEM, RFM); the energy distance between samples of the policy and exact
+samples says how close it came. `ValueThroughSampler` has no entropy term and should reach a maximum; DACER2 adds the
+Q-gradient, QSM follows it alone, and how many of the four modes they keep is reported, not promised.
 """
 
 from __future__ import annotations
@@ -93,11 +93,11 @@ def float_dtype(module: Any, actor: Any) -> Any:
 
 def batches(spec: NoiseSpec, count: int, seed: int, dtype: Any) -> Iterator[tuple[Batch, Any]]:
     """`count` batches of the bandit (its observation is always 0) with their noise."""
-    rng = np.random.default_rng(seed)
-    zeros, action = np.zeros((BATCH, 1), dtype), np.zeros((BATCH, 2), dtype)
-    batch = Batch(zeros, action, np.zeros(BATCH, dtype), zeros, np.zeros(BATCH, dtype), next_rollout=Rollout(action))
+    rng, of_replay = np.random.default_rng(seed), np.random.default_rng([seed, 1])
+    obs, zeros = np.zeros((BATCH, 1), dtype), np.zeros(BATCH, dtype)
     for _ in range(count):
-        yield batch, draw(rng, spec, dtype)
+        action = of_replay.uniform(-1, 1, (BATCH, 2)).astype(dtype)
+        yield Batch(obs, action, zeros, obs, zeros, next_rollout=Rollout(0 * action)), draw(rng, spec, dtype)
 
 
 def train(backend: str, objective: Any, sampler: Any, *, updates: int, seed: int, rate: Any) -> Trained:
@@ -109,13 +109,34 @@ def train(backend: str, objective: Any, sampler: Any, *, updates: int, seed: int
     return Trained(backend, actor, sampler)
 
 
-def sdac(backend: str, *, truncated: bool = True, updates: int = 1500, num_steps: int = 20, seed: int = 0) -> Trained:
-    """SDAC's objective (arXiv 2502.00361); value_scale 1, so that the target is exp(Q/temperature)."""
+def boltzmann(
+    backend: str,
+    *,
+    truncated: bool = True,
+    gradient_weight: Any = 0.0,
+    updates: int = 1500,
+    num_steps: int = 20,
+    seed: int = 0,
+) -> Trained:
+    """SDAC's objective (arXiv 2502.00361), iDEM's (2402.06121) or RFM's (2601.08136) for exp(Q/temperature)."""
     module, _ = modules(backend)
     schedule = vp_schedule(num_steps)
     sampler = module.DDPMSampler(schedule)
-    proposal = module.ReverseProposal(sampler, num_particles=64, value_scale=1.0, truncated=truncated)
+    proposal = module.ReverseProposal(sampler, 64, 1.0, truncated, gradient_weight=gradient_weight)
     objective = module.ReweightedScoreMatching(schedule, proposal)
+    rate = LinearSchedule(3e-3, 1e-4, updates // 2, updates)
+    return train(backend, objective, sampler, updates=updates, seed=seed, rate=rate)
+
+
+def qsm(backend: str, *, updates: int = 1500, num_steps: int = 5, seed: int = 0) -> Trained:
+    """QSM's objective (arXiv 2312.11752) with M = 1 / temperature, at actions uniform in the box."""
+    module, _ = modules(backend)
+    schedule = vp_schedule(num_steps)
+    sampler = module.DDPMSampler(schedule, start_scale=1.0, clip="state", variance="forward")
+    objective = module.TimeWeightedQGradient(
+        sampler, schedule, slope=0.0, intercept=-float(np.log(TEMPERATURE)), space="eps", source="replay",
+        normalised=False, target="eps",
+    )  # fmt: skip
     rate = LinearSchedule(3e-3, 1e-4, updates // 2, updates)
     return train(backend, objective, sampler, updates=updates, seed=seed, rate=rate)
 
@@ -174,24 +195,29 @@ def picture(path: Path, backends: tuple[str, ...] = ("torch", "equinox"), eta: f
     floor = energy_distance(best_possible(vp_schedule(20)), exact)
     print(f"the chain of 20 steps with the exact denoiser: energy distance {floor:.4f}")
     grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, 200)] * 2), -1)
-    figure, axes = plt.subplots(len(backends), 3, figsize=(10.5, 3.6 * len(backends)), squeeze=False)
+    figure, axes = plt.subplots(len(backends), 6, figsize=(20, 3.6 * len(backends)), squeeze=False)
     for row, backend in zip(axes, backends, strict=True):
         started = time.perf_counter()
         density = np.exp((q_value(grid) - 1) / TEMPERATURE)
         row[0].imshow(density, extent=(-1, 1, -1, 1), origin="lower", cmap="magma")
         row[0].set_title(f"{backend}: exp(Q / {TEMPERATURE})")
-        for axis, title, samples in (
-            (row[1], "SDAC", sdac(backend).sample()),
-            (row[2], "DACER2", value(backend, eta=eta).sample()),
-        ):
+        methods = {
+            "SDAC": boltzmann(backend),
+            "iDEM": boltzmann(backend, truncated=False, gradient_weight=1.0),
+            "RFM": boltzmann(backend, truncated=False, gradient_weight="minimum_variance"),
+            "QSM": qsm(backend),
+            "DACER2": value(backend, eta=eta),
+        }
+        for axis, (title, method) in zip(row[1:], methods.items(), strict=True):
+            samples = method.sample()
             axis.scatter(*samples.T, s=3, alpha=0.4, linewidths=0)
             axis.scatter(*CENTRES.T, marker="+", color="black")
-            distance = energy_distance(samples, exact)
-            note = f"energy distance {distance:.4f}" if title == "SDAC" else f"{modes_covered(samples)} of 4 modes"
-            axis.set_title(f"{title}: {note}")
+            distance, covered = energy_distance(samples, exact), modes_covered(samples)
+            family = title in ("SDAC", "iDEM", "RFM")
+            axis.set_title(f"{title}: energy distance {distance:.4f}" if family else f"{title}: {covered} of 4 modes")
             axis.set(xlim=(-1, 1), ylim=(-1, 1), aspect="equal")
             print(f"{backend:8} {title:7} energy distance {distance:.4f}, "
-                  f"modes {modes_covered(samples)} of 4, mean Q {q_value(samples).mean():.3f}")  # fmt: skip
+                  f"modes {covered} of 4, mean Q {q_value(samples).mean():.3f}", flush=True)  # fmt: skip
         print(f"{backend:8} trained and sampled in {time.perf_counter() - started:.0f} s")
     figure.tight_layout()
     figure.savefig(path, dpi=130)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import pytest
@@ -24,10 +25,10 @@ def test_energy_distance_of_exact_samples_is_zero() -> None:
     assert bandit.modes_covered(EXACT) == 4
 
 
-def trained(backend: ModuleType, truncated: bool) -> tuple[float, np.ndarray]:
-    samples = bandit.sdac(backend.name, truncated=truncated).sample()
+def trained(backend: ModuleType, truncated: bool, gradient_weight: Any = 0.0) -> tuple[float, np.ndarray]:
+    samples = bandit.boltzmann(backend.name, truncated=truncated, gradient_weight=gradient_weight).sample()
     distance = bandit.energy_distance(samples, EXACT)
-    print(f"{backend.name}, truncated={truncated}: energy distance {distance:.4f}")
+    print(f"{backend.name}, truncated={truncated}, h={gradient_weight}: energy distance {distance:.4f}")
     return distance, samples
 
 
