@@ -24,6 +24,7 @@ from diffac.parts.declaration import (
     Ensemble,
     Fraction,
     Part,
+    Positive,
     PositiveCoefficient,
     Rate,
     Schedule,
@@ -361,7 +362,9 @@ class ReverseProposal(ProposalPart):
     Actions outside [-1, 1] do not exist. With `truncated` guesses are drawn from the kernel restricted to the box,
     which is exact for a policy that lives there; Stein's identity fails at the box's faces, so h must be 0. Without,
     guesses are clipped to the box while their noises stay as drawn, as in the official code: right for the policy
-    exp(Q(clip(a)) / lambda) on all of R^d, for every h, since b_k is 0 in the directions in which a_k was clipped.
+    exp(Q(clip(a)) / lambda) on all of R^d, for every h, since b_k is 0 in the directions in which a_k was clipped. Most
+    of that policy's mass may lie outside; `outside_std`, ours, takes it back: the policy, and with it w_k and b_k, has
+    another factor exp(-|a - clip(a)|^2 / (2 outside_std^2)).
 
     State, with h = "minimum_variance": "gradient_covariance" and "gradient_variance" [T], moving averages for each time
     of sum_k w_k^2 <eps_k, d_k> and sum_k w_k^2 |d_k|^2, d_k = b_k - eps_k, both centred by their means under w. Then
@@ -381,10 +384,12 @@ class ReverseProposal(ProposalPart):
             "minimum_variance".
         tempered: whether lambda is temperature / value_scale, else it is 1 / value_scale.
         rate: of the moving averages with "minimum_variance", in (0, 1].
+        outside_std: how far outside the box the policy reaches, in the units of an action; None: as the official code.
 
     Raises:
         UsageError: num_particles or value_scale is not positive, gradient_weight is nothing of the above or has not one
-            number for each time, or is not 0 with truncated guesses; on a call, a schedule without signal at some time.
+            number for each time, or it is not 0 or outside_std is given with truncated guesses; on a call, a schedule
+            without signal at some time.
     """
 
     sampler: Sampler
@@ -395,10 +400,15 @@ class ReverseProposal(ProposalPart):
     gradient_weight: GradientWeight = 0.0
     tempered: bool = True
     rate: Rate = 0.01
+    outside_std: Positive | None = None
 
     def check(self) -> None:
         """As every part's, and that Stein's identity holds where it is used."""
         super().check()
+        if self.outside_std is not None and self.truncated:
+            raise UsageError(
+                f"outside_std={self.outside_std!r} needs truncated=False: no guess of a truncated kernel lies outside"
+            )
         if self.uses_gradient and self.truncated:
             raise UsageError(
                 f"gradient_weight={self.gradient_weight!r} needs truncated=False: with guesses from the kernel "

@@ -287,6 +287,7 @@ OBJECTIVES: dict[str, Part] = {
     ),
     "reverse_ellipse": _score_matching(lambda B, d: _reverse(B, d, truncated=False), "ellipse", boltzmann=True),
     "reverse_gradient": _score_matching(_by_gradient(1.0, tempered=False, value_scale=1.0, ensemble="mean")),
+    "reverse_outside": _score_matching(lambda B, d: _reverse(B, d, truncated=False, outside_std=0.3), "ellipse"),
     "reverse_gradient_by_time": Part(
         lambda B, d: B.ReweightedScoreMatching(
             schedule(d, "ellipse"), _by_gradient(tuple(np.linspace(1, -0.5, d.steps)))(B, d)
@@ -294,7 +295,7 @@ OBJECTIVES: dict[str, Part] = {
         actor="velocity",
         boltzmann=True,
     ),
-    "reverse_least_variance": _score_matching(_by_gradient("minimum_variance", rate=0.3), boltzmann=True),
+    "reverse_least_variance": _score_matching(_by_gradient("minimum_variance", rate=0.3, outside_std=0.2)),
     "policy_velocity_flow": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1), "flow", actor="velocity"),
     "policy_clean_ellipse": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1), "ellipse", actor="clean"),
     "policy": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1)),

@@ -23,6 +23,8 @@ class Config(ActorCriticConfig):
     """N, actions sampled wherever one is needed; the critic picks the best."""
     num_particles: int = 64
     """K, reverse samples for each noisy action in the actor loss."""
+    outside_std: float | None = 0.2
+    """How far outside the action box the policy aimed at reaches; None: to infinity, with Q as at the box's face."""
     statistics_rate: float = 0.01
     """Rate of the moving averages that the weight of the Q-gradient is made of, one pair for each time."""
     final_actor_learning_rate: float = 3e-5
@@ -80,7 +82,7 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     policy = b.AdditiveNoise(best, config.noise_scale, config.clip_action)
     proposal = b.ReverseProposal(
         policy, config.num_particles, 1 / config.reward_scale, truncated=False,
-        gradient_weight="minimum_variance", rate=config.statistics_rate,
+        gradient_weight="minimum_variance", rate=config.statistics_rate, outside_std=config.outside_std,
     )  # fmt: skip
     learner = b.Learner(
         sampler=policy,

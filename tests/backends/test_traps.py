@@ -504,6 +504,7 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
                 "gradient_weight": 0.5,
                 "tempered": False,
                 "rate": 0.5,
+                "outside_std": 0.1,
             },
         ),
         "PolicyProposal": (

@@ -58,8 +58,7 @@ def particles(patch: Any) -> None:
         action = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         count, t = self.num_particles, noise["t"]
         noisy = add_noise(schedule, action, noise["eps"], t)
-        guesses = objectives._truncated_guesses if self.truncated else objectives._clipped_guesses
-        actions, eps = guesses(schedule, noisy, t, noise["particles"])
+        actions, eps = objectives._truncated_guesses(schedule, noisy, t, noise["particles"])
         q = critic(batch.obs, actions).amin(0)
         weight = torch.softmax(q * self.value_scale / temperature, dim=0)
         metrics = {"effective_particles": (1 / weight.square().sum(0)).mean(), "q_mean": q.mean()}

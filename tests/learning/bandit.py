@@ -2,9 +2,10 @@
 
 `python -m tests.learning.bandit --out bandit.png` trains on both backends and draws what they learned. The optimum of
 `ReweightedScoreMatching` with `ReverseProposal` is the density exp(Q/temperature) on the action box (SDAC), or on all
-of space with Q continued as constant outside (iDEM, RFM); the energy distance between samples of the policy and exact
-samples says how close it came. `ValueThroughSampler` has no entropy term and should reach a maximum; DACER2 adds the
-Q-gradient, QSM follows it alone, and how many of the four modes they keep is reported, not promised.
+of space, with Q outside as at the box's face (iDEM) or falling from there (RFM); the energy distance between samples of
+the policy and exact samples says how close it came. `ValueThroughSampler` has no entropy term and should reach a
+maximum; DACER2 adds the Q-gradient, QSM follows it alone, and how many of the four modes they keep is reported, not
+promised.
 """
 
 from __future__ import annotations
@@ -114,6 +115,7 @@ def boltzmann(
     *,
     truncated: bool = True,
     gradient_weight: Any = 0.0,
+    outside_std: float | None = None,
     updates: int = 1500,
     num_steps: int = 20,
     seed: int = 0,
@@ -122,7 +124,9 @@ def boltzmann(
     module, _ = modules(backend)
     schedule = vp_schedule(num_steps)
     sampler = module.DDPMSampler(schedule)
-    proposal = module.ReverseProposal(sampler, 64, 1.0, truncated, gradient_weight=gradient_weight)
+    proposal = module.ReverseProposal(
+        sampler, 64, 1.0, truncated, gradient_weight=gradient_weight, outside_std=outside_std
+    )
     objective = module.ReweightedScoreMatching(schedule, proposal)
     rate = LinearSchedule(3e-3, 1e-4, updates // 2, updates)
     return train(backend, objective, sampler, updates=updates, seed=seed, rate=rate)
@@ -204,7 +208,7 @@ def picture(path: Path, backends: tuple[str, ...] = ("torch", "equinox"), eta: f
         methods = {
             "SDAC": boltzmann(backend),
             "iDEM": boltzmann(backend, truncated=False, gradient_weight=1.0),
-            "RFM": boltzmann(backend, truncated=False, gradient_weight="minimum_variance"),
+            "RFM": boltzmann(backend, truncated=False, gradient_weight="minimum_variance", outside_std=0.2),
             "QSM": qsm(backend),
             "DACER2": value(backend, eta=eta),
         }

@@ -88,6 +88,7 @@ def test_gradients_of_q_need_guesses_from_all_of_space(backend: ModuleType, weig
     proposal = backend.ReverseProposal(sampler, truncated=False, gradient_weight=weight)
     assert proposal.uses_gradient
     assert not backend.ReverseProposal(sampler, gradient_weight=0).uses_gradient
+    refuses(lambda: backend.ReverseProposal(sampler, outside_std=0.1), "outside_std=0.1", "truncated=False")
 
 
 def test_gradient_weights_are_as_many_as_times(backend: ModuleType) -> None:

@@ -1,8 +1,9 @@
 """The family of targets of ReverseProposal: one expectation for every gradient_weight h, and a variance that h decides.
 
 Guesses are clipped to the box and keep their noises, so the policy is exp(value_scale Q(clip(a)) / temperature) on all
-of space. Expectations over the noise of one guess are integrals on a grid; what K guesses make of them is the delta
-method's: the target's variance is E[w^2 |x - m|^2] / (K E[w]^2) with x = (1 - h) eps + h b, m = E[w x] / E[w].
+of space, here times exp(-|a - clip(a)|^2 / (2 OUTSIDE^2)). Expectations over the noise of one guess are integrals on a
+grid; what K guesses make of them is the delta method's: the target's variance is E[w^2 |x - m|^2] / (K E[w]^2) with
+x = (1 - h) eps + h b, m = E[w x] / E[w].
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from theory.test_score_matching import CRITICS, TABLE, TEMPERATURE, VALUE_SCALE,
 pytestmark = pytest.mark.theory
 
 OBS = 0.5
+OUTSIDE = 0.2
 TIMES = np.array([0, 2, 5, 8]).repeat(3)
 """Later ones have so few guesses in the box that 256 of them are far from the limit."""
 SCALE = VALUE_SCALE / TEMPERATURE
@@ -66,8 +68,9 @@ class Exact:
         alpha, sigma = TABLE.alphas[TIMES, None, None], TABLE.sigmas[TIMES, None, None]
         free = (noisy[:, None] - sigma * eps) / alpha
         action = np.clip(free, -1, 1)
-        value = np.exp(SCALE * CRITICS[action_dim](np.full((1, 1), OBS), action)[0])
-        b = -sigma / alpha * SCALE * slope(action_dim, action) * (np.abs(free) < 1)
+        beyond = (free - action) / OUTSIDE
+        value = np.exp(SCALE * CRITICS[action_dim](np.full((1, 1), OBS), action)[0] - 0.5 * (beyond**2).sum(-1))
+        b = -sigma / alpha * (SCALE * slope(action_dim, action) * (np.abs(free) < 1) - beyond / OUTSIDE)
         self.eps, self.b = eps, b
         self.w, self.squared = share * value, share * value**2
         self.normaliser = self.w.sum(1)[:, None]
@@ -106,7 +109,7 @@ def regressions(backend: ModuleType, action_dim: int, h: Any, num_particles: int
     """Calls the proposal at the noisy actions, each `repeats` times; what it returns, with a state for the next."""
     noisy, rng = noisy_actions(action_dim), np.random.default_rng(1)
     proposal = backend.ReverseProposal(
-        UniformSampler(), num_particles, VALUE_SCALE, truncated=False, gradient_weight=h, **more
+        UniformSampler(), num_particles, VALUE_SCALE, truncated=False, gradient_weight=h, outside_std=OUTSIDE, **more
     )
     rows = repeats * len(TIMES)
     batch = Batch(np.full((rows, 1), OBS), None, np.zeros(rows), None, np.zeros(rows))
@@ -137,7 +140,7 @@ def test_expectation_is_the_same_for_every_weight(action_dim: int) -> None:
 @pytest.mark.parametrize("name", WEIGHTS)
 @pytest.mark.parametrize("action_dim", [1, 2])
 def test_targets_have_the_predicted_mean_and_variance(backend: ModuleType, action_dim: int, name: str) -> None:
-    h, num_particles, repeats = WEIGHTS[name], 256, 4096
+    h, num_particles, repeats = WEIGHTS[name], 512, 2048
     exact = Exact(action_dim, noisy_actions(action_dim))
     of_rows = np.array(h)[TIMES] if isinstance(h, tuple) else h
     targets, _ = next(regressions(backend, action_dim, h, num_particles, repeats))

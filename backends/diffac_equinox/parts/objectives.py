@@ -146,10 +146,12 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
             mean = remove_noise(schedule, noisy, jnp.zeros_like(noisy), t)
             std = remove_noise(schedule, jnp.zeros_like(noisy), -jnp.ones_like(noisy), t)
             a0 = _truncated_normal(mean, std, noise["particles"])
-            eps = (mean - a0) / std
+            eps, outside = (mean - a0) / std, jnp.zeros_like(a0)
         else:
             eps = noise["particles"]
-            a0 = jnp.clip(remove_noise(schedule, noisy, eps, t), -1, 1)
+            free = remove_noise(schedule, noisy, eps, t)
+            a0 = jnp.clip(free, -1, 1)
+            outside = free - a0
 
         def valued(actions: Array) -> tuple[Array, Array]:
             q = _reduced(critic(batch.obs, actions), self.ensemble)
@@ -160,7 +162,8 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
         else:
             (_, q), gradient = valued(a0), None
         scale = self.value_scale / temperature if self.tempered else self.value_scale
-        w = jax.nn.softmax(q * scale, axis=0)
+        wall = 0.0 if self.outside_std is None else 1 / self.outside_std**2
+        w = jax.nn.softmax(q * scale - 0.5 * wall * (outside**2).sum(-1), axis=0)
         target = jnp.einsum("kb,kba->ba", w, eps)
         metrics = {"effective_particles": (1 / (w**2).sum(0)).mean(), "q_mean": q.mean()}
         ones = jnp.ones_like(target[..., 0])
@@ -168,7 +171,8 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
             spread = jnp.einsum("kb,kba->b", w, eps**2) - (target**2).sum(-1)
             return Regression(batch.obs, noisy, t, target, ones, spread, metrics, state)
 
-        by_gradient = remove_noise(schedule, jnp.zeros_like(noisy), scale * gradient * (jnp.abs(a0) < 1), t)
+        slope = scale * gradient * (jnp.abs(a0) < 1) - wall * outside
+        by_gradient = remove_noise(schedule, jnp.zeros_like(noisy), slope, t)
         d = by_gradient - eps
         h, new = self.gradient_weight, state
         if isinstance(h, tuple):

@@ -131,15 +131,24 @@ class ReverseProposal(declared.ReverseProposal):
         action = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         t = noise["t"]
         noisy = add_noise(schedule, action, noise["eps"], t)
-        guesses = _truncated_guesses if self.truncated else _clipped_guesses
-        actions, eps = guesses(schedule, noisy, t, noise["particles"])
+        if self.truncated:
+            actions, eps = _truncated_guesses(schedule, noisy, t, noise["particles"])
+            outside = torch.zeros_like(actions)
+        else:
+            eps = noise["particles"]
+            free = remove_noise(schedule, noisy, eps, t)
+            actions = free.clamp(-1, 1)
+            outside = free - actions
 
         if self.uses_gradient:
             q, gradient = _values_and_gradient(critic, batch.obs, actions, self.ensemble)
         else:
             q, gradient = _reduced(critic(batch.obs, actions), self.ensemble), None
         scale = self.value_scale / temperature if self.tempered else self.value_scale
-        weight = torch.softmax(q * scale, dim=0)
+        logits = q * scale
+        if self.outside_std is not None:
+            logits = logits - 0.5 * (outside / self.outside_std).square().sum(-1)
+        weight = torch.softmax(logits, dim=0)
         metrics = {"effective_particles": (1 / weight.square().sum(0)).mean(), "q_mean": q.mean()}
         weighted = weight.unsqueeze(-1) * eps
         target = weighted.sum(0)
@@ -147,8 +156,10 @@ class ReverseProposal(declared.ReverseProposal):
             spread = (weighted * eps).sum((0, -1)) - target.square().sum(-1)
         else:
             spread = torch.zeros_like(target[..., 0])
-            inside = actions.abs() < 1
-            by_gradient = remove_noise(schedule, torch.zeros_like(noisy), scale * gradient * inside, t)
+            slope = scale * gradient * (actions.abs() < 1)
+            if self.outside_std is not None:
+                slope = slope - outside / self.outside_std**2
+            by_gradient = remove_noise(schedule, torch.zeros_like(noisy), slope, t)
             difference = by_gradient - eps
             h = self._gradient_weight(state, t, target.dtype)
             if self.gradient_weight == MINIMUM_VARIANCE:
@@ -208,11 +219,6 @@ def _table(values: tuple[float, ...], dtype: torch.dtype, device: torch.device) 
     """One that is made once, so that programs find it as it is."""
     with torch.inference_mode(False):
         return torch.tensor(values, dtype=dtype, device=device)
-
-
-def _clipped_guesses(schedule: NoiseSchedule, noisy: Tensor, t: Tensor, eps: Tensor) -> tuple[Tensor, Tensor]:
-    """Clean actions of the reverse kernel clipped to the box, and the noises they were drawn with."""
-    return remove_noise(schedule, noisy, eps, t).clamp(-1, 1), eps
 
 
 def _truncated_guesses(schedule: NoiseSchedule, noisy: Tensor, t: Tensor, u: Tensor) -> tuple[Tensor, Tensor]:

@@ -265,7 +265,8 @@ class ReverseProposal:
 
     With h other than 0 the target is the weighted mean of (1 - h) noise + h b, b = -(sigma / alpha) times the gradient
     of log weight where a0 is not clipped (iDEM has h = 1). "minimum_variance": h of each time is minus a moving
-    covariance over a moving variance, both from before the batch.
+    covariance over a moving variance, both from before the batch. With outside_std the weight falls with the squared
+    distance from the box, whose gradient counts outside.
     """
 
     sampler: Any
@@ -276,6 +277,7 @@ class ReverseProposal:
     gradient_weight: Any = 0.0
     tempered: bool = True
     rate: float = 0.01
+    outside_std: float | None = None
 
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
         """Of the policy's action, of its noising, and of the clean actions."""
@@ -311,22 +313,30 @@ class ReverseProposal:
             alpha, sigma = (coefficient(schedule, name, t) for name in ("alpha", "sigma"))
             mean, std = noisy / alpha, sigma / alpha
             z = np.vectorize(truncated_normal)(noise["particles"], (-1 - mean) / std, (1 - mean) / std)
-            actions, noises = mean + std * z, -z
+            free = actions = mean + std * z
+            noises = -z
         else:
-            actions, _ = clip(remove_noise(schedule, noisy, noise["particles"], t))
+            free = remove_noise(schedule, noisy, noise["particles"], t)
+            actions, _ = clip(free)
             noises = noise["particles"]
         values, pull_critic = critic(batch.obs, actions)
         q, pull_ensemble = reduced(values, self.ensemble)
         scale = self.value_scale / temperature if self.tempered else self.value_scale
-        weights = softmax(scale * q)
+        log_weights, beyond = scale * q, np.zeros(free.shape)
+        if self.outside_std is not None:
+            beyond = np.sign(free) * np.maximum(np.abs(free) - 1, 0) / self.outside_std
+            log_weights = log_weights - (beyond**2).sum(-1) / 2
+        weights = softmax(log_weights)
         metrics = {"effective_particles": (1 / (weights**2).sum(0)).mean(), "q_mean": q.mean()}
         if self.gradient_weight == 0:
             return Regression(batch.obs, noisy, t, noises, weights, metrics, state)
 
         alpha, sigma = (coefficient(schedule, name, t) for name in ("alpha", "sigma"))
         _, slope = pull_critic(pull_ensemble(np.ones(q.shape)))
-        free = remove_noise(schedule, noisy, noise["particles"], t)
-        by_gradient = np.where(np.abs(free) < 1, -sigma / alpha * scale * slope, 0)
+        slope = np.where(np.abs(free) < 1, scale * slope, 0)
+        if self.outside_std is not None:
+            slope = slope - beyond / self.outside_std
+        by_gradient = -sigma / alpha * slope
         h, new = self.gradient_weight, state
         if isinstance(h, tuple):
             h = np.array([h[time] for time in t])[:, None]
