@@ -222,6 +222,8 @@ class Regression(NamedTuple):
     """[batch] of integers."""
     target: Array
     """[batch act]; the noise to be predicted, or its mean where there are several."""
+    action: Array
+    """[batch act]; the clean action from which that noise leads to `noisy`."""
     weight: Array
     """[batch]; factor of the squared error."""
     spread: Array
@@ -295,15 +297,24 @@ class ReweightedScoreMatching(ActorObjectivePart):
     target that is a weighted mean of K noises needs one evaluation of the denoiser, not K, since
     sum_k w_k (e - eps_k)^2 = (e - mean)^2 + spread.
 
+    With space "output" the error is that of what the denoiser predicts (`Prediction`), and there is no spread: for a
+    velocity the loss of flow matching (arXiv 2210.02747, equation 9, for a schedule that is a flow), which counts noise
+    errors ((alpha + sigma) / alpha)^2 times and is defined where no signal is left. Minimisers are the same.
+
     Metrics: those of the proposal.
 
     Args:
         schedule: the forward process of the regression, that of the sampler.
-        proposal: gives the data, without gradient; `ReverseProposal` (SDAC, iDEM, RFM) or `PolicyProposal` (DPMD).
+        proposal: gives the data, without gradient: `ReverseProposal` (SDAC, iDEM, RFM), `PolicyProposal` (DPMD, FPMD).
+        space: whether errors are those of the noise, "eps", or of the denoiser's "output".
+
+    Raises:
+        UsageError: unknown space.
     """
 
     schedule: Schedule = dataclasses.field(metadata=STATIC)
     proposal: Proposal = dataclasses.field()
+    space: Literal["eps", "output"] = "eps"
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise of the proposal for a batch of actions of that shape."""
@@ -459,7 +470,8 @@ class PolicyProposal(ProposalPart):
     of the batch mean and standard deviation of q = min_i Q_i. By default they start at zero, are corrected for that as
     in Adam, and include the present batch. `faithful_normalisation` repeats the official code: averages from before
     this batch, started at 0 and 1, and `q - mean / std`, a slip of operator precedence after which most weights are
-    clipped to be equal.
+    clipped to be equal. Without `centred` (FPMD, arXiv 2507.23675) the advantage is q / std, not clipped; the batch's
+    largest is subtracted, ours, without which the exponential overflows: it makes all weights of a batch smaller alike.
 
     State: "q_mean_ema", "q_std_ema", "count", each 0-d; moves in every update.
 
@@ -469,14 +481,27 @@ class PolicyProposal(ProposalPart):
         rate: of the moving averages, in (0, 1).
         faithful_normalisation: whether to repeat the slip.
         ensemble: how the critics' values become one, the "min", the "mean", or the "first" of them.
+        centred: whether the mean is subtracted, and the advantage clipped.
+        value_scale: factor of the advantage; may be a schedule over updates.
+        tempered: whether the advantage is divided by the temperature.
 
     Raises:
-        UsageError: rate is not in (0, 1), or (on a call) the batch has no next_rollout.
+        UsageError: rate is not in (0, 1), value_scale is not positive, faithful_normalisation is not centred, or (on a
+            call) the batch has no next_rollout.
     """
 
     rate: Fraction = 0.001
     faithful_normalisation: bool = False
     ensemble: Ensemble = "min"
+    centred: bool = True
+    value_scale: PositiveCoefficient = 1.0
+    tempered: bool = True
+
+    def check(self) -> None:
+        """As every part's, and that there is one advantage."""
+        super().check()
+        if self.faithful_normalisation and not self.centred:
+            raise UsageError("faithful_normalisation repeats a slip of the centred advantage; it needs centred=True")
 
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
         """Noise for a batch of actions of that shape: "t" [batch] in {0..T-1}, T = num_steps; "eps" [batch act]."""

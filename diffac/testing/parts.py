@@ -225,8 +225,10 @@ def _plain(B: Any, d: Dims, **where: Any) -> Any:
     )
 
 
-def _score_matching(proposal: Callable[[Any, Dims], Any], name: str = "linear", **properties: Any) -> Part:
-    return Part(lambda B, d: B.ReweightedScoreMatching(schedule(d, name), proposal(B, d)), **properties)
+def _score_matching(
+    proposal: Callable[[Any, Dims], Any], name: str = "linear", space: str = "eps", **properties: Any
+) -> Part:
+    return Part(lambda B, d: B.ReweightedScoreMatching(schedule(d, name), proposal(B, d), space), **properties)
 
 
 def _reverse(B: Any, d: Dims, truncated: bool, **arguments: Any) -> Any:
@@ -298,6 +300,16 @@ OBJECTIVES: dict[str, Part] = {
     "reverse_least_variance": _score_matching(_by_gradient("minimum_variance", rate=0.3, outside_std=0.2)),
     "policy_velocity_flow": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1), "flow", actor="velocity"),
     "policy_clean_ellipse": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1), "ellipse", actor="clean"),
+    "policy_output_flow": _score_matching(
+        lambda B, d: B.PolicyProposal(rate=0.1, centred=False, value_scale=0.5, tempered=False),
+        "flow",
+        "output",
+        actor="velocity",
+    ),
+    "reverse_output_clean": _score_matching(
+        lambda B, d: _reverse(B, d, truncated=True), "ellipse", "output", boltzmann=True, actor="clean"
+    ),
+    "reverse_output_eps": _score_matching(_by_gradient(0.5), "vp", "output", boltzmann=True),
     "policy": _score_matching(lambda B, d: B.PolicyProposal(rate=0.1)),
     "policy_faithful": _score_matching(
         lambda B, d: B.PolicyProposal(rate=0.1, faithful_normalisation=True),

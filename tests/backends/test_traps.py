@@ -489,7 +489,11 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
             outcome_of_objective,
             B.ReweightedScoreMatching,
             {"schedule": s, "proposal": B.PolicyProposal()},
-            {"schedule": schedule(name="linear"), "proposal": B.ReverseProposal(ddpm, num_particles=3)},
+            {
+                "schedule": schedule(name="linear"),
+                "proposal": B.ReverseProposal(ddpm, num_particles=3),
+                "space": "output",
+            },
         ),
         "ReverseProposal": (
             lambda backend, proposal: outcome_of_objective(backend, backend.ReweightedScoreMatching(s, proposal)),
@@ -511,7 +515,14 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
             lambda backend, proposal: outcome_of_objective(backend, backend.ReweightedScoreMatching(s, proposal)),
             B.PolicyProposal,
             {},
-            {"rate": 0.5, "faithful_normalisation": True, "ensemble": "mean"},
+            {
+                "rate": 0.5,
+                "faithful_normalisation": True,
+                "ensemble": "mean",
+                "centred": False,
+                "value_scale": 2.0,
+                "tempered": False,
+            },
         ),
         "EntropyRegularisedValue": (
             lambda backend, objective: outcome_of_objective(backend, objective, "gaussian"),

@@ -106,7 +106,8 @@ def particles(patch: Any) -> None:
         metrics = {"effective_particles": (1 / (weight**2).sum(0)).mean(), "q_mean": q.mean()}
         return objectives.Regression(
             jnp.tile(batch.obs, (count, 1)), jnp.tile(noisy, (count, 1)), jnp.tile(t, count),
-            eps.reshape(-1, eps.shape[-1]), count * weight.ravel(), jnp.zeros_like(weight).ravel(), metrics, state,
+            eps.reshape(-1, eps.shape[-1]), actions.reshape(-1, eps.shape[-1]), count * weight.ravel(),
+            jnp.zeros_like(weight).ravel(), metrics, state,
         )  # fmt: skip
 
     patch(objectives.ReverseProposal, "__call__", proposal)

@@ -64,6 +64,7 @@ def particles(patch: Any) -> None:
         metrics = {"effective_particles": (1 / weight.square().sum(0)).mean(), "q_mean": q.mean()}
         return objectives.Regression(
             obs=batch.obs.repeat(count, 1), noisy=noisy.repeat(count, 1), t=t.repeat(count), target=eps.flatten(0, 1),
+            action=actions.flatten(0, 1),
             weight=count * weight.flatten(), spread=torch.zeros(weight.numel()), metrics=metrics, state=state,
         )  # fmt: skip
 

@@ -183,9 +183,10 @@ def frozen_value(c: Case, objective: Any, noise: Any, common: Any = None) -> Cal
         return lambda actor: sum(weight * value(actor) for weight, value in terms)
     if isinstance(objective, ref.ReweightedScoreMatching):
         data = objective.proposal(c.actor, c.critic, *arguments, objective.schedule)
-        return lambda actor: ref.noise_regression(objective.schedule, actor, data)[0]
+        regression = ref.noise_regression if objective.space == "eps" else ref.output_regression
+        return lambda actor: regression(objective.schedule, actor, data)[0]
     if isinstance(objective, ref.TimeWeightedQGradient):
-        objective = with_fixed(objective, "target")
+        objective = with_fixed(objective, "aimed_at")
     if isinstance(objective, ref.ValueThroughSampler):
         objective = with_fixed(objective, "unit")
     if getattr(objective, "rollout_sampler", None) is None:

@@ -82,6 +82,16 @@ def predicted_eps(schedule: NoiseSchedule, denoiser: Any, output: Action, noisy:
     return (noisy + alpha * output) / (alpha + sigma)
 
 
+def _output_of(denoiser: Any, action: Array, eps: Array) -> Array:
+    """What a denoiser should output for a noised action: its noise, its clean action, or eps - action (`Prediction`).
+
+    Raises:
+        UsageError: the denoiser predicts something unknown.
+    """
+    prediction = prediction_of(denoiser)
+    return {"eps": eps, "action": action, "velocity": eps - action}[prediction]
+
+
 def _coefficients(schedule: NoiseSchedule, t: Time, dtype: DTypeLike) -> tuple[Any, Any]:
     """alpha(t) and sigma(t)."""
     table = tabulated(schedule)

@@ -18,6 +18,7 @@ from diffac.parts.objectives import Regression
 from diffac.parts.schedules import check_signal
 from diffac.protocols import Array, Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
 from diffac_equinox.parts.diffusion import (
+    _output_of,
     add_noise,
     noise_between,
     predicted_action,
@@ -121,6 +122,9 @@ class ReweightedScoreMatching(eqx.Module, declared.ReweightedScoreMatching):
         regression = _detached(self.proposal(_detached(actor), critic, batch, noise, temperature, state, self.schedule))
         condition = _condition(actor, regression.obs, self.schedule.num_steps)
         output = actor(condition, regression.noisy, regression.t)
+        if self.space == "output":
+            error = ((output - _output_of(actor, regression.action, regression.target)) ** 2).sum(-1)
+            return Loss((regression.weight * error).mean(), regression.metrics, regression.state)
         eps = predicted_eps(self.schedule, actor, output, regression.noisy, regression.t)
         error = ((eps - regression.target) ** 2).sum(-1)
         return Loss((regression.weight * error + regression.spread).mean(), regression.metrics, regression.state)
@@ -169,7 +173,8 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
         ones = jnp.ones_like(target[..., 0])
         if gradient is None:
             spread = jnp.einsum("kb,kba->b", w, eps**2) - (target**2).sum(-1)
-            return Regression(batch.obs, noisy, t, target, ones, spread, metrics, state)
+            action = remove_noise(schedule, noisy, target, t)
+            return Regression(batch.obs, noisy, t, target, action, ones, spread, metrics, state)
 
         slope = scale * gradient * (jnp.abs(a0) < 1) - wall * outside
         by_gradient = remove_noise(schedule, jnp.zeros_like(noisy), slope, t)
@@ -182,7 +187,8 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
             metrics["gradient_weight"] = h.mean()
             new = self._moved(state, t, w, eps - target, d - jnp.einsum("kb,kba->ba", w, d))
         target += h * jnp.einsum("kb,kba->ba", w, d)
-        return Regression(batch.obs, noisy, t, target, ones, 0 * ones, metrics, new)
+        action = remove_noise(schedule, noisy, target, t)
+        return Regression(batch.obs, noisy, t, target, action, ones, 0 * ones, metrics, new)
 
     def _moved(self, state: State, t: Array, w: Array, eps: Array, d: Array) -> State:
         """The moving averages after a batch, whose noises and differences are centred."""
@@ -236,11 +242,14 @@ class PolicyProposal(eqx.Module, declared.PolicyProposal):
             advantage = q - state["q_mean_ema"] / state["q_std_ema"]
         else:
             correction = -jnp.expm1(new["count"] * math.log1p(-self.rate))  # 1 - (1 - rate)^count
-            advantage = (q - new["q_mean_ema"] / correction) / (new["q_std_ema"] / correction + 1e-8)
-        weight = jnp.exp(jnp.clip(advantage, -3, 3) / temperature)
+            mean = new["q_mean_ema"] / correction if self.centred else q.max()
+            advantage = (q - mean) / (new["q_std_ema"] / correction + 1e-8)
+        scale = self.value_scale / temperature if self.tempered else self.value_scale
+        weight = jnp.exp(scale * (jnp.clip(advantage, -3, 3) if self.centred else advantage))
         noisy = add_noise(schedule, next_action, noise["eps"], noise["t"])
         metrics = {"effective_samples": weight.sum() ** 2 / (weight**2).sum(), "q_mean": q.mean()}
-        return Regression(batch.next_obs, noisy, noise["t"], noise["eps"], weight, jnp.zeros_like(weight), metrics, new)
+        zeros = jnp.zeros_like(weight)
+        return Regression(batch.next_obs, noisy, noise["t"], noise["eps"], next_action, weight, zeros, metrics, new)
 
     def track(self, critic: Critic, batch: Batch, state: State) -> State:
         """The moments after a batch on which the actor does not step."""

@@ -81,6 +81,16 @@ def predicted_eps(schedule: NoiseSchedule, denoiser: Any, output: Action, noisy:
     return _add_scaled(noisy, alpha, output) / (alpha + sigma)
 
 
+def _output_of(denoiser: Any, action: Action, eps: Action) -> Action:
+    """What a denoiser should output for a noised action: its noise, its clean action, or eps - action (`Prediction`).
+
+    Raises:
+        UsageError: the denoiser predicts something unknown.
+    """
+    prediction = prediction_of(denoiser)
+    return {"eps": eps, "action": action, "velocity": eps - action}[prediction]
+
+
 _tensors: WeakKeyDictionary[TabularSchedule, dict[tuple[str, torch.dtype, torch.device], Tensor]] = WeakKeyDictionary()
 
 

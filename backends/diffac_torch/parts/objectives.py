@@ -18,7 +18,15 @@ from diffac.parts.declaration import Ensemble
 from diffac.parts.objectives import MINIMUM_VARIANCE, Regression
 from diffac.parts.schedules import check_signal
 from diffac.protocols import Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
-from diffac_torch.parts.diffusion import add_noise, noise_between, predicted_action, predicted_eps, remove_noise, score
+from diffac_torch.parts.diffusion import (
+    _output_of,
+    add_noise,
+    noise_between,
+    predicted_action,
+    predicted_eps,
+    remove_noise,
+    score,
+)
 from diffac_torch.parts.networks import _condition, _reduced
 from diffac_torch.parts.samplers import Scalar
 
@@ -109,6 +117,9 @@ class ReweightedScoreMatching(declared.ReweightedScoreMatching):
         with torch.no_grad():
             data = self.proposal(actor, critic, batch, noise, temperature, state, self.schedule)
         output = actor(_condition(actor, data.obs, self.schedule.num_steps), data.noisy, data.t)
+        if self.space == "output":
+            error = (output - _output_of(actor, data.action, data.target)).square().sum(-1)
+            return Loss((data.weight * error).mean(), data.metrics, data.state)
         eps = predicted_eps(self.schedule, actor, output, data.noisy, data.t)
         error = (eps - data.target).square().sum(-1)
         return Loss((data.weight * error + data.spread).mean(), data.metrics, data.state)
@@ -171,6 +182,7 @@ class ReverseProposal(declared.ReverseProposal):
             noisy=noisy,
             t=t,
             target=target,
+            action=remove_noise(schedule, noisy, target, t),
             weight=torch.ones_like(spread),
             spread=spread,
             metrics=metrics,
@@ -258,14 +270,17 @@ class PolicyProposal(declared.PolicyProposal):
             advantage = q - state["q_mean_ema"] / state["q_std_ema"]
         else:
             correction = -torch.expm1(new_state["count"] * math.log1p(-self.rate))  # 1 - (1 - rate)^count
-            mean, std = new_state["q_mean_ema"] / correction, new_state["q_std_ema"] / correction
-            advantage = (q - mean) / (std + 1e-8)
-        weight = torch.exp(advantage.clamp(-3, 3) / temperature)
+            mean = new_state["q_mean_ema"] / correction if self.centred else q.max()
+            advantage = (q - mean) / (new_state["q_std_ema"] / correction + 1e-8)
+        if self.centred:
+            advantage = advantage.clamp(-3, 3)
+        weight = torch.exp(advantage * (self.value_scale / temperature if self.tempered else self.value_scale))
         return Regression(
             obs=batch.next_obs,
             noisy=add_noise(schedule, next_action, noise["eps"], noise["t"]),
             t=noise["t"],
             target=noise["eps"],
+            action=next_action,
             weight=weight,
             spread=torch.zeros_like(weight),
             metrics={"effective_samples": weight.sum().square() / weight.square().sum(), "q_mean": q.mean()},

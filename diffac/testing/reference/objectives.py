@@ -32,6 +32,7 @@ __all__ = [
     "ValueThroughSampler",
     "noise_regression",
     "normal_mass",
+    "output_regression",
     "truncated_normal",
 ]
 
@@ -196,6 +197,8 @@ class Regression(NamedTuple):
     """[K batch]"""
     metrics: Metrics
     state: State
+    action: Array
+    """[batch act]; the clean action that belongs to the mean noise."""
 
 
 def noise_regression(schedule: NoiseSchedule, actor: Any, data: Regression) -> tuple[float, Gradient]:
@@ -206,12 +209,23 @@ def noise_regression(schedule: NoiseSchedule, actor: Any, data: Regression) -> t
     return (weights * error**2).sum() / len(eps), gradient
 
 
+def output_regression(_: NoiseSchedule, actor: Any, data: Regression) -> tuple[float, Gradient]:
+    """Mean over the batch of weight |output - what it should be|^2, in whatever the denoiser predicts."""
+    output, pull = actor(data.obs, data.noisy, data.t)
+    weight = data.weights.sum(0)[:, None]
+    noise = (data.weights[..., None] * data.noises).sum(0) / weight
+    wanted = {"eps": noise, "action": data.action, "velocity": noise - data.action}[actor.prediction]
+    gradient, _ = pull(2 / len(output) * weight * (output - wanted))
+    return (weight * (output - wanted) ** 2).sum() / len(output), gradient
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class ReweightedScoreMatching:
     """Denoising score matching, reweighted by what the proposal says (SDAC and DPMD)."""
 
     schedule: NoiseSchedule
     proposal: Any
+    space: str = "eps"
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """The proposal's."""
@@ -226,7 +240,8 @@ class ReweightedScoreMatching:
     ) -> tuple[Loss, Gradient]:
         """`noise_regression` on the proposal's data."""
         data = self.proposal(actor, critic, batch, noise, temperature, state, self.schedule)
-        value, gradient = noise_regression(self.schedule, actor, data)
+        regression = noise_regression if self.space == "eps" else output_regression
+        value, gradient = regression(self.schedule, actor, data)
         return Loss(value, data.metrics, data.state), gradient
 
     def track(self, critic: Any, batch: Batch, state: State) -> State:
@@ -329,7 +344,10 @@ class ReverseProposal:
         weights = softmax(log_weights)
         metrics = {"effective_particles": (1 / (weights**2).sum(0)).mean(), "q_mean": q.mean()}
         if self.gradient_weight == 0:
-            return Regression(batch.obs, noisy, t, noises, weights, metrics, state)
+            mean = (weights[..., None] * noises).sum(0)
+            return Regression(
+                batch.obs, noisy, t, noises, weights, metrics, state, remove_noise(schedule, noisy, mean, t)
+            )
 
         alpha, sigma = (coefficient(schedule, name, t) for name in ("alpha", "sigma"))
         _, slope = pull_critic(pull_ensemble(np.ones(q.shape)))
@@ -345,7 +363,8 @@ class ReverseProposal:
             metrics["gradient_weight"] = h.mean()
             new = moved_moments(state, self.rate, t, weights, noises, by_gradient - noises)
         target = (weights[..., None] * ((1 - h) * noises + h * by_gradient)).sum(0, keepdims=True)
-        return Regression(batch.obs, noisy, t, target, np.ones((1, len(t))), metrics, new)
+        action = remove_noise(schedule, noisy, target[0], t)
+        return Regression(batch.obs, noisy, t, target, np.ones((1, len(t))), metrics, new, action)
 
 
 def least_variance(state: State, time: int) -> float:
@@ -381,11 +400,15 @@ class PolicyProposal:
 
     The advantage is (q - mean) / std with running moments up to this batch; they start at 0, hence the bias correction
     (as in Adam). Faithful: `q - mean / std` with the moments from before the batch, as the official code computes it.
+    Not centred (FPMD): (q - the batch's largest) / std, not clipped.
     """
 
     rate: float = 0.001
     faithful_normalisation: bool = False
     ensemble: str = "min"
+    centred: bool = True
+    value_scale: float = 1.0
+    tempered: bool = True
 
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
         """Of the noising."""
@@ -409,14 +432,19 @@ class PolicyProposal:
         """At the next state and action, as in the official code."""
         q, new = self.values(critic, batch), self.track(critic, batch, state)
         if self.faithful_normalisation:
-            advantage = q - state["q_mean_ema"] / state["q_std_ema"]
+            advantage = np.clip(q - state["q_mean_ema"] / state["q_std_ema"], -3, 3)
         else:
             correction = 1 - (1 - self.rate) ** new["count"]
-            advantage = (q - new["q_mean_ema"] / correction) / (new["q_std_ema"] / correction + 1e-8)
-        weight = np.exp(np.clip(advantage, -3, 3) / temperature)
+            std = new["q_std_ema"] / correction + 1e-8
+            if self.centred:
+                advantage = np.clip((q - new["q_mean_ema"] / correction) / std, -3, 3)
+            else:
+                advantage = (q - max(q)) / std
+        weight = np.exp(self.value_scale * advantage / (temperature if self.tempered else 1))
         metrics = {"effective_samples": weight.sum() ** 2 / (weight**2).sum(), "q_mean": q.mean()}
-        noisy = add_noise(schedule, np.asarray(next_action(batch)), noise["eps"], noise["t"])
-        return Regression(batch.next_obs, noisy, noise["t"], noise["eps"][None], weight[None], metrics, new)
+        action = np.asarray(next_action(batch))
+        noisy = add_noise(schedule, action, noise["eps"], noise["t"])
+        return Regression(batch.next_obs, noisy, noise["t"], noise["eps"][None], weight[None], metrics, new, action)
 
     def values(self, critic: Any, batch: Batch) -> Array:
         """min Q at the next state and action, [batch]."""
