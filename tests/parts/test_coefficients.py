@@ -91,6 +91,7 @@ def test_where_schedules_are_found(backend: ModuleType) -> None:
         "actor_objective.terms.1.1.slope": SCHEDULES["slope"],
         "actor_objective.terms.1.1.contractive_step": SCHEDULES["scale"],
         f"{proposal}.value_scale": SCHEDULES["scale"],
+        f"{proposal}.gradient_weight": SCHEDULES["slope"],
         "critic_objective.clip": SCHEDULES["clip"],
         "tau": SCHEDULES["tau"],
         "reward_scale": SCHEDULES["reward_scale"],

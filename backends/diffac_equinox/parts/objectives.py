@@ -244,8 +244,8 @@ class PolicyProposal(eqx.Module, declared.PolicyProposal):
             correction = -jnp.expm1(new["count"] * math.log1p(-self.rate))  # 1 - (1 - rate)^count
             mean = new["q_mean_ema"] / correction if self.centred else q.max()
             advantage = (q - mean) / (new["q_std_ema"] / correction + 1e-8)
-        scale = self.value_scale / temperature if self.tempered else self.value_scale
-        weight = jnp.exp(scale * (jnp.clip(advantage, -3, 3) if self.centred else advantage))
+        power = self.value_scale / temperature if self.tempered else self.value_scale
+        weight = jnp.exp(power * (jnp.clip(advantage, -3, 3) if self.centred else advantage))
         noisy = add_noise(schedule, next_action, noise["eps"], noise["t"])
         metrics = {"effective_samples": weight.sum() ** 2 / (weight**2).sum(), "q_mean": q.mean()}
         zeros = jnp.zeros_like(weight)
