@@ -46,6 +46,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hidden_sizes": (128, 128),
         "learning_rate": 1e-3,
         "tau": 0.01,
+        "gradient_scale": 1.0,
         "gamma": 0.98,
         "eval_interval": 4_000,
         "buffer_size": 200_000,
