@@ -488,12 +488,8 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
         "ReweightedScoreMatching": (
             outcome_of_objective,
             B.ReweightedScoreMatching,
-            {"schedule": s, "proposal": B.PolicyProposal()},
-            {
-                "schedule": schedule(name="linear"),
-                "proposal": B.ReverseProposal(ddpm, num_particles=3),
-                "space": "output",
-            },
+            {"schedule": s, "proposal": B.ReverseProposal(ddpm, num_particles=3)},
+            {"schedule": schedule(name="linear"), "proposal": B.PolicyProposal(), "space": "output"},
         ),
         "ReverseProposal": (
             lambda backend, proposal: outcome_of_objective(backend, backend.ReweightedScoreMatching(s, proposal)),
