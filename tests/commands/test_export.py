@@ -10,7 +10,7 @@ import re
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +30,7 @@ from diffac.commands.main import main
 from diffac.commands.script import run_recipe
 from diffac.data.spaces import action_scaler
 from diffac.errors import UsageError
-from diffac.noise import Integers, Normal, Uniform, Zeros, draw
+from diffac.noise import Integers, Noise, NoiseSpec, Normal, Uniform, Zeros, draw
 from diffac.parts.export import NoiseEntry, Signature, signature
 from diffac.testing.conformance import unchecked_shapes
 from diffac_recipes import RECIPES
@@ -98,6 +98,17 @@ def reader(name: str) -> Callable[[Path], Callable[..., np.ndarray]]:
     return importlib.import_module(f"diffac_{FORMATS[name].backend}.engine.export").load_policy
 
 
+def drawn(spec: NoiseSpec, noise: Noise) -> list[Any]:
+    """The arrays that are not switched off, in their order."""
+    found: list[Any] = []
+    for name, law in spec.items():
+        if isinstance(law, Mapping):
+            found += drawn(law, noise[name])
+        elif not isinstance(law, Zeros):
+            found.append(noise[name])
+    return found
+
+
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("backend", INSTALLED)
 @pytest.mark.parametrize("recipe", RECIPES)
@@ -109,11 +120,11 @@ def test_the_file_computes_what_the_run_computes(recipe: str, backend: str, name
     assert path == Path("agent/exports/step0").with_suffix(FORMATS[name].suffix)
     rng = np.random.default_rng(1)
     obs = rng.standard_normal((5, 6), np.float32)
-    noise = draw(rng, agent.engine.act_noise_spec((5, 1), deterministic=True))
+    spec = agent.engine.act_noise_spec((5, 1), deterministic=True)
+    noise = draw(rng, spec)
     expected = action_scaler(agent.action_space)(agent.engine.act(agent.state, obs, noise))
-    inner = noise.get("inner", {})
-    arrays = list(inner.get("candidates", inner).values())
-    assert len(arrays) == (0 if recipe in ("sac", "td3") else 2)
+    arrays = drawn(spec, noise)
+    assert len(arrays) == {"sac": 0, "td3": 0, "fpmd": 1}.get(recipe, 2)
     found = reader(name)(path)(obs, *arrays)
     assert (found.shape, found.dtype) == ((5, 1), np.float32)
     assert np.ptp(found) > 0.1, "the test would be empty"

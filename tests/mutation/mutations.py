@@ -352,8 +352,8 @@ OBJECTIVES = [
         "reverse: moments not centred",
         "objective-reverse_least_variance",
         "parts/objectives.py",
-        "eps, difference = eps - (share * eps).sum(0), difference - (share * difference).sum(0)",
-        "eps, difference = eps - (share * eps).sum(0), difference",
+        "eps, difference = _centred(eps, share), _centred(difference, share)",
+        "eps, difference = _centred(eps, share), difference",
     ),
     torch(
         "reverse: moments of times without states forgotten",

@@ -185,7 +185,7 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
         elif isinstance(h, str):
             h = _least_variance(state)[t][:, None]
             metrics["gradient_weight"] = h.mean()
-            new = self._moved(state, t, w, eps - target, d - jnp.einsum("kb,kba->ba", w, d))
+            new = self._moved(state, t, w, _centred(eps, w), _centred(d, w))
         target += h * jnp.einsum("kb,kba->ba", w, d)
         action = remove_noise(schedule, noisy, target, t)
         return Regression(batch.obs, noisy, t, target, action, ones, 0 * ones, metrics, new)
@@ -201,6 +201,12 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
         rate = jnp.where(count > 0, self.rate, 0.0).astype(d.dtype)
         means = {name: jnp.zeros(num_steps, d.dtype).at[t].add(moment) for name, moment in moments.items()}
         return {name: old + rate * (means[name] / jnp.maximum(count, 1) - old) for name, old in state.items()}
+
+
+def _centred(x: Array, w: Array) -> Array:
+    """x less its mean under w; nothing cancels where one weight is nearly 1, for its x is taken off first."""
+    x -= jnp.take_along_axis(x, w.argmax(0)[None, :, None], axis=0)
+    return x - jnp.einsum("kb,kba->ba", w, x)
 
 
 def _least_variance(state: State) -> Array:

@@ -202,7 +202,7 @@ class ReverseProposal(declared.ReverseProposal):
     def _moved(self, state: State, t: Tensor, weight: Tensor, eps: Tensor, difference: Tensor) -> State:
         """The moments of a batch, averaged over the states at each time, in the moving averages."""
         share = weight.unsqueeze(-1)
-        eps, difference = eps - (share * eps).sum(0), difference - (share * difference).sum(0)
+        eps, difference = _centred(eps, share), _centred(difference, share)
         at_time = (t.unsqueeze(-1) == torch.arange(len(state["gradient_variance"]), device=t.device)).to(weight.dtype)
         count = at_time.sum(0)
         rate = self.rate * (count > 0)
@@ -224,6 +224,12 @@ def _values_and_gradient(critic: Critic, obs: Tensor, actions: Tensor, ensemble:
         q = _reduced(critic(obs, position), ensemble)
         (gradient,) = torch.autograd.grad(q.sum(), position)
     return q.detach(), gradient
+
+
+def _centred(values: Tensor, share: Tensor) -> Tensor:
+    """Values less their mean, exact also where one share is nearly 1: differences to that one's value come first."""
+    values = values - torch.take_along_dim(values, share.argmax(0, keepdim=True), 0)
+    return values - (share * values).sum(0)
 
 
 @functools.cache

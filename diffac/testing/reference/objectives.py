@@ -380,8 +380,8 @@ def moved_moments(state: State, rate: float, t: Array, weights: Array, noises: A
         found = []
         for row in np.flatnonzero(t == time):
             w = weights[:, row]
-            noise = noises[:, row] - w @ noises[:, row]
-            difference = differences[:, row] - w @ differences[:, row]
+            # x_k less the mean is the mean of x_k - x_j: nothing cancels where one weighs nearly all
+            noise, difference = (((x[:, None] - x) * w[:, None]).sum(1) for x in (noises[:, row], differences[:, row]))
             found.append((w**2 @ (noise * difference).sum(-1), w**2 @ (difference**2).sum(-1)))
         for old, new in zip((covariance, variance), np.mean(found, axis=0), strict=True):
             old[time] += rate * (new - old[time])
