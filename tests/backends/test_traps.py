@@ -429,6 +429,22 @@ def small_learner(backend: ModuleType, **change: Any) -> Any:
     return backend.Learner(**{**parts, **change})
 
 
+def test_weights_without_a_centre_are_not_clipped(backend: ModuleType) -> None:
+    """One action of 64 is better than the others, by eight standard deviations of the batch: FPMD's weight says so."""
+    rows = 64
+    action = np.zeros((rows, DIMS.action))
+    action[0, 0] = 1.0
+    zeros, obs = np.zeros(rows), np.zeros((rows, DIMS.obs))
+    batch = Batch(obs, action, zeros, obs, zeros, next_rollout=Rollout(action))
+    noise = {"t": np.zeros(rows, np.int32), "eps": np.ones_like(action)}
+    proposal = backend.PolicyProposal(centred=False, tempered=False, value_scale=0.5)
+    given = backend.testing.to_backend((batch, noise, np.float64(7.0), dict(proposal.init_state(4))))
+    found = proposal(None, lambda obs, action: action[..., 0][None], *given, schedule())
+    weight = backend.testing.to_numpy(found.weight)
+    np.testing.assert_allclose(weight[0], 1)
+    np.testing.assert_allclose(weight[1:], np.exp(-0.5 / np.std(action[:, 0])), rtol=1e-6)
+
+
 def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[str, Any]]]:
     """Class name -> (outcome, maker, base arguments, other value of every argument)."""
     s, long = schedule(), vp_schedule(6)

@@ -390,15 +390,12 @@ OBJECTIVES = [
         "(data.weight * error).mean()",
         "error.mean()",
     ),
-    both(
+    torch(
         "policy: clipped without a centre",
         "objective-policy_output_flow",
         "parts/objectives.py",
-        (
-            "        if self.centred:\n            advantage = advantage.clamp(-3, 3)",
-            "        advantage = advantage.clamp(-3, 3)",
-        ),
-        ("(jnp.clip(advantage, -3, 3) if self.centred else advantage)", "jnp.clip(advantage, -3, 3)"),
+        "        if self.centred:\n            advantage = advantage.clamp(-3, 3)",
+        "        advantage = advantage.clamp(-3, 3)",
     ),
     both(
         "policy: always centred",
