@@ -44,7 +44,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "learning_starts": 1_000,
         "num_envs": 4,
         "hidden_sizes": (128, 128),
-        "learning_rate": 1e-3,
         "tau": 0.01,
         "gradient_scale": 1.0,
         "gamma": 0.98,
