@@ -149,13 +149,12 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
         if self.truncated:
             mean = remove_noise(schedule, noisy, jnp.zeros_like(noisy), t)
             std = remove_noise(schedule, jnp.zeros_like(noisy), -jnp.ones_like(noisy), t)
-            a0 = _truncated_normal(mean, std, noise["particles"])
-            eps, outside = (mean - a0) / std, jnp.zeros_like(a0)
+            free = _truncated_normal(mean, std, noise["particles"])
+            eps = (mean - free) / std
         else:
             eps = noise["particles"]
             free = remove_noise(schedule, noisy, eps, t)
-            a0 = jnp.clip(free, -1, 1)
-            outside = free - a0
+        a0 = jnp.clip(free, -1, 1)
 
         def valued(actions: Array) -> tuple[Array, Array]:
             q = _reduced(critic(batch.obs, actions), self.ensemble)
@@ -166,8 +165,10 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
         else:
             (_, q), gradient = valued(a0), None
         scale = self.value_scale / temperature if self.tempered else self.value_scale
-        wall = 0.0 if self.outside_std is None else 1 / self.outside_std**2
-        w = jax.nn.softmax(q * scale - 0.5 * wall * (outside**2).sum(-1), axis=0)
+        logits = q * scale
+        if self.outside_std is not None:
+            logits -= 0.5 * (((free - a0) / self.outside_std) ** 2).sum(-1)
+        w = jax.nn.softmax(logits, axis=0)
         target = jnp.einsum("kb,kba->ba", w, eps)
         metrics = {"effective_particles": (1 / (w**2).sum(0)).mean(), "q_mean": q.mean()}
         ones = jnp.ones_like(target[..., 0])
@@ -176,7 +177,9 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
             action = remove_noise(schedule, noisy, target, t)
             return Regression(batch.obs, noisy, t, target, action, ones, spread, metrics, state)
 
-        slope = scale * gradient * (jnp.abs(a0) < 1) - wall * outside
+        slope = scale * gradient * (jnp.abs(a0) < 1)
+        if self.outside_std is not None:
+            slope -= (free - a0) / self.outside_std**2
         by_gradient = remove_noise(schedule, jnp.zeros_like(noisy), slope, t)
         d = by_gradient - eps
         h, new = self.gradient_weight, state
@@ -188,7 +191,7 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
             new = self._moved(state, t, w, _centred(eps, w), _centred(d, w))
         target += h * jnp.einsum("kb,kba->ba", w, d)
         action = remove_noise(schedule, noisy, target, t)
-        return Regression(batch.obs, noisy, t, target, action, ones, 0 * ones, metrics, new)
+        return Regression(batch.obs, noisy, t, target, action, ones, jnp.zeros_like(ones), metrics, new)
 
     def _moved(self, state: State, t: Array, w: Array, eps: Array, d: Array) -> State:
         """The moving averages after a batch, whose noises and differences are centred."""

@@ -143,13 +143,11 @@ class ReverseProposal(declared.ReverseProposal):
         t = noise["t"]
         noisy = add_noise(schedule, action, noise["eps"], t)
         if self.truncated:
-            actions, eps = _truncated_guesses(schedule, noisy, t, noise["particles"])
-            outside = torch.zeros_like(actions)
+            free, eps = _truncated_guesses(schedule, noisy, t, noise["particles"])
         else:
             eps = noise["particles"]
             free = remove_noise(schedule, noisy, eps, t)
-            actions = free.clamp(-1, 1)
-            outside = free - actions
+        actions = free.clamp(-1, 1)
 
         if self.uses_gradient:
             q, gradient = _values_and_gradient(critic, batch.obs, actions, self.ensemble)
@@ -158,7 +156,7 @@ class ReverseProposal(declared.ReverseProposal):
         scale = self.value_scale / temperature if self.tempered else self.value_scale
         logits = q * scale
         if self.outside_std is not None:
-            logits = logits - 0.5 * (outside / self.outside_std).square().sum(-1)
+            logits = logits - 0.5 * ((free - actions) / self.outside_std).square().sum(-1)
         weight = torch.softmax(logits, dim=0)
         metrics = {"effective_particles": (1 / weight.square().sum(0)).mean(), "q_mean": q.mean()}
         weighted = weight.unsqueeze(-1) * eps
@@ -169,7 +167,7 @@ class ReverseProposal(declared.ReverseProposal):
             spread = torch.zeros_like(target[..., 0])
             slope = scale * gradient * (actions.abs() < 1)
             if self.outside_std is not None:
-                slope = slope - outside / self.outside_std**2
+                slope = slope - (free - actions) / self.outside_std**2
             by_gradient = remove_noise(schedule, torch.zeros_like(noisy), slope, t)
             difference = by_gradient - eps
             h = self._gradient_weight(state, t, target.dtype)
