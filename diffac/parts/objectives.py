@@ -154,7 +154,7 @@ class TimeWeightedQGradient(OfRollout):
         normalised: whether g is divided by its norm.
         target: what w(t) g/||g|| is: the "score" aimed at, or "eps": minus the noise aimed at, whose score is that of
             w(t)/sigma[t]. With `normalised` False, slope 0, space "eps" and source "replay" the latter is QSM's
-            || eps + M g ||^2 with M = exp(intercept) (arXiv 2312.11752, algorithm 1), at all times and not at one.
+            || eps + M g ||^2 with M = exp(intercept) (arXiv 2312.11752), at all times and not at one.
 
     Raises:
         UsageError: unknown space, source or target, contractive_step is not positive, or is given with target "eps";
@@ -366,9 +366,9 @@ class ReverseProposal(ProposalPart):
 
         sum_k w_k ((1 - h) eps_k + h b_k),    h = gradient_weight.
 
-    h = 0 is SDAC (arXiv 2502.00361), which needs no gradient of Q; h = 1 is iDEM (arXiv 2402.06121, equation 9), whose
-    variance vanishes with sigma where that of h = 0 grows as 1 / sigma; the h of least variance is that of reverse flow
-    matching (arXiv 2601.08136). For h = 0 the loss contains what the eps_k add to it, as in SDAC's paper.
+    h = 0 is SDAC (arXiv 2502.00361), which needs no gradient of Q; h = 1 is iDEM (arXiv 2402.06121), whose error
+    vanishes with sigma, where that of h = 0 stays; the h of least variance is that of reverse flow matching (arXiv
+    2601.08136, whose abstract we know). For h = 0 the loss contains what the eps_k add to it, as in SDAC's paper.
 
     Actions outside [-1, 1] do not exist. With `truncated` guesses are drawn from the kernel restricted to the box,
     which is exact for a policy that lives there; Stein's identity fails at the box's faces, so h must be 0. Without,
@@ -379,8 +379,8 @@ class ReverseProposal(ProposalPart):
 
     State, with h = "minimum_variance": "gradient_covariance" and "gradient_variance" [T], moving averages for each time
     of sum_k w_k^2 <eps_k, d_k> and sum_k w_k^2 |d_k|^2, d_k = b_k - eps_k, both centred by their means under w. Then
-    h(t) = -covariance / variance from before the batch, so that h does not depend on the guesses that it weighs (the
-    paper's does, which biases the target by O(1 / K)); 0 where the variance is below 1e-12.
+    h(t) = -covariance / variance from before the batch, so that h does not depend on the guesses that it weighs, which
+    would bias the target by O(1 / K); 0 where the variance is below 1e-12.
 
     Metrics: "effective_particles", the mean of 1 / sum w^2: 1 if one guess dominates, K if Q is flat; "q_mean" over all
     guesses; with h = "minimum_variance" also "gradient_weight", the mean of h.
