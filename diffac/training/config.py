@@ -183,6 +183,11 @@ class ActorCriticConfig(TrainConfig):
     reward_scale: float = 0.2
     """Factor of the reward in the critic's target; logged returns are unscaled."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("actor_delay", self.actor_delay >= 1, "must be at least 1")
+        self._require("reward_scale", 0 < self.reward_scale < float("inf"), "must be greater than 0 and finite")
+
     @property
     def network_arguments(self) -> dict[str, Any]:
         """What actor and critic take beside their dimensions and keys."""

@@ -33,6 +33,10 @@ class Config(ActorCriticConfig):
     noise_scale: float = 0.1
     """Standard deviation of the exploration noise."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("gradient_scale", 0 < self.gradient_scale < math.inf, "must be greater than 0 and finite")
+
 
 ENV_CONSTANTS: dict[str, dict[str, Any]] = {}
 """One set of numbers for all environments."""

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import importlib
+import math
 import os
 import subprocess
 import sys
@@ -17,6 +21,7 @@ from diffac.parts.inputs import entry
 from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Batch, Policy, Rollout
 from diffac.testing.parts import ACTORS, CRITICS, DIMS, chain, make_batch, make_engine, make_noise, schedule
+from diffac_recipes import RECIPES
 
 TEMPERATURE = np.float64(0.3)
 RNG_SEED = 0
@@ -116,6 +121,18 @@ def test_numbers_of_the_learner(backend: ModuleType, field: str, bad: float) -> 
         field,
         bad,
     )
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_numbers_of_a_recipe_are_refused_in_a_sentence_or_work(backend: ModuleType, recipe: str) -> None:
+    """Every number of its configuration as 0, -1, NaN and infinity, which reach other parts in formulas of its own."""
+    module = importlib.import_module(RECIPES[recipe])
+    for field in dataclasses.fields(module.Config):
+        if type(field.default) not in (int, float):
+            continue
+        for wrong in (0, -1) if isinstance(field.default, int) else (0.0, -1.0, math.nan, math.inf):
+            with contextlib.suppress(UsageError):
+                module.build(module.Config(backend=backend.name, hidden_sizes=(4,), **{field.name: wrong}), 3, 2)
 
 
 # parts that need something the caller did not give
