@@ -29,6 +29,7 @@ class Learner(eqx.Module, declared.Learner):
     def init(self, actor: Any, critic: Any) -> LearnerState:
         """The state before the first update. It holds copies: the networks given stay valid."""
         dtype, critic_dtype = parameter_dtype("actor", actor), parameter_dtype("critic", critic)
+        self.check_actor(actor)
         actor, critic = in_evaluation_mode(actor), in_evaluation_mode(critic)
         state = LearnerState(
             actor=actor,

@@ -23,6 +23,7 @@ class Learner(declared.Learner):
     def init(self, actor: Any, critic: Any) -> LearnerState:
         """The state before the first update; takes ownership of both networks."""
         parameter, critic_parameter = first_parameters(actor, critic)
+        self.check_actor(actor)
         actor, critic = in_evaluation_mode(actor), in_evaluation_mode(critic)
         return LearnerState(
             actor=actor,

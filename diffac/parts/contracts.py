@@ -45,6 +45,41 @@ def check_contract(name: str, value: Any, protocol: type) -> None:
             ) from None
 
 
+def check_actor(part: Any, actor: Any) -> None:
+    """Refuses an actor that a sampler or an objective could not call.
+
+    Args:
+        part: has `actor_arguments`, the names of what it calls the actor with, and `actor_example`, a network that is
+            called so; a part without says nothing of its actor.
+        actor: the network.
+
+    Raises:
+        UsageError: it takes other arguments.
+    """
+    arguments = getattr(part, "actor_arguments", None)
+    if arguments is None:
+        return
+    try:
+        takes = inspect.signature(getattr(actor, "forward", actor))  # what torch calls says nothing of its arguments
+    except (TypeError, ValueError):
+        return
+    try:
+        takes.bind(*arguments)
+    except TypeError:
+        raise UsageError(
+            f"{type(part).__name__} calls the actor as actor({', '.join(arguments)}), and {type(actor).__name__} takes "
+            f"{_names(takes)}; use an actor such as {part.actor_example}, or another {_family(part)}"
+        ) from None
+
+
+def _names(signature: inspect.Signature) -> str:
+    return f"({', '.join(signature.parameters)})"
+
+
+def _family(part: Any) -> str:
+    return "sampler" if hasattr(part, "rollout") else "objective"
+
+
 def _arguments(method: Any) -> list[str]:
     """Names of what a method of a protocol is called with, without self."""
     return list(inspect.signature(method).parameters)[1:]

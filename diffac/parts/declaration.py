@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import UnionType
 from typing import (
     Annotated,
@@ -83,6 +83,10 @@ class Part:
 
     arguments: ClassVar[Mapping[str, Argument]] = {}
     """Name -> which values it may have; classes that inherit a declaration may have further fields."""
+    actor_arguments: ClassVar[tuple[str, ...] | None] = None
+    """What the part calls the actor with; None: it does not, or leaves that to another part."""
+    actor_example: ClassVar[str] = "MLPDenoiser"
+    """A network that is called so."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -107,10 +111,24 @@ class Part:
             if argument.convert is not None:
                 object.__setattr__(self, name, argument.convert(value))
 
+    def parts(self) -> Iterator[Any]:
+        """The part and all that it is made of, in any depth."""
+        yield self
+        for name in self.arguments:
+            yield from _parts_in(getattr(self, name, None))
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name in self.arguments and name in vars(self):
             raise dataclasses.FrozenInstanceError(f"{type(self).__name__}.{name} cannot be set; make another part")
         super().__setattr__(name, value)
+
+
+def _parts_in(value: Any) -> Iterator[Any]:
+    if isinstance(value, Part):
+        yield from value.parts()
+    elif isinstance(value, tuple):
+        for entry in value:
+            yield from _parts_in(entry)
 
 
 Declaration = TypeVar("Declaration", bound=type[Part])

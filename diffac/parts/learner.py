@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from diffac.errors import UsageError
 from diffac.noise import Noise, NoiseSpec, Shape
+from diffac.parts.contracts import check_actor
 from diffac.parts.declaration import Count, Part, PositiveCoefficient, RateCoefficient, Whole, declared, part_of
 from diffac.protocols import (
     ActorObjective,
@@ -119,6 +120,15 @@ class Learner(Part):
                 f"{self.first_actor_update!r}"
             )
 
+    def check_actor(self, actor: Any) -> None:
+        """Refuses an actor that one of the parts could not call.
+
+        Raises:
+            UsageError: it takes other arguments.
+        """
+        for part in self.parts():
+            check_actor(part, actor)
+
     @staticmethod
     def _as_optimiser(given: Any) -> Any:
         """An `Optimiser` of what a framework calls one."""
@@ -156,7 +166,7 @@ class Learner(Part):
         """The state before the first update; takes ownership of both networks.
 
         Raises:
-            UsageError: actor or critic is no network of the backend with parameters.
+            UsageError: actor or critic is no network of the backend with parameters, or a part cannot call the actor.
         """
         raise NotImplementedError
 

@@ -32,6 +32,7 @@ from diffac.parts.declaration import (
     declared,
     part_of,
 )
+from diffac.parts.samplers import DENOISER_ARGUMENTS
 from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import (
     ActorObjective,
@@ -160,6 +161,8 @@ class TimeWeightedQGradient(OfRollout):
         UsageError: unknown space, source or target, contractive_step is not positive, or is given with target "eps";
             on a call, a rollout without one state for each time.
     """
+
+    actor_arguments = DENOISER_ARGUMENTS
 
     schedule: Schedule = dataclasses.field(metadata=STATIC)
     slope: Coefficient = 0.4
@@ -311,6 +314,8 @@ class ReweightedScoreMatching(ActorObjectivePart):
     Raises:
         UsageError: unknown space.
     """
+
+    actor_arguments = DENOISER_ARGUMENTS
 
     schedule: Schedule = dataclasses.field(metadata=STATIC)
     proposal: Proposal = dataclasses.field()

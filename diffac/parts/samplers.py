@@ -16,6 +16,10 @@ from diffac.protocols import Array, Policy, Rollout, Sampler
 __all__ = ["AdditiveNoise", "BestOf", "DDIMSampler", "DDPMSampler", "DeterministicSampler", "TanhGaussianSampler"]
 
 
+DENOISER_ARGUMENTS = ("obs", "noisy", "t")
+"""What a `Denoiser` is called with."""
+
+
 class SamplerPart(Part):
     """A `Sampler`, which a backend computes."""
 
@@ -31,6 +35,8 @@ class SamplerPart(Part):
 @declared
 class DiffusionSampler(SamplerPart):
     """What the samplers share that run a denoiser backwards in time."""
+
+    actor_arguments = DENOISER_ARGUMENTS
 
     schedule: Schedule = dataclasses.field(metadata=STATIC)
     start_scale: NotNegative | None = None
@@ -121,7 +127,22 @@ class DeterministicSampler(SamplerPart):
     """The action that the actor returns for an observation, as it is: the policy of TD3 (arXiv 1802.09477).
 
     It explores under `AdditiveNoise` only.
+
+    Raises:
+        UsageError: on a call, the actor returns something else.
     """
+
+    actor_arguments = ("obs",)
+    actor_example = "DeterministicActor"
+
+    def check_output(self, output: Any) -> Array:
+        """The actor's output, an action; refuses a pair."""
+        if isinstance(output, tuple):
+            raise UsageError(
+                f"DeterministicSampler needs an actor that returns one action, such as DeterministicActor, got "
+                f"{len(output)} arrays; for a mean and a log_std use TanhGaussianSampler"
+            )
+        return output
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """No noise."""
@@ -140,10 +161,22 @@ class TanhGaussianSampler(SamplerPart):
         epsilon: added to 1 - tanh(u)^2 inside the logarithm: 0 is exact, Stable-Baselines3 has 1e-6.
 
     Raises:
-        UsageError: epsilon is negative.
+        UsageError: epsilon is negative, or (on a call) the actor returns something else.
     """
 
+    actor_arguments = ("obs",)
+    actor_example = "GaussianActor"
+
     epsilon: NotNegative = 0.0
+
+    def check_output(self, output: Any) -> tuple[Array, Array]:
+        """The actor's output, (mean, log_std); refuses anything else."""
+        if not isinstance(output, tuple | list) or len(output) != 2:
+            raise UsageError(
+                "TanhGaussianSampler needs an actor that returns (mean, log_std), such as GaussianActor, got "
+                f"{type(output).__name__}; for an action as it is use DeterministicSampler"
+            )
+        return tuple(output)
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for actions of shape (*batch, act): "exploration" [*batch act], standard normal."""

@@ -100,7 +100,8 @@ class NoiseEntropyTemperature(TemperaturePart):
         super().check()
         if not getattr(self.sampler, "noise_scale", 0) > 0:
             raise UsageError(
-                f"NoiseEntropyTemperature needs an AdditiveNoise with noise_scale above 0, got {self.sampler!r}"
+                "NoiseEntropyTemperature needs an AdditiveNoise with noise_scale above 0, got "
+                f"{type(self.sampler).__name__}"
             )
 
     def init_state(self) -> State:
@@ -136,7 +137,7 @@ class MixtureEntropyTemperature(TemperaturePart):
         num_iterations: as in `mixture_entropy`.
 
     Raises:
-        UsageError: a number is out of range.
+        UsageError: a number is out of range, or the sampler's actions are not random.
     """
 
     sampler: Sampler
@@ -148,6 +149,15 @@ class MixtureEntropyTemperature(TemperaturePart):
     num_samples: Count = 200
     num_components: Count = 3
     num_iterations: Count = 100
+
+    def check(self) -> None:
+        """As in `Part`; also that there is an entropy."""
+        super().check()
+        if not self.sampler.noise_spec((1, 1)):
+            raise UsageError(
+                f"MixtureEntropyTemperature needs a sampler whose actions are random: {type(self.sampler).__name__} "
+                f"needs no noise, so its entropy is -inf; use AdditiveNoise({type(self.sampler).__name__}(...))"
+            )
 
     def init_state(self) -> State:
         """The logarithm of `initial`, and zero moments."""

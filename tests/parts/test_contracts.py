@@ -8,7 +8,7 @@ import pytest
 
 from diffac.errors import UsageError
 from diffac.noise import Noise, NoiseSpec, Shape
-from diffac.parts.contracts import check_contract
+from diffac.parts.contracts import check_actor, check_contract
 from diffac.protocols import (
     ActorObjective,
     Array,
@@ -156,3 +156,30 @@ def test_a_learner_and_a_sum_look(backend: Any) -> None:
             backend.Learner(**{**arguments, name: wrong})
     with pytest.raises(UsageError, match="the objective of term 1 of Sum must be an ActorObjective: Short"):
         backend.Sum((1.0, Whole()), (0.5, Short()))
+
+
+class Chain:
+    """A user's sampler that says what it calls the actor with."""
+
+    actor_arguments = ("obs", "noisy", "t")
+    actor_example = "MLPDenoiser"
+    rollout: Any = None
+
+
+class Module:
+    """As torch has them: what is called passes everything on."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self.forward(*arguments)
+
+    def forward(self, obs: Any) -> Any:
+        return obs
+
+
+def test_an_actor_that_a_part_cannot_call() -> None:
+    sentence = r"Chain calls the actor as actor\(obs, noisy, t\), and Module takes \(obs\); use .* MLPDenoiser"
+    with pytest.raises(UsageError, match=sentence):
+        check_actor(Chain(), Module())
+    check_actor(Chain(), lambda obs, noisy, t: noisy)
+    check_actor(Chain(), lambda *arguments: arguments)
+    check_actor(Whole(), Module())  # says nothing of its actor

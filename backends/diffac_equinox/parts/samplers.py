@@ -103,17 +103,17 @@ class DDIMSampler(eqx.Module, declared.DDIMSampler):
 class DeterministicSampler(eqx.Module, declared.DeterministicSampler):
     def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
         """The action."""
-        return Rollout(policy.actor(obs))
+        return Rollout(self.check_output(policy.actor(obs)))
 
     def __call__(self, policy: Policy, obs: Array, noise: Noise) -> Array:
         """The action, [*batch act]."""
-        return policy.actor(obs)
+        return self.check_output(policy.actor(obs))
 
 
 class TanhGaussianSampler(eqx.Module, declared.TanhGaussianSampler):
     def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
         """Action and its log-probability."""
-        mean, log_std = policy.actor(obs)
+        mean, log_std = self.check_output(policy.actor(obs))
         eps = noise[EXPLORATION]
         u = mean + jnp.exp(log_std) * eps
         log_density = -0.5 * eps**2 - log_std - 0.5 * math.log(2 * math.pi)

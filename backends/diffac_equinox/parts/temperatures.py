@@ -32,7 +32,7 @@ def _samples(sampler: Sampler, policy: Policy, obs: Array, noise: Noise) -> Arra
         return noisy[:, None]
     clean = sampler.sampler(policy, obs, noise["inner"])
     noisy = sampler.explore(clean, noise, policy.temperature)
-    return jnp.stack([noisy, clean], 1)
+    return jnp.stack([noisy, jnp.broadcast_to(clean, noisy.shape)], 1)  # a deterministic actor's has no axis of samples
 
 
 def _entropies(sampler: Sampler, samples: Array, temperature: Array, action_dim: int, *fit: int) -> dict[str, Array]:

@@ -88,17 +88,17 @@ class DDIMSampler(declared.DDIMSampler):
 class DeterministicSampler(declared.DeterministicSampler):
     def rollout(self, policy: Policy, obs: Float[Tensor, "*batch obs"], noise: Noise) -> Rollout:
         """The action."""
-        return Rollout(policy.actor(obs))
+        return Rollout(self.check_output(policy.actor(obs)))
 
     def __call__(self, policy: Policy, obs: Float[Tensor, "*batch obs"], noise: Noise) -> Float[Tensor, "*batch act"]:
         """The action, [*batch act]."""
-        return policy.actor(obs)
+        return self.check_output(policy.actor(obs))
 
 
 class TanhGaussianSampler(declared.TanhGaussianSampler):
     def rollout(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Rollout:
         """Action and its log-probability [*batch]."""
-        mean, log_std = policy.actor(obs)
+        mean, log_std = self.check_output(policy.actor(obs))
         eps = noise[EXPLORATION]
         u = mean + log_std.exp() * eps
         log_normal = -0.5 * eps.square() - log_std - 0.5 * math.log(2 * math.pi)
@@ -109,7 +109,7 @@ class TanhGaussianSampler(declared.TanhGaussianSampler):
 
     def __call__(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Float[Tensor, "*#batch act"]:
         """The action alone, [*batch act] in [-1, 1]."""
-        mean, log_std = policy.actor(obs)
+        mean, log_std = self.check_output(policy.actor(obs))
         return torch.tanh(mean + log_std.exp() * noise[EXPLORATION])
 
 

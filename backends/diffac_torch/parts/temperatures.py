@@ -182,7 +182,7 @@ def _samples(sampler: Sampler, policy: Policy, obs: Tensor, noise: Noise) -> Ten
         return noisy.unsqueeze(1)
     clean = sampler.sampler(policy, obs, noise["inner"])
     noisy = sampler.explore(clean, noise, policy.temperature)
-    return torch.stack([noisy, clean], 1)
+    return torch.stack([noisy, clean.expand_as(noisy)], 1)  # a deterministic actor's has no axis of samples
 
 
 def _entropies(sampler: Sampler, samples: Tensor, temperature: Tensor, action_dim: int, *fit: int) -> dict[str, Tensor]:

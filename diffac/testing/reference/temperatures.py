@@ -182,7 +182,8 @@ def entropies(sampler: Any, policy: Policy, obs: Array, noise: Noise, *fit: int)
     metrics, dim = {"policy_entropy": mixture_entropy(rollout.action, *fit).mean()}, rollout.action.shape[-1]
     if isinstance(sampler, AdditiveNoise) and sampler.noise_scale > 0:
         clean, _ = sampler.sampler.rollout(policy, obs, noise["inner"])
-        metrics["noise_free_entropy"] = mixture_entropy(clean.action, *fit).mean()
+        actions = np.broadcast_to(clean.action, rollout.action.shape)  # a deterministic actor's have no axis of samples
+        metrics["noise_free_entropy"] = mixture_entropy(actions, *fit).mean()
         metrics["noise_entropy"] = sampler.noise_entropy(policy.temperature, dim)
     return metrics, dim
 

@@ -1,0 +1,1 @@
+"""Every combination of parts: which ones make a learner, which are refused, and why."""

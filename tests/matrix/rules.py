@@ -1,0 +1,132 @@
+"""What the contracts do not allow: each rule with its reason and the sentence by which the library refuses."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from .axes import AXES, Choice, choices
+
+DENOISERS = tuple(actor for actor in AXES["actor"] if actor.startswith("denoiser"))
+CHAINS = tuple(sampler for sampler in AXES["sampler"] if "DDPM" in sampler or "DDIM" in sampler)
+GAUSSIANS = ("tanh-Gaussian", "best of tanh-Gaussian")
+WITH_STATES = tuple(sampler for sampler in CHAINS if sampler != "DDIM, two steps")
+OF_CHAIN = ("Q-gradient, chain", "value and Q-gradient")
+OF_DENOISER = tuple(o for o in AXES["objective"] if o not in ("value through the sampler", "entropy and value"))
+
+
+class Rule(NamedTuple):
+    """A reason to refuse a combination."""
+
+    reason: str
+    """For the page."""
+    forbids: Callable[[Choice], bool]
+    says: str
+    """A part of the sentence, as a regular expression."""
+
+
+def _log_prob_known(choice: Choice) -> bool:
+    return choice.sampler in GAUSSIANS and choice.exploration == "none"
+
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "DDPM and DDIM run a denoiser backwards in time; other actors have no time.",
+        lambda c: c.sampler in CHAINS and c.actor not in DENOISERS,
+        r"calls the actor as actor\(obs, noisy, t\)",
+    ),
+    Rule(
+        "A deterministic sampler takes the actor's action as it is, so the actor must give one action.",
+        lambda c: c.sampler == "deterministic" and c.actor != "deterministic",
+        r"DeterministicSampler (calls the actor as actor\(obs\)|needs an actor that returns one action)",
+    ),
+    Rule(
+        "A tanh-Gaussian sampler needs the mean and the standard deviation that a Gaussian actor gives.",
+        lambda c: c.sampler in GAUSSIANS and c.actor != "Gaussian",
+        r"TanhGaussianSampler (calls the actor as actor\(obs\)|needs an actor that returns \(mean, log_std\))",
+    ),
+    Rule(
+        "Q-gradient and score matching are losses of a denoiser at noisy actions.",
+        lambda c: c.objective in OF_DENOISER and c.actor not in DENOISERS,
+        r"calls the actor as actor\(obs, noisy, t\)",
+    ),
+    Rule(
+        "A flow leaves no signal at its last time, where a predicted noise says nothing about the action.",
+        lambda c: c.schedule == "flow" and c.actor == "denoiser of noise" and c.sampler in CHAINS,
+        r"alpha\(3\) of the schedule is 0",
+    ),
+    Rule(
+        "Reverse samples are guesses of the action behind a noisy one; where no signal is left there is none.",
+        lambda c: c.schedule == "flow" and c.objective.startswith("reverse samples"),
+        r"alpha\(3\) of the schedule is 0",
+    ),
+    Rule(
+        "The Q-gradient at the states of the chain needs one state for each time of the schedule.",
+        lambda c: c.objective in OF_CHAIN and c.sampler not in WITH_STATES,
+        r"needs a rollout with the states at all 4 times",
+    ),
+    Rule(
+        "The entropy in the actor's loss needs log-probabilities: tanh-Gaussian actions without noise on top.",
+        lambda c: c.objective == "entropy and value" and not _log_prob_known(c),
+        r"EntropyRegularisedValue needs rollout\.log_prob",
+    ),
+    Rule(
+        "The entropy in the critic's target needs them, too.",
+        lambda c: c.critic.endswith("soft") and not _log_prob_known(c),
+        r"soft=True\) needs batch\.next_rollout\.log_prob",
+    ),
+    Rule(
+        "The Gaussian critic loss needs a critic that knows a standard deviation.",
+        lambda c: c.critic == "twin, Gaussian loss",
+        r"GaussianTD needs a critic with a method `distribution`",
+    ),
+    Rule(
+        "A temperature that steers the entropy of the exploration noise needs exploration noise.",
+        lambda c: c.temperature == "noise entropy" and c.exploration == "none",
+        r"NoiseEntropyTemperature needs an AdditiveNoise",
+    ),
+    Rule(
+        "A temperature that steers the policy's entropy needs a policy that is random.",
+        lambda c: c.temperature == "mixture entropy" and c.sampler == "deterministic" and c.exploration == "none",
+        r"needs a sampler whose actions are random",
+    ),
+    Rule(
+        "A temperature that steps on the log-probabilities of the actor's loss needs a loss that knows them.",
+        lambda c: c.temperature == "target entropy" and c.objective != "entropy and value",
+        r"TargetEntropyTemperature steps on the log-probabilities",
+    ),
+)
+
+
+def broken(choice: Choice) -> tuple[int, ...]:
+    """Numbers, from 0 on, of the rules that a combination breaks; none: it is allowed."""
+    return tuple(i for i, rule in enumerate(RULES) if rule.forbids(choice))
+
+
+def allowed() -> Iterator[Choice]:
+    """The combinations that no rule forbids."""
+    return (choice for choice in choices() if not broken(choice))
+
+
+def refused(rule: int) -> Iterator[Choice]:
+    """The combinations that this rule alone forbids; if there are none, those where it is one of several."""
+    alone = [choice for choice in choices() if broken(choice) == (rule,)]
+    return iter(alone or [choice for choice in choices() if rule in broken(choice)])
+
+
+def covering(combinations: Iterable[Choice], strength: int) -> list[Choice]:
+    """Some of them, in which every `strength` values that occur together in one of them do so at least once."""
+    shuffled = list(combinations)
+    random.Random(0).shuffle(shuffled)
+    covered: set[Any] = set()
+    chosen = []
+    fields = list(itertools.combinations(range(len(Choice._fields)), strength))
+    for least in range(len(fields), 0, -1):  # first those that bring most
+        for choice in shuffled:
+            new = {(at, tuple(choice[i] for i in at)) for at in fields} - covered
+            if len(new) >= least:
+                covered |= new
+                chosen.append(choice)
+    return chosen
