@@ -34,6 +34,9 @@ SMALL: dict[str, dict[str, Any]] = {
     "sdac": {"num_diffusion_steps": 4, "num_candidates": 3, "num_particles": 5},
     "idem": {"num_diffusion_steps": 4, "num_candidates": 3, "num_particles": 5},
     "dpmd": {"num_diffusion_steps": 4, "num_candidates": 3},
+    "rfm": {"num_diffusion_steps": 4, "num_candidates": 3, "num_particles": 5},
+    "fpmd": {"num_diffusion_steps": 4, "num_candidates": 3},
+    "qsm": {"num_diffusion_steps": 3, "gradient_scale": 2.0},
 }
 
 

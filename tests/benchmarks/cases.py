@@ -30,11 +30,14 @@ CASES = {
     "sdac_small": Case("sdac", "SDAC, T=5, N=1, K=64", {"num_diffusion_steps": 5, "num_candidates": 1}),
     "dpmd": Case("dpmd", "DPMD, T=20, N=32"),
     "idem": Case("idem", "iDEM, T=20, N=32, K=64"),
+    "rfm": Case("rfm", "RFM, T=20, N=32, K=64"),
+    "qsm": Case("qsm", "QSM, T=5, 512x2"),
+    "fpmd": Case("fpmd", "FPMD, T=20, N=32"),
     "dacer": Case("dacer", "DACER, T=20"),
     "sac": Case("sac", "SAC, 256x2"),
     "sac3": Case("sac", "SAC, 256x3", {"hidden_sizes": (256, 256, 256)}),
 }
-"""Name -> case. Networks are 256x3 Mish, batches 256, but SAC has ReLU and two layers where it does not say three."""
+"""Name -> case. Networks are 256x3 Mish, batches 256, unless the title says more; SAC and QSM's critics have ReLU."""
 
 
 def configure(name: str, env: str, backend: str, **values: Any) -> tuple[Any, Any]:

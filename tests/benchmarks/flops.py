@@ -70,15 +70,21 @@ def update_flops(learner: Any, config: Any, obs_dim: int, action_dim: int) -> fl
     candidates = getattr(config, "num_candidates", None)
     ranking = critic.forward(batch * candidates, batch) if candidates else 0
     sampling = actor.forward(batch * steps * (candidates or 1), batch, steps) + ranking
-    kind = type(learner.actor_objective).__name__
+    objective = learner.actor_objective
+    if type(objective).__name__ == "Sum" and len(objective.terms) == 1:
+        ((_, objective),) = objective.terms
+    kind = type(objective).__name__
     if kind == "ReweightedScoreMatching":
         times = min(batch, steps)
         regression = actor.forward(batch, batch, times) + actor.parameters(batch, batch, times)
-        reverse = type(learner.actor_objective.proposal).__name__ == "ReverseProposal"
+        reverse = type(objective.proposal).__name__ == "ReverseProposal"
         particles = config.num_particles if reverse else 1
         actor_step = regression + critic.forward(batch * particles, batch) + (sampling if reverse else 0)
-        if reverse and learner.actor_objective.proposal.uses_gradient:
+        if reverse and objective.proposal.uses_gradient:
             actor_step += critic.to_action(batch * particles)
+    elif kind == "TimeWeightedQGradient":  # of replayed actions, at all times
+        actor_step = actor.forward(0, batch, steps) + critic.forward(0, batch)
+        actor_step += q_gradient(actor, critic, batch, steps, steps)
     else:
         chain = batch * steps
         actor_step = actor.forward(chain, batch, steps)

@@ -16,17 +16,17 @@ import numpy as np
 import diffac_equinox as ours
 from diffac.protocols import Array, Batch, Rollout
 from diffac_equinox.engine.random import draw, key_data, stream
-from diffac_equinox.parts.diffusion import add_noise, posterior_mean, remove_noise
+from diffac_equinox.parts.diffusion import add_noise, noise_between, posterior_mean, remove_noise
 from diffac_equinox.parts.diffusion import score as score_of
 from diffac_equinox.parts.objectives import _truncated_normal
 
 Layers = list[tuple[Array, Array]]
 
 
-def mlp(layers: Layers, x: Array) -> Array:
-    """[*batch in] -> [*batch out], with Mish between the layers."""
+def mlp(layers: Layers, x: Array, activation: str = "mish") -> Array:
+    """[*batch in] -> [*batch out], with an activation between the layers."""
     for weight, bias in layers[:-1]:
-        x = jax.nn.mish(x @ weight.T + bias)
+        x = getattr(jax.nn, activation)(x @ weight.T + bias)
     weight, bias = layers[-1]
     return x @ weight.T + bias
 
@@ -36,12 +36,6 @@ def denoise(actor: Mapping[str, Layers], obs: Array, noisy: Array, t: Array) -> 
     features = mlp(actor["time_layers"], ours.time_embedding(t).astype(noisy.dtype))
     features = jnp.broadcast_to(features, (len(obs), features.shape[-1]))
     return mlp(actor["layers"], jnp.concatenate([obs, noisy, features], axis=-1))
-
-
-def value(critics: list[Layers], obs: Array, action: Array) -> Array:
-    """The smaller of the two values (of the means), [batch]."""
-    pair = jnp.concatenate([obs, action], axis=-1)
-    return jnp.minimum(*(mlp(critic, pair)[:, 0] for critic in critics))
 
 
 def gaussian(critic: Layers, pair: Array) -> tuple[Array, Array]:
@@ -61,10 +55,12 @@ class Naive:
 
     def __init__(self, learner: Any, actor: Any, critic: Any) -> None:
         self.learner = learner
-        inner = learner.sampler.sampler  # within AdditiveNoise
-        self.candidates = inner.num_candidates if isinstance(inner, ours.BestOf) else None
-        self.chain: Any = inner.sampler if isinstance(inner, ours.BestOf) else inner
+        self.chain: Any = learner.sampler
+        while hasattr(self.chain, "sampler"):
+            self.chain = self.chain.sampler
         self.schedule = self.chain.schedule
+        self.velocity = actor.prediction == "velocity"
+        self.activation = critic.activation
         names = ours.to_arrays(actor)
         actor = {part: _layers(names, part) for part in ("time_layers", "layers")}
         critics = [_layers(ours.to_arrays(critic), "layers", member) for member in range(2)]
@@ -144,31 +140,51 @@ class Naive:
         schedule = self.schedule
 
         def predict(noisy: Array, t: Array) -> Array:
-            return jnp.clip(remove_noise(schedule, noisy, denoise(actor, obs, noisy, t), t), -1, 1)
+            output = denoise(actor, obs, noisy, t)
+            if self.velocity:  # of a flow
+                return noisy - jnp.asarray(schedule.sigmas, noisy.dtype)[t] * output
+            return remove_noise(schedule, noisy, output, t)
+
+        def clipped(x: Array, what: str) -> Array:
+            return jnp.clip(x, -1, 1) if self.chain.clip == what else x
 
         def back(noisy: Array, t_and_noise: tuple[Array, Array]) -> tuple[Array, Array]:
             t, eps = t_and_noise
-            mean = posterior_mean(schedule, predict(noisy, t), noisy, t)
-            return mean + jnp.asarray(schedule.posterior_std, eps.dtype)[t] * eps, noisy
+            if isinstance(self.chain, ours.DDIMSampler):
+                action = jnp.clip(predict(noisy, t), -1, 1)
+                return add_noise(schedule, action, noise_between(schedule, action, noisy, t), t - 1), noisy
+            mean = posterior_mean(schedule, clipped(predict(noisy, t), "action"), noisy, t)
+            return clipped(mean + jnp.asarray(self.chain.step_std, eps.dtype)[t] * eps, "state"), noisy
 
         times = jnp.arange(1, schedule.num_steps)
-        noisy, later = jax.lax.scan(
-            back, self.chain.start_scale * noise["start"], (times, noise["steps"]), reverse=True
-        )
-        return predict(noisy, jnp.int32(0)), jnp.concatenate([noisy[None], later])
+        steps = noise.get("steps", jnp.zeros(len(times)))
+        noisy, later = jax.lax.scan(back, self.chain.first_scale * noise["start"], (times, steps), reverse=True)
+        return jnp.clip(predict(noisy, jnp.int32(0)), -1, 1), jnp.concatenate([noisy[None], later])
 
-    def best(self, actor: Any, critics: Any, obs: Array, noise: Mapping[str, Any]) -> Array:
-        """The sampled action; of several candidates the one that the critics prefer."""
-        if self.candidates is None:
+    def act(self, actor: Any, critics: Any, obs: Array, noise: Mapping[str, Any], sampler: Any = None) -> Array:
+        """The sampled action, with exploration noise; of several candidates the one that the critics prefer."""
+        sampler = sampler or self.learner.sampler
+        if isinstance(sampler, ours.AdditiveNoise):
+            return sampler.explore(
+                self.act(actor, critics, obs, noise["inner"], sampler.sampler), noise, self.temperature
+            )
+        if not isinstance(sampler, ours.BestOf):
             return self.run_chain(actor, obs, noise)[0]
-        many = jax.vmap(lambda one: self.run_chain(actor, obs, one)[0], in_axes=({"start": 0, "steps": 1},))
+        many = jax.vmap(
+            lambda one: self.act(actor, critics, obs, one, sampler.sampler), in_axes=(_axes(noise["candidates"]),)
+        )
         actions = many(noise["candidates"])
-        q = jax.vmap(lambda one: value(critics, obs, one))(actions)
+        q = jax.vmap(lambda one: self.value(critics, obs, one))(actions)
         return jnp.take_along_axis(actions, q.argmax(0)[None, :, None], 0)[0]
 
-    def act(self, actor: Any, critics: Any, obs: Array, noise: Mapping[str, Any]) -> Array:
-        """The action with exploration noise."""
-        return self.learner.sampler.explore(self.best(actor, critics, obs, noise["inner"]), noise, self.temperature)
+    def outputs(self, critic: Layers, pair: Array) -> Array:
+        """[batch out]"""
+        return mlp(critic, pair, self.activation)
+
+    def value(self, critics: list[Layers], obs: Array, action: Array) -> Array:
+        """The smaller of the two values (of the means), [batch]."""
+        pair = jnp.concatenate([obs, action], axis=-1)
+        return jnp.minimum(*(self.outputs(critic, pair)[:, 0] for critic in critics))
 
     def critic_loss(self, critics: Any, state: Any, batch: Batch, noise: Any) -> tuple[Array, Any]:
         """Temporal difference of both critics, and the new state of the objective."""
@@ -176,8 +192,8 @@ class Naive:
         discount = batch.discount
         pair = jnp.concatenate([batch.obs, batch.action], axis=-1)
         if isinstance(objective, ours.MeanSquaredTD):
-            y = batch.reward + discount * value(state["target_critics"], batch.next_obs, next_action(batch))
-            return sum(((mlp(critic, pair)[:, 0] - y) ** 2).mean() for critic in critics), {}
+            y = batch.reward + discount * self.value(state["target_critics"], batch.next_obs, next_action(batch))
+            return sum(((self.outputs(critic, pair)[:, 0] - y) ** 2).mean() for critic in critics), {}
         next_pair = jnp.concatenate([batch.next_obs, jnp.asarray(next_action(batch))], axis=-1)
         means, stds = zip(*(gaussian(critic, next_pair) for critic in state["target_critics"]), strict=True)
         mean, std = jnp.minimum(*means), jnp.where(means[0] <= means[1], *stds)
@@ -201,30 +217,51 @@ class Naive:
         """The loss that the recipe is named after, and the new state of the objective."""
         objective, critics, obs = self.learner.actor_objective, state["critics"], batch.obs
         if isinstance(objective, ours.ValueThroughSampler):
-            return -value(critics, obs, self.act(actor, critics, obs, noise["rollout"])).mean(), {}
+            return -self.value(critics, obs, self.act(actor, critics, obs, noise["rollout"])).mean(), {}
+        if isinstance(objective, ours.Sum) and len(objective.terms) == 1:
+            ((weight, gradient),) = objective.terms
+            return weight * self.q_loss(gradient, actor, critics, batch, noise["term0"]), {}
         if isinstance(objective, ours.Sum):
             (first, _), (second, gradient) = objective.terms
             rollout = noise["rollout"]
             action, states = self.run_chain(actor, obs, rollout["inner"])
             action = self.learner.sampler.explore(action, rollout, self.temperature)
-            loss = first * -value(critics, obs, action).mean()
+            loss = first * -self.value(critics, obs, action).mean()
             return loss + second * self.score_loss(gradient, actor, critics, obs, states), {}
-        if isinstance(objective.proposal, ours.ReverseProposal):
-            if objective.proposal.uses_gradient:
-                return self.energy_loss(objective.proposal, actor, state, obs, noise), state["actor_state"]
-            return self.reverse_loss(objective.proposal, actor, state, obs, noise), state["actor_state"]
-        return self.policy_loss(objective.proposal, actor, state, batch, noise)
+        if isinstance(objective.proposal, ours.PolicyProposal):
+            return self.policy_loss(objective.proposal, actor, state, batch, noise)
+        if objective.proposal.gradient_weight == "minimum_variance":
+            return self.variance_loss(objective.proposal, actor, state, obs, noise)
+        if objective.proposal.uses_gradient:
+            return self.energy_loss(objective.proposal, actor, state, obs, noise), state["actor_state"]
+        return self.reverse_loss(objective.proposal, actor, state, obs, noise), state["actor_state"]
 
     def score_loss(self, gradient: Any, actor: Any, critics: Any, obs: Array, states: Array) -> Array:
         """DACER2's second term, at the states of the chain."""
         rows = jnp.tile(obs, (len(states), 1))
         noisy = jax.lax.stop_gradient(states.reshape(len(rows), -1))
         t = jnp.repeat(jnp.arange(len(states)), len(obs))
-        slope = jax.grad(lambda action: value(critics, rows, action).sum())(noisy)
+        slope = jax.grad(lambda action: self.value(critics, rows, action).sum())(noisy)
         weight = jnp.exp(gradient.slope * (t + gradient.time_offset) + gradient.intercept).astype(slope.dtype)
         target = weight[:, None] * slope / (jnp.linalg.norm(slope, axis=-1, keepdims=True) + 1e-8)
         score = score_of(self.schedule, denoise(actor, rows, noisy, t), t)
         return ((score - target) ** 2).sum(-1).mean()
+
+    def q_loss(self, objective: Any, actor: Any, critics: Any, batch: Batch, noise: Any) -> Array:
+        """QSM: the noise is minus the gradient of the mean of both values, at replayed actions noised to all times."""
+        steps = self.schedule.num_steps
+        rows, t = jnp.tile(batch.obs, (steps, 1)), jnp.repeat(jnp.arange(steps), len(batch.obs))
+        eps = noise["eps"].reshape(len(rows), -1)
+        noisy = add_noise(self.schedule, jnp.tile(batch.action, (steps, 1)), eps, t)
+
+        def mean(action: Array) -> Array:
+            pair = jnp.concatenate([rows, action], axis=-1)
+            first, second = (self.outputs(critic, pair).sum() for critic in critics)
+            return (first + second) / 2
+
+        slope = jax.grad(mean)(noisy)
+        scale = float(np.exp(objective.intercept))
+        return ((denoise(actor, rows, noisy, t) + scale * slope) ** 2).sum(-1).mean()
 
     def reverse_loss(self, proposal: Any, actor: Any, state: Any, obs: Array, noise: Any) -> Array:
         """SDAC: the denoiser is evaluated once for each particle."""
@@ -236,7 +273,7 @@ class Naive:
         guesses = _truncated_normal(mean, std, noise["particles"])
         eps = (mean - guesses) / std
         rows = jnp.tile(obs, (count, 1))
-        q = value(critics, rows, guesses.reshape(len(rows), -1)).reshape(count, -1)
+        q = self.value(critics, rows, guesses.reshape(len(rows), -1)).reshape(count, -1)
         weight = jax.nn.softmax(q * proposal.value_scale / self.temperature, axis=0)
         weight, eps, noisy = jax.lax.stop_gradient((weight, eps, noisy))
         predicted = denoise(actor, rows, jnp.tile(noisy, (count, 1)), jnp.tile(t, count)).reshape(eps.shape)
@@ -251,7 +288,7 @@ class Naive:
 
         def log_mean(position: Array) -> Array:
             guesses = jnp.clip(remove_noise(schedule, position, noise["particles"], t), -1, 1)
-            q = value(critics, rows, guesses.reshape(len(rows), -1)).reshape(count, -1)
+            q = self.value(critics, rows, guesses.reshape(len(rows), -1)).reshape(count, -1)
             return jax.nn.logsumexp(q * proposal.value_scale, axis=0).sum()
 
         slope = jax.grad(log_mean)(noisy)
@@ -259,22 +296,69 @@ class Naive:
         noisy, target = jax.lax.stop_gradient((noisy, target))
         return ((denoise(actor, obs, noisy, t) - target) ** 2).sum(-1).mean()
 
+    def variance_loss(
+        self, proposal: Any, actor: Any, state: Any, obs: Array, noise: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        """RFM: noises and gradients mixed by the ratio of two moving averages for each time."""
+        old, t, eps, schedule = state["actor_state"], noise["t"], noise["particles"], self.schedule
+        action = self.act(jax.lax.stop_gradient(actor), state["critics"], obs, noise["rollout"])
+        noisy = add_noise(schedule, action, noise["eps"], t)
+        free = remove_noise(schedule, noisy, eps, t)
+        guesses = jnp.clip(free, -1, 1)
+
+        def total(actions: Array) -> tuple[Array, Array]:
+            q = jax.vmap(lambda one: self.value(state["critics"], obs, one))(actions)
+            return q.sum(), q
+
+        slope, q = jax.grad(total, has_aux=True)(guesses)
+        scale = proposal.value_scale / self.temperature
+        far = (free - guesses) / proposal.outside_std
+        weight = jax.nn.softmax(q * scale - (far**2).sum(-1) / 2, axis=0)[..., None]
+        slope = scale * slope * (jnp.abs(guesses) < 1) - far / proposal.outside_std
+        d = remove_noise(schedule, jnp.zeros_like(noisy), slope, t) - eps
+        variance = old["gradient_variance"]
+        h = jnp.where(variance > 1e-12, -old["gradient_covariance"] / jnp.maximum(variance, 1e-12), 0)
+        target = (weight * (eps + h[t][:, None] * d)).sum(0)
+        eps, d = (x - (weight * x).sum(0) for x in (eps, d))
+        moments = {
+            "gradient_covariance": (weight**2 * eps * d).sum((0, 2)),
+            "gradient_variance": (weight**2 * d * d).sum((0, 2)),
+        }
+        is_at = (t == jnp.arange(schedule.num_steps)[:, None]).astype(d.dtype)
+        count = is_at.sum(1)
+        new = {
+            name: jnp.where(
+                count > 0,
+                before + proposal.rate * (is_at @ moments[name] / jnp.maximum(count, 1) - before),
+                before,
+            )
+            for name, before in old.items()
+        }
+        noisy, target = jax.lax.stop_gradient((noisy, target))
+        due = state["updates"] % self.learner.actor_delay == 0
+        new = jax.tree.map(lambda after, before: jnp.where(due, after, before), new, dict(old))
+        return ((denoise(actor, obs, noisy, t) - target) ** 2).sum(-1).mean(), new
+
     def policy_loss(
         self, proposal: Any, actor: Any, state: Any, batch: Batch, noise: Any
     ) -> tuple[Array, dict[str, Array]]:
-        """DPMD: the policy's own actions, weighted by their standardised value."""
+        """DPMD and FPMD: the policy's own actions, weighted by their value over its running deviation."""
         old, rate, t = state["actor_state"], proposal.rate, noise["t"]
-        q = value(state["critics"], batch.next_obs, next_action(batch))
+        q = self.value(state["critics"], batch.next_obs, next_action(batch))
         new = {
             "q_mean_ema": (1 - rate) * old["q_mean_ema"] + rate * q.mean(),
             "q_std_ema": (1 - rate) * old["q_std_ema"] + rate * q.std(),
             "count": old["count"] + 1,
         }
         correction = -jnp.expm1(new["count"] * np.log1p(-rate))
-        advantage = (q - new["q_mean_ema"] / correction) / (new["q_std_ema"] / correction + 1e-8)
-        weight = jnp.exp(jnp.clip(advantage, -3, 3) / self.temperature)
+        unit = new["q_std_ema"] / correction + 1e-8
+        if proposal.centred:
+            weight = jnp.exp(jnp.clip((q - new["q_mean_ema"] / correction) / unit, -3, 3) / self.temperature)
+        else:
+            weight = jnp.exp(proposal.value_scale * (q - q.max()) / unit)
         noisy = add_noise(self.schedule, next_action(batch), noise["eps"], t)
-        error = ((denoise(actor, batch.next_obs, noisy, t) - noise["eps"]) ** 2).sum(-1)
+        target = noise["eps"] - next_action(batch) if self.velocity else noise["eps"]
+        error = ((denoise(actor, batch.next_obs, noisy, t) - target) ** 2).sum(-1)
         return (weight * error).mean(), new
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -289,6 +373,11 @@ class Naive:
                 for name, arrays in zip(("weight", "bias"), zip(*members, strict=True), strict=True):
                     found[f"{role}.layers.{i}.{name}"] = jnp.stack(arrays)
         return {name: np.asarray(array) for name, array in found.items()}
+
+
+def _axes(noise: Any, name: str = "") -> Any:
+    """The axis of the candidates in each entry."""
+    return {k: _axes(v, k) for k, v in noise.items()} if isinstance(noise, Mapping) else int(name == "steps")
 
 
 def _layers(arrays: Mapping[str, np.ndarray], prefix: str, member: int | None = None) -> Layers:

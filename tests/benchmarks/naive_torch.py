@@ -21,16 +21,17 @@ import diffac_torch as ours
 from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Batch
 from diffac_torch.engine.random import draw, stream
-from diffac_torch.parts.diffusion import add_noise, posterior_mean, remove_noise
+from diffac_torch.parts.diffusion import add_noise, noise_between, posterior_mean, remove_noise
 from diffac_torch.parts.diffusion import score as score_of
 from diffac_torch.parts.objectives import _truncated_guesses
 
 
 class MLP(nn.Module):
-    """Layers with Mish between them."""
+    """Layers with an activation between them."""
 
-    def __init__(self, weights: Iterable[tuple[np.ndarray, np.ndarray]]) -> None:
+    def __init__(self, weights: Iterable[tuple[np.ndarray, np.ndarray]], activation: str = "mish") -> None:
         super().__init__()
+        self.activation = getattr(F, activation)
         self.layers = nn.ModuleList()
         for weight, bias in weights:
             layer = nn.Linear(*weight.shape[::-1])
@@ -40,7 +41,7 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[rows in] -> [rows out]"""
         for layer in self.layers[:-1]:
-            x = F.mish(layer(x))
+            x = self.activation(layer(x))
         return self.layers[-1](x)
 
 
@@ -75,14 +76,14 @@ class Naive:
 
     def __init__(self, learner: ours.Learner, actor: nn.Module, critic: nn.Module) -> None:
         self.learner = learner
-        self.noisy_policy = learner.sampler  # AdditiveNoise
-        inner = learner.sampler.sampler  # type: ignore[attr-defined]
-        self.candidates = inner.num_candidates if isinstance(inner, ours.BestOf) else None
-        self.chain: Any = inner.sampler if isinstance(inner, ours.BestOf) else inner
+        self.chain: Any = learner.sampler
+        while hasattr(self.chain, "sampler"):
+            self.chain = self.chain.sampler
         self.schedule = self.chain.schedule
+        self.velocity = actor.prediction == "velocity"
         self.actor = Denoiser(ours.to_arrays(actor))
         arrays = ours.to_arrays(critic)
-        self.critics = nn.ModuleList(MLP(_layers(arrays, "layers", i)) for i in range(2))
+        self.critics = nn.ModuleList(MLP(_layers(arrays, "layers", i), critic.activation) for i in range(2))
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         self.ema_actor = copy.deepcopy(self.actor).requires_grad_(False) if (learner.acting_actor == "ema") else None
         self.actor_adam, self.critic_adam = (
@@ -120,7 +121,7 @@ class Naive:
         critic_rate, critic_first = learner.critic_optimiser.learning_rate, learner.critic_steps_before_actor == 1
         if critic_first:
             _adam_step(self.critic_adam, critic_rate, self.updates)
-        actor_loss, self.actor_state = self.actor_loss(self.critics, obs, next_obs, next_action, noise["actor"])
+        actor_loss, self.actor_state = self.actor_loss(self.critics, obs, action, next_obs, next_action, noise["actor"])
         gradients = torch.autograd.grad(actor_loss, list(self.actor.parameters()))
         if not critic_first:
             _adam_step(self.critic_adam, critic_rate, self.updates)
@@ -137,29 +138,35 @@ class Naive:
     def denoise(self, obs: Tensor, noise: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
         """Actions of whole chains, one for each row of obs, and their states from t = 0 on."""
         schedule, states = self.schedule, []
-        noisy = self.chain.start_scale * noise["start"].reshape(len(obs), -1)
+        noisy = self.chain.first_scale * noise["start"]
         for t in range(schedule.num_steps - 1, -1, -1):
             states.append(noisy)
-            eps = self.actor(obs, noisy, torch.full((len(obs),), t))
-            action = remove_noise(schedule, noisy, eps, t).clamp(-1, 1)
-            if t > 0:
-                spread = float(schedule.posterior_std[t]) * noise["steps"][t - 1].reshape(len(obs), -1)
-                noisy = posterior_mean(schedule, action, noisy, t) + spread
-        return action, states[::-1]
+            output = self.actor(obs, noisy, torch.full((len(obs),), t))
+            of_flow = noisy - schedule.sigma(t) * output
+            action = of_flow if self.velocity else remove_noise(schedule, noisy, output, t)
+            if t > 0 and isinstance(self.chain, ours.DDIMSampler):
+                action = action.clamp(-1, 1)
+                noisy = add_noise(schedule, action, noise_between(schedule, action, noisy, t), t - 1)
+            elif t > 0:
+                mean = posterior_mean(schedule, self.clipped(action, "action"), noisy, t)
+                noisy = self.clipped(mean + float(self.chain.step_std[t]) * noise["steps"][t - 1], "state")
+        return action.clamp(-1, 1), states[::-1]
 
-    def best(self, obs: Tensor, noise: Mapping[str, Any]) -> Tensor:
-        """The sampled action; of several candidates the one that the critics prefer."""
-        if self.candidates is None:
+    def clipped(self, x: Tensor, what: str) -> Tensor:
+        """The same, in the box if the chain clips this."""
+        return x.clamp(-1, 1) if self.chain.clip == what else x
+
+    def act(self, obs: Tensor, noise: Mapping[str, Any], sampler: Any = None) -> Tensor:
+        """The sampled action, with exploration noise; of several candidates the one that the critics prefer."""
+        sampler = sampler or self.learner.sampler
+        if isinstance(sampler, ours.AdditiveNoise):
+            return sampler.explore(self.act(obs, noise["inner"], sampler.sampler), noise, self.temperature)
+        if not isinstance(sampler, ours.BestOf):
             return self.denoise(obs, noise)[0]
-        rows = obs.repeat(self.candidates, 1)
-        actions, _ = self.denoise(rows, noise["candidates"])
-        q = self.value(self.critics, rows, actions).view(self.candidates, -1)
-        chosen = q.argmax(0)
-        return actions.view(self.candidates, *obs.shape[:1], -1)[chosen, torch.arange(len(obs))]
-
-    def act(self, obs: Tensor, noise: Mapping[str, Any]) -> Tensor:
-        """The action with exploration noise."""
-        return self.noisy_policy.explore(self.best(obs, noise["inner"]), noise, self.temperature)  # type: ignore[attr-defined]
+        rows = obs.repeat(sampler.num_candidates, 1)
+        actions = self.act(rows, _in_rows(noise["candidates"]), sampler.sampler)
+        chosen = self.value(self.critics, rows, actions).view(-1, len(obs)).argmax(0)
+        return actions.view(-1, *obs.shape[:1], actions.shape[-1])[chosen, torch.arange(len(obs))]
 
     def value(self, critics: Any, obs: Tensor, action: Tensor) -> Tensor:
         """The smaller of the two values (of the means), [rows]."""
@@ -200,24 +207,29 @@ class Naive:
         return losses[0] + losses[1], {"omega": torch.stack(omegas)}
 
     def actor_loss(
-        self, critics: Any, obs: Tensor, next_obs: Tensor, next_action: Tensor, noise: Mapping[str, Any]
+        self, critics: Any, obs: Tensor, action: Tensor, next_obs: Tensor, next_action: Tensor, noise: Mapping[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss that the recipe is named after, and the new state of the objective."""
         objective: Any = self.learner.actor_objective
         if isinstance(objective, ours.ValueThroughSampler):
             return -self.value(critics, obs, self.act(obs, noise["rollout"])).mean(), {}
+        if isinstance(objective, ours.Sum) and len(objective.terms) == 1:
+            ((weight, gradient),) = objective.terms
+            return weight * self.q_loss(gradient, critics, obs, action, noise["term0"]), {}
         if isinstance(objective, ours.Sum):
             (first, _), (second, gradient) = objective.terms
             rollout = noise["rollout"]
             action, states = self.denoise(obs, rollout["inner"])
-            action = self.noisy_policy.explore(action, rollout, self.temperature)  # type: ignore[attr-defined]
+            action = self.learner.sampler.explore(action, rollout, self.temperature)  # type: ignore[attr-defined]
             value = -self.value(critics, obs, action).mean()
             return first * value + second * self.score_loss(gradient, critics, obs, states), {}
-        if isinstance(objective.proposal, ours.ReverseProposal):
-            if objective.proposal.uses_gradient:
-                return self.energy_loss(objective.proposal, critics, obs, noise), self.actor_state
-            return self.reverse_loss(objective.proposal, critics, obs, noise), self.actor_state
-        return self.policy_loss(objective.proposal, critics, next_obs, next_action, noise)
+        if isinstance(objective.proposal, ours.PolicyProposal):
+            return self.policy_loss(objective, critics, next_obs, next_action, noise)
+        if objective.proposal.gradient_weight == "minimum_variance":
+            return self.variance_loss(objective.proposal, critics, obs, noise)
+        if objective.proposal.uses_gradient:
+            return self.energy_loss(objective.proposal, critics, obs, noise), self.actor_state
+        return self.reverse_loss(objective.proposal, critics, obs, noise), self.actor_state
 
     def score_loss(self, gradient: Any, critics: Any, obs: Tensor, states: list[Tensor]) -> Tensor:
         """DACER2's second term, at the states of the chain."""
@@ -228,6 +240,17 @@ class Naive:
         target = weight.unsqueeze(-1) * slope / (slope.norm(dim=-1, keepdim=True) + 1e-8)
         score = score_of(self.schedule, self.actor(rows, noisy.detach(), t), t)
         return (score - target).square().sum(-1).mean()
+
+    def q_loss(self, objective: Any, critics: Any, obs: Tensor, action: Tensor, noise: Mapping[str, Any]) -> Tensor:
+        """QSM: the noise is minus the gradient of the mean of both values, at replayed actions noised to all times."""
+        steps = self.schedule.num_steps
+        rows, t = obs.repeat(steps, 1), torch.arange(steps).repeat_interleave(len(obs))
+        noisy = add_noise(self.schedule, action.repeat(steps, 1), noise["eps"].flatten(0, 1), t).requires_grad_()
+        pair = torch.cat([rows, noisy], dim=-1)
+        first, second = (critic(pair).sum() for critic in critics)
+        (slope,) = torch.autograd.grad((first + second) / 2, noisy)
+        scale = float(np.exp(objective.intercept))
+        return (self.actor(rows, noisy.detach(), t) + scale * slope).square().sum(-1).mean()
 
     def reverse_loss(self, proposal: Any, critics: Any, obs: Tensor, noise: Mapping[str, Any]) -> Tensor:
         """SDAC: the denoiser is evaluated once for each particle."""
@@ -254,10 +277,43 @@ class Naive:
         target = -add_noise(self.schedule, torch.zeros_like(slope), slope, t)
         return (self.actor(obs, noisy, t) - target).square().sum(-1).mean()
 
-    def policy_loss(
-        self, proposal: Any, critics: Any, next_obs: Tensor, next_action: Tensor, noise: Mapping[str, Any]
+    def variance_loss(
+        self, proposal: Any, critics: Any, obs: Tensor, noise: Mapping[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """DPMD: the policy's own actions, weighted by their standardised value."""
+        """RFM: noises and gradients mixed by the ratio of two moving averages for each time."""
+        old, t, eps = self.actor_state, noise["t"].long(), noise["particles"]
+        with torch.no_grad():
+            noisy = add_noise(self.schedule, self.act(obs, noise["rollout"]), noise["eps"], t)
+            free = remove_noise(self.schedule, noisy, eps, t)
+        guesses = free.clamp(-1, 1).requires_grad_()
+        q = self.value(critics, obs.repeat(len(eps), 1), guesses.flatten(0, 1)).view(len(eps), -1)
+        (slope,) = torch.autograd.grad(q.sum(), guesses)
+        with torch.no_grad():
+            scale = proposal.value_scale / self.temperature
+            far = (free - guesses) / proposal.outside_std
+            weight = torch.softmax(q * scale - far.square().sum(-1) / 2, dim=0).unsqueeze(-1)
+            slope = scale * slope * (guesses.abs() < 1) - far / proposal.outside_std
+            d = remove_noise(self.schedule, torch.zeros_like(noisy), slope, t) - eps
+            variance = old["gradient_variance"]
+            h = torch.where(variance > 1e-12, -old["gradient_covariance"] / variance.clamp(min=1e-12), 0)
+            target = (weight * (eps + h[t].unsqueeze(-1) * d)).sum(0)
+            eps, d = (x - (weight * x).sum(0) for x in (eps, d))
+            moments = {
+                "gradient_covariance": (weight.square() * eps * d).sum((0, 2)),
+                "gradient_variance": (weight.square() * d * d).sum((0, 2)),
+            }
+            new = {name: array.clone() for name, array in old.items()}
+            for time in t.unique():
+                for name, moment in moments.items():
+                    new[name][time] += proposal.rate * (moment[t == time].mean() - old[name][time])
+        loss = (self.actor(obs, noisy, t) - target).square().sum(-1).mean()
+        return loss, new if self.updates % self.learner.actor_delay == 0 else old
+
+    def policy_loss(
+        self, objective: Any, critics: Any, next_obs: Tensor, next_action: Tensor, noise: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """DPMD and FPMD: the policy's own actions, weighted by their value over its running deviation."""
+        proposal = objective.proposal
         old, rate, t = self.actor_state, proposal.rate, noise["t"].long()
         with torch.no_grad():
             q = self.value(critics, next_obs, next_action)
@@ -267,10 +323,14 @@ class Naive:
                 "count": old["count"] + 1,
             }
             correction = -torch.expm1(new["count"] * np.log1p(-rate))
-            advantage = (q - new["q_mean_ema"] / correction) / (new["q_std_ema"] / correction + 1e-8)
-            weight = torch.exp(advantage.clamp(-3, 3) / self.temperature)
+            unit = new["q_std_ema"] / correction + 1e-8
+            if proposal.centred:
+                weight = torch.exp(((q - new["q_mean_ema"] / correction) / unit).clamp(-3, 3) / self.temperature)
+            else:
+                weight = torch.exp(proposal.value_scale * (q - q.max()) / unit)
             noisy = add_noise(self.schedule, next_action, noise["eps"], t)
-        error = (self.actor(next_obs, noisy, t) - noise["eps"]).square().sum(-1)
+            target = noise["eps"] - next_action if self.velocity else noise["eps"]
+        error = (self.actor(next_obs, noisy, t) - target).square().sum(-1)
         return (weight * error).mean(), new
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -287,6 +347,11 @@ class Naive:
 
 def _tensors(noise: Any) -> Any:
     return {k: _tensors(v) for k, v in noise.items()} if isinstance(noise, Mapping) else torch.as_tensor(noise)
+
+
+def _in_rows(noise: Any) -> Any:
+    """Candidates and states as one axis."""
+    return {k: _in_rows(v) for k, v in noise.items()} if isinstance(noise, Mapping) else noise.flatten(-3, -2)
 
 
 def _gaussian(output: Tensor) -> tuple[Tensor, Tensor]:
