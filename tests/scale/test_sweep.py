@@ -351,6 +351,29 @@ def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
 
 
+CLEARED = """
+import contextlib, multiprocessing.util, pathlib, shutil
+from diffac.scale.executors.processes import Processes
+from diffac.scale.work import Job
+
+if __name__ == "__main__":
+    job = Job("a/b", "", "fake", {}, 1, "mine.yaml", pathlib.Path("sweeps"))
+    with contextlib.closing(Processes()) as executor:
+        for _ in range(2):
+            executor.submit(repr, job)
+            ((_, result),) = executor.finished(60)
+            assert result == repr(job), result
+            shutil.rmtree(multiprocessing.util.get_temp_dir())
+            pathlib.Path(multiprocessing.util.get_temp_dir()).mkdir()  # which Python removes when it ends
+"""
+
+
+def test_cleared_temporary_files_end_nothing(tmp_path: Path) -> None:
+    """As systems do after some days: the fork server listens on a file there."""
+    (tmp_path / "cleared.py").write_text(CLEARED)
+    subprocess.run([sys.executable, "cleared.py"], cwd=tmp_path, check=True, timeout=120)
+
+
 @pytest.mark.parametrize(("processors", "each", "slots"), [(8, 3, 2), (8, 1, 8), (2, 2, 1)])
 def test_shares(processors: int, each: int, slots: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("diffac.scale.executors.processes.usable_processors", lambda: processors)

@@ -67,12 +67,20 @@ class Processes:
 
     def submit(self, work: Callable[[Job], Any], job: Job) -> None:
         answer, sender = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_work, args=(work, job, sender))
         spared = [signum for signum in (signal.SIGINT, getattr(signal, "SIGHUP", None)) if signum]
         with children_undisturbed(spared), _environment(self.cpus_per_run):
-            process.start()
+            try:
+                process = self._start(work, job, sender)
+            except FileNotFoundError:  # old temporary files were cleared away, with the socket of the fork server
+                self._context = multiprocessing.get_context("spawn")
+                process = self._start(work, job, sender)
         sender.close()  # so that the pipe ends with the process
         self._running.append(Running(job, process, answer))
+
+    def _start(self, *arguments: Any) -> Any:
+        process = self._context.Process(target=_work, args=arguments)
+        process.start()
+        return process
 
     def finished(self, timeout: float) -> list[tuple[Job, Any]]:
         ready = wait([running.answer for running in self._running], timeout)
