@@ -286,7 +286,7 @@ class Agent:
                 is a dictionary or tuple, in each of its entries).
             state: not used, as the policy has no memory.
             episode_start: not used.
-            deterministic: without exploration noise.
+            deterministic: without exploration noise, and by the learner's sampler of evaluations if it has one.
 
         Returns:
             Actions [action_dim] or [n action_dim] in the environment's own range and dtype, and None.
@@ -300,7 +300,7 @@ class Agent:
         with self._updating:
             noise = draw(self._rng, spec)
             try:
-                action = self._scale(self.engine.act(self.state, rows, noise))
+                action = self._scale(self.engine.act(self.state, rows, noise, deterministic=deterministic))
             except Exception:
                 self._arrays()  # says it better where nothing is left to act by
                 raise

@@ -401,8 +401,8 @@ class Learner(Protocol):
         """One update with explicit noise; metrics of parts that were not due are NaN or absent."""
         ...
 
-    def policy(self, state: Any) -> Policy:
-        """What acts."""
+    def policy(self, state: Any, *, deterministic: bool = False) -> Policy:
+        """What acts; deterministic: in evaluations."""
         ...
 
 
@@ -472,11 +472,17 @@ class Engine(Protocol):
         ...
 
     def act_noise_spec(self, shape: Shape, *, deterministic: bool = False) -> NoiseSpec:
-        """The noise of `act` for actions of shape (num_envs, action_dim); deterministic: exploration noise is off."""
+        """The noise of `act` for actions of shape (num_envs, action_dim).
+
+        deterministic: in evaluations, whose sampler may be another one, and exploration noise is off.
+        """
         ...
 
-    def act(self, state: Any, obs: np.ndarray, noise: Noise) -> np.ndarray:
-        """Actions [num_envs action_dim], in [-1, 1], for obs [num_envs obs_dim], from the acting copy of the policy."""
+    def act(self, state: Any, obs: np.ndarray, noise: Noise, *, deterministic: bool = False) -> np.ndarray:
+        """Actions [num_envs action_dim], in [-1, 1], for obs [num_envs obs_dim], from the acting copy of the policy.
+
+        deterministic: in evaluations; the noise is what `act_noise_spec` says with the same value.
+        """
         ...
 
     def compile_act(self, state: Any, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:

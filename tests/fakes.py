@@ -363,7 +363,7 @@ class FakeEngine:
         spec = {"start": Normal(shape), "exploration": Normal(shape)}
         return without_exploration(spec) if deterministic else spec
 
-    def act(self, state: FakeState, obs: np.ndarray, noise: Any) -> np.ndarray:
+    def act(self, state: FakeState, obs: np.ndarray, noise: Any, **_: Any) -> np.ndarray:
         self.explored.append(bool(np.any(noise["exploration"])))
         action = np.tanh(state.weight * obs[:, :2][:, -1:] + noise["start"] + noise["exploration"])
         self.acted.append(action)

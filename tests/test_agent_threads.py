@@ -112,7 +112,7 @@ def test_the_update_never_overlaps_with_predict_that_began_before_learn() -> Non
     agent, began, go_on = fake(), threading.Event(), threading.Event()
 
     class Slow(Consuming):
-        def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
+        def act(self, state: Any, obs: np.ndarray, noise: Any, **_: Any) -> np.ndarray:
             if threading.current_thread() is not learning:
                 began.set()
                 go_on.wait(10)

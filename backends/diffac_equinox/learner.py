@@ -47,15 +47,16 @@ class Learner(eqx.Module, declared.Learner):
         # Every leaf gets an array of its own: who consumes the state may use its memory for the next one.
         return jax.tree.map(lambda x: jnp.array(x, copy=True) if eqx.is_array(x) else x, state)
 
-    def policy(self, state: LearnerState) -> Policy:
-        """What `sampler` acts with: the copy of the actor that acts, the critic, and the temperature."""
-        return Policy(self._copy(self.acting_actor, state), state.critic, self.temperature.value(state.temperature))
+    def policy(self, state: LearnerState, *, deterministic: bool = False) -> Policy:
+        """What acts: the copy of the actor that does, the critic that ranks its candidates, and the temperature."""
+        ranking = _critic(self.evaluation_ranking if deterministic else "online", state)
+        return Policy(self._copy(self.acting_actor, state), ranking, self.temperature.value(state.temperature))
 
     def step(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[LearnerState, Metrics]:
         """One update; metrics of parts that are not due are NaN."""
         self = at_update(self, state.updates, batch.reward.dtype)
         temperature = without_gradient(self.temperature.value(state.temperature), batch.reward)
-        target_policy = Policy(self._copy(self.target_actor, state), state.critic, temperature)
+        target_policy = Policy(self._copy(self.target_actor, state), _critic(self.target_ranking, state), temperature)
         batch = batch._replace(
             reward=self.reward_scale * batch.reward,
             obs=self.seen(batch.obs, state.obs_moments),
@@ -138,6 +139,10 @@ class Learner(eqx.Module, declared.Learner):
 
     def _copy(self, which: declared.Copy, state: LearnerState) -> Any:
         return state.ema_actor if which == "ema" else state.actor
+
+
+def _critic(which: declared.CriticCopy, state: LearnerState) -> Any:
+    return state.target_critic if which == "target" else state.critic
 
 
 def _of_step(network: str, loss: Array, step_metrics: Metrics) -> dict[str, Array]:

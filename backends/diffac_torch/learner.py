@@ -39,9 +39,10 @@ class Learner(declared.Learner):
             updates=0,
         )
 
-    def policy(self, state: LearnerState) -> Policy:
-        """What `sampler` acts with: the copy of the actor that acts, the critic, and the temperature."""
-        return Policy(self._copy(self.acting_actor, state), state.critic, self.temperature.value(state.temperature))
+    def policy(self, state: LearnerState, *, deterministic: bool = False) -> Policy:
+        """What acts: the copy of the actor that does, the critic that ranks its candidates, and the temperature."""
+        ranking = _critic(self.evaluation_ranking if deterministic else "online", state)
+        return Policy(self._copy(self.acting_actor, state), ranking, self.temperature.value(state.temperature))
 
     def step(self, state: LearnerState, batch: Batch, noise: Noise) -> tuple[LearnerState, Metrics]:
         """One update, in place."""
@@ -56,7 +57,7 @@ class Learner(declared.Learner):
         (loss, next_rollout), critic_gradient = critic_loss_and_gradient(
             self.of_target,
             self.critic_objective,
-            Policy(self._copy(self.target_actor, state), state.critic, temperature),
+            Policy(self._copy(self.target_actor, state), _critic(self.target_ranking, state), temperature),
             state.critic,
             state.target_critic,
             batch,
@@ -119,6 +120,10 @@ class Learner(declared.Learner):
 
     def _copy(self, which: declared.Copy, state: LearnerState) -> Any:
         return state.ema_actor if which == "ema" else state.actor
+
+
+def _critic(which: declared.CriticCopy, state: LearnerState) -> Any:
+    return state.target_critic if which == "target" else state.critic
 
 
 def _of_step(network: str, loss: Tensor, step_metrics: Metrics) -> dict[str, Tensor]:

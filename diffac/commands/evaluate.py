@@ -181,9 +181,8 @@ def _record(agent: Agent, path: Path, seed: int, deterministic: bool, max_steps:
 
     def act(obs: np.ndarray) -> np.ndarray:
         shape = (len(obs), agent.action_space.shape[0])
-        return agent.engine.act(
-            agent.state, obs, draw(rng, agent.engine.act_noise_spec(shape, deterministic=deterministic))
-        )
+        noise = draw(rng, agent.engine.act_noise_spec(shape, deterministic=deterministic))
+        return agent.engine.act(agent.state, obs, noise, deterministic=deterministic)
 
     try:
         with warnings.catch_warnings():  # JAX warns of the fork that starts ffmpeg, which is no fork that stays

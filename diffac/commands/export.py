@@ -266,7 +266,7 @@ def _check(
         drawn = sign.draw(rng, batch)
         for noise in (_equal_candidates(sign, drawn), drawn) if has_candidates else (drawn,):
             nested = sign.nest(noise, lambda shape: np.zeros(shape, np.float32), batch)
-            expected = agent.engine.act(agent.state, obs, nested).clip(-1, 1)
+            expected = agent.engine.act(agent.state, obs, nested, deterministic=True).clip(-1, 1)
             found = call(obs, *noise)
             differences = (abs(found - scale(expected)) / size).max(-1)
             if has_candidates and noise is drawn:

@@ -114,26 +114,35 @@ class Engine:
         check_moments(moments, state.obs_moments)
         return self._with_moments(state, moments)
 
-    def act(self, state: Any, obs: np.ndarray, noise: Noise) -> np.ndarray:
-        """Float32 actions [num_envs action_dim] of the learner's policy, for the noise that `act_noise_spec` says.
+    def act(self, state: Any, obs: np.ndarray, noise: Noise, *, deterministic: bool = False) -> np.ndarray:
+        """Float32 actions [num_envs action_dim] of the learner's policy.
+
+        Args:
+            state: stays as it is.
+            obs: [num_envs obs_dim] of floats.
+            noise: as `act_noise_spec` says, with the same `deterministic`.
+            deterministic: by the sampler and the critic of evaluations.
 
         Raises:
             UsageError: obs is not a floating array [num_envs obs_dim].
         """
         check_obs(obs, ("num_envs",), state.actor)
-        return self._act(state, obs, noise)
+        return self._act(state, obs, noise, deterministic and self.learner.evaluates_apart)
 
     def act_noise_spec(self, shape: Shape, *, deterministic: bool = False) -> NoiseSpec:
-        """The noise of `act` for actions (num_envs, action_dim); deterministic: what only explores is off."""
+        """The noise of `act` for actions (num_envs, action_dim).
+
+        deterministic: in evaluations, that of their sampler, where what only explores is off.
+        """
         return self._act_noise_spec(shape, deterministic)
 
     def compile_act(self, state: Any, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
-        """Compiles `act`, so that later calls do not wait for the compiler.
+        """Compiles `act`, for evaluations too, so that later calls do not wait for the compiler.
 
         In Equinox `act` always is a compiled program, one for each number of observations; here it is called once for
-        each of these. In torch this makes one program for any number, without Python between the steps of a diffusion
-        chain, in 15 to 60 seconds; its actions differ from those before by rounding, and for arguments of other shapes
-        or types `act` still computes step by step.
+        each of these. In torch this makes one program for any number (two where the learner `evaluates_apart`), without
+        Python between the steps of a diffusion chain, in 15 to 60 seconds; its actions differ from those before by
+        rounding, and for arguments of other shapes or types `act` still computes step by step.
 
         Args:
             state: where the networks are; the program serves all states like it.
@@ -155,7 +164,7 @@ class Engine:
         raise NotImplementedError
 
     def _make_act_noise_spec(self, shape: Shape, deterministic: bool) -> NoiseSpec:
-        spec = self.learner.sampler.noise_spec(shape)
+        spec = self.learner.acting(deterministic).noise_spec(shape)
         return without_exploration(spec) if deterministic else spec
 
     def _step(self, state: Any, batch: Batch, noise: Noise) -> tuple[Any, Metrics]:
@@ -164,7 +173,8 @@ class Engine:
     def _update(self, state: Any, batches: Batch, key: int) -> tuple[Any, Metrics]:
         raise NotImplementedError
 
-    def _act(self, state: Any, obs: np.ndarray, noise: Noise) -> np.ndarray:
+    def _act(self, state: Any, obs: np.ndarray, noise: Noise, deterministic: bool) -> np.ndarray:
+        """`act`; deterministic only where evaluations have a sampler or critic of their own."""
         raise NotImplementedError
 
     def _with_moments(self, state: Any, moments: State) -> Any:

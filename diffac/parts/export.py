@@ -99,7 +99,7 @@ class Signature:
 
 
 def signature(engine: Engine, obs_dim: int, low: np.ndarray, high: np.ndarray) -> Signature:
-    """The signature of a learner's acting policy without exploration.
+    """The signature of a learner's policy as it is evaluated, without exploration.
 
     Args:
         engine: says which noise it needs.

@@ -27,6 +27,9 @@ __all__ = ["Learner"]
 Copy = Literal["online", "ema"]
 """Which copy of the actor: the one that is trained, or its exponential moving average."""
 
+CriticCopy = Literal["online", "target"]
+"""Which copy of the critic: the one that is trained, or the slow one in its own target."""
+
 OptimiserLike = Annotated[Any, part_of(Optimiser)]
 """An `Optimiser`, or what the framework calls one."""
 
@@ -62,7 +65,7 @@ class Learner(Part):
     same names in every update.
 
     Args:
-        sampler: draws actions, for acting and, without a target_sampler, for the critic's target.
+        sampler: draws actions, for acting and, unless others are given, for the critic's target and evaluations.
         actor_objective: loss of the actor.
         critic_objective: loss of the critic.
         temperature: the entropy coefficient and its rule.
@@ -75,6 +78,10 @@ class Learner(Part):
         acting_actor: which copy of the actor acts, the "online" one or its exponential moving average, "ema".
         target_sampler: draws the actions of the critic's target; None: as `sampler`.
         target_actor: which copy of the actor it draws them with.
+        target_ranking: which copy of the critic ranks candidates there (`BestOf`), "online" or "target".
+        evaluation_sampler: draws actions where one acts `deterministic`: in evaluations, in `Agent.predict` unless it
+            is told otherwise, in exported policies; None: as `sampler`. Either is without exploration noise there.
+        evaluation_ranking: which copy of the critic ranks candidates there.
         first_actor_update: the update in which the actor first moves, below actor_delay; then every actor_delay-th.
         critic_steps: optimiser steps with one critic gradient; 1, except to reproduce the official DPMD code (2).
         critic_steps_before_actor: how many of them come before the actor's loss, in 0..critic_steps. 0: the actor sees
@@ -99,6 +106,9 @@ class Learner(Part):
     acting_actor: Copy = "online"
     target_sampler: Sampler | None = None
     target_actor: Copy = "online"
+    target_ranking: CriticCopy = "online"
+    evaluation_sampler: Sampler | None = None
+    evaluation_ranking: CriticCopy = "online"
     first_actor_update: Whole = 0
     critic_steps: Count = 1
     critic_steps_before_actor: Whole = 0
@@ -139,6 +149,15 @@ class Learner(Part):
         """What draws the actions of the critic's target."""
         return self.sampler if self.target_sampler is None else self.target_sampler
 
+    def acting(self, deterministic: bool) -> Sampler:
+        """What acts; deterministic: in evaluations."""
+        return self.evaluation_sampler if deterministic and self.evaluation_sampler is not None else self.sampler
+
+    @property
+    def evaluates_apart(self) -> bool:
+        """Whether the sampler or the critic of evaluations is another one than that of acting."""
+        return self.evaluation_sampler is not None or self.evaluation_ranking != "online"
+
     @property
     def has_ema(self) -> bool:
         """Whether a policy has the moving average of the actor."""
@@ -170,8 +189,13 @@ class Learner(Part):
         """
         raise NotImplementedError
 
-    def policy(self, state: Any) -> Policy:
-        """What `sampler` acts with: the copy of the actor that acts, the critic, and the temperature."""
+    def policy(self, state: Any, *, deterministic: bool = False) -> Policy:
+        """What acts: the copy of the actor that does, the critic that ranks its candidates, and the temperature.
+
+        Args:
+            state: the learner's.
+            deterministic: in evaluations.
+        """
         raise NotImplementedError
 
     def step(self, state: Any, batch: Batch, noise: Noise) -> tuple[Any, Metrics]:

@@ -488,12 +488,12 @@ def test_acting(backend: Any, name: str) -> None:
     for deterministic in (False, True):
         spec = engine.act_noise_spec((4, DIMS.action), deterministic=deterministic)
         noise = draw(rng, spec)
-        action = engine.act(state, obs, noise)
+        action = engine.act(state, obs, noise, deterministic=deterministic)
         assert isinstance(action, np.ndarray)
         assert action.dtype == np.float32
         assert action.shape == (4, DIMS.action)
         assert np.abs(action).max() <= 1
-        np.testing.assert_array_equal(engine.act(state, obs, noise), action)
+        np.testing.assert_array_equal(engine.act(state, obs, noise, deterministic=deterministic), action)
     engine.step(state, parts.make_batch(rng, filled=False), parts.make_noise(rng, engine))
 
 
@@ -509,18 +509,20 @@ def unchecked_shapes() -> Iterator[None]:
 
 
 def test_compiled_acting(backend: Any) -> None:
-    """`compile_act` changes no action: not for other numbers of observations, and not after the next update."""
+    """`compile_act` changes no action: for no number of observations, in no evaluation, and not after an update."""
     rng, sizes = np.random.default_rng(6), (1, 3, 16)
-    engine, state = problems.start_engine(backend, a_problem("learner", "sdac"))
-    plain, same = problems.start_engine(backend, a_problem("learner", "sdac"))
+    engine, state = problems.start_engine(backend, a_problem("learner", "target_ranking"))
+    plain, same = problems.start_engine(backend, a_problem("learner", "target_ranking"))
     with unchecked_shapes():
         engine.compile_act(state, DIMS.obs, DIMS.action, sizes[:2])
     for _ in range(2):
         for size in sizes:
             obs = rng.standard_normal((size, DIMS.obs)).astype(np.float32)
             for deterministic in (False, True):
-                noise = draw(rng, engine.act_noise_spec((size, DIMS.action), deterministic=deterministic))
-                np.testing.assert_allclose(engine.act(state, obs, noise), plain.act(same, obs, noise), atol=1e-6)
+                how = {"deterministic": deterministic}
+                noise = draw(rng, engine.act_noise_spec((size, DIMS.action), **how))
+                action, expected = engine.act(state, obs, noise, **how), plain.act(same, obs, noise, **how)
+                np.testing.assert_allclose(action, expected, atol=1e-6)
         batch, noise = parts.make_batch(rng, filled=False), parts.make_noise(rng, engine)
         (state, _), (same, _) = engine.step(state, batch, noise), plain.step(same, batch, noise)
 

@@ -477,6 +477,16 @@ def _td3(B: Any, d: Dims) -> Any:
     )
 
 
+def _by_target_critic(B: Any, d: Dims) -> Any:
+    return dataclasses.replace(
+        _reweighted(B, d, lambda sampler: B.ReverseProposal(sampler, 4)),
+        target_actor="ema",
+        target_ranking="target",
+        evaluation_sampler=B.AdditiveNoise(B.BestOf(chain(B, d), num_candidates=5)),
+        evaluation_ranking="target",
+    )
+
+
 BETWEEN = {"critic_steps": 2, "critic_steps_before_actor": 1}
 """The actor sees the critic between its two steps, as in the official DPMD code."""
 
@@ -490,6 +500,7 @@ LEARNERS: dict[str, Part] = {
             B, d, lambda s: B.ReverseProposal(s, 4, VALUE_SCALE, False, gradient_weight="minimum_variance", rate=0.2)
         )
     ),
+    "target_ranking": Part(_by_target_critic),
     "sac": Part(_sac, actor="gaussian"),
     "td3": Part(_td3, actor="deterministic"),
     "sac_normalised": Part(

@@ -108,7 +108,7 @@ class Evaluator:
         num_episodes: episodes of an evaluation.
         seed: of the environments and of the policy's noise; never shared with training.
         num_envs: environments stepped together; None: at most 10, or as many as the stepper has.
-        deterministic: exploration noise is off (`Engine.act_noise_spec(..., deterministic=True)`).
+        deterministic: the learner's sampler of evaluations acts, without exploration noise (`Engine.act`).
         env_kwargs: as in `make_envs`; a stepper has its own.
         wrappers: likewise.
         max_steps: steps after which an episode is cut; None: as `Bounded`, and of a stepper after `MAX_STEPS`.
@@ -184,7 +184,7 @@ class Evaluator:
         while any(len(episodes) < quota for episodes, quota in zip(played, self._quota, strict=True)):
             if stop is not None:
                 stop.raise_if_requested()
-            stepper.start(engine.act(state, obs, draw(rng, spec)))
+            stepper.start(engine.act(state, obs, draw(rng, spec), deterministic=self.deterministic))
             result = stepper.finish()
             for episode in result.episodes:
                 if len(played[episode.env]) < self._quota[episode.env]:

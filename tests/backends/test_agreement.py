@@ -185,7 +185,8 @@ def test_acting(both: SimpleNamespace, name: str) -> None:
         spec = engine.act_noise_spec((4, DIMS.action), deterministic=deterministic)
         assert spec == other.act_noise_spec((4, DIMS.action), deterministic=deterministic)
         noise = draw(rng, spec)
-        first, second = engine.act(state, obs, noise), other.act(other_state, obs, noise)
+        first = engine.act(state, obs, noise, deterministic=deterministic)
+        second = other.act(other_state, obs, noise, deterministic=deterministic)
         assert first.dtype == second.dtype == np.float32
         np.testing.assert_allclose(first, second, rtol=1e-4, atol=1e-5)
 

@@ -6,12 +6,14 @@ import dataclasses
 import functools
 import gc
 import weakref
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import load_backend
+from exported import TARGETS, check_exported
 
 from diffac.errors import UsageError
 from diffac.noise import Zeros, draw
@@ -561,17 +563,19 @@ def test_act_is_the_sampler_of_the_acting_copy(backend: ModuleType, name: str) -
     arrays = arrays_of(backend, state)
     copy = part_of(arrays, "ema_actor" if engine.learner.acting_actor == "ema" else "actor")
     actor = backend.from_arrays(make_actor(backend, LEARNERS[name]), copy)
-    critic = backend.from_arrays(make_critic(backend, LEARNERS[name]), part_of(arrays, "critic"))
     temperature = to_backend(np.exp(arrays["temperature.log_temperature"]))
     for deterministic in (False, True):
+        ranking = "target_critic" if deterministic and engine.learner.evaluation_ranking == "target" else "critic"
+        critic = backend.from_arrays(make_critic(backend, LEARNERS[name]), part_of(arrays, ranking))
         noise = draw(rng, engine.act_noise_spec(shape, deterministic=deterministic), np.float64)
-        action = engine.act(state, obs, noise)
+        action = engine.act(state, obs, noise, deterministic=deterministic)
         assert isinstance(action, np.ndarray)
         assert action.dtype == np.float32
         assert action.shape == shape
         assert np.abs(action).max() <= 1
         seen = engine.learner.seen(to_backend(obs.astype(np.float64)), state.obs_moments)
-        expected = engine.learner.sampler(Policy(actor, critic, temperature), seen, to_backend(noise))
+        sampler = (deterministic and engine.learner.evaluation_sampler) or engine.learner.sampler
+        expected = sampler(Policy(actor, critic, temperature), seen, to_backend(noise))
         np.testing.assert_allclose(action, to_numpy(expected), rtol=1e-5, atol=1e-6)
         assert all(not value.any() for path, value in flatten(noise).items() if "exploration" in path) == deterministic
 
@@ -616,6 +620,29 @@ def test_act_uses_the_average_if_there_is_one(backend: ModuleType, name: str) ->
     assert np.abs(with_other(used) - plain).max() > 1e-4
     if unused is not None:
         np.testing.assert_array_equal(with_other(unused), plain)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_exported_policies_are_those_of_evaluations(both: SimpleNamespace, target: str, tmp_path: Path) -> None:
+    """Their own sampler, and the critic that ranks its candidates."""
+    B = both.equinox if target == "jax" else both.torch
+    engine, state = trained(B, "target_ranking")
+    arrays = arrays_of(B, state)
+    for name, array in arrays.items():
+        if name.startswith("critic.layers.2."):
+            array *= -1  # it likes what the slow one does not
+    state = B.from_arrays(state, arrays)
+    check_exported(B, engine, state, target, tmp_path)
+    other = changed(B, engine, evaluation_ranking="online")
+    with pytest.raises(AssertionError, match="Not equal"):
+        check_exported(B, Mixed(other, engine), state, target, tmp_path)
+
+
+class Mixed:
+    """Exports one engine's policy, and acts by another one."""
+
+    def __init__(self, exported: Any, acting: Any) -> None:
+        self.learner, self.act, self.act_noise_spec = exported.learner, acting.act, acting.act_noise_spec
 
 
 def test_act_leaves_the_state_usable(backend: ModuleType) -> None:

@@ -244,10 +244,10 @@ def test_a_compiled_policy_is_for_what_it_was_compiled_for(torch_backend: Any, m
         obs = rng.standard_normal((rows, parts.DIMS.obs)).astype(np.float32)
         if noise is None:
             noise = draw(rng, engine.act_noise_spec((rows, parts.DIMS.action)))
-        action, program, engine._act_program = engine.act(state, obs, noise), engine._act_program, None
+        action, programs, engine._act_programs = engine.act(state, obs, noise), engine._act_programs, {}
         number = len(stepwise)
         same = engine.act(state, obs, noise)
-        engine._act_program = program
+        engine._act_programs = programs
         del stepwise[number:]
         return action, same
 

@@ -122,7 +122,7 @@ def test_the_file_computes_what_the_run_computes(recipe: str, backend: str, name
     obs = rng.standard_normal((5, 6), np.float32)
     spec = agent.engine.act_noise_spec((5, 1), deterministic=True)
     noise = draw(rng, spec)
-    expected = action_scaler(agent.action_space)(agent.engine.act(agent.state, obs, noise))
+    expected = action_scaler(agent.action_space)(agent.engine.act(agent.state, obs, noise, deterministic=True))
     arrays = drawn(spec, noise)
     assert len(arrays) == {"sac": 0, "td3": 0, "fpmd": 1}.get(recipe, 2)
     found = reader(name)(path)(obs, *arrays)
@@ -289,7 +289,7 @@ def test_near_ties(backend: str, case: str, ties: bool, right: bool) -> None:
     def call(obs: np.ndarray, start: np.ndarray, steps: np.ndarray) -> np.ndarray:
         order = [2, 1, 0] if case == "other" else [0, 0, 0]
         noise = described.nest([start[order], steps[:, order]], np.zeros, len(obs))
-        return action_scaler(agent.action_space)(agent.engine.act(state, obs, noise))
+        return action_scaler(agent.action_space)(agent.engine.act(state, obs, noise, deterministic=True))
 
     exporter = importlib.import_module(f"diffac_{backend}.engine.export")
     check = _check(call, agent, described, lambda *pair: exporter.critic_values(agent.engine.learner, state, *pair))

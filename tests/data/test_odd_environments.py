@@ -54,7 +54,7 @@ class Bold(fakes.FakeEngine):
 
     dim = 1
 
-    def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
+    def act(self, state: Any, obs: np.ndarray, noise: Any, **_: Any) -> np.ndarray:
         choices = np.float32([-1, 1, -1.5, 7, 0.3, np.nextafter(np.float32(1), 2)])
         return np.resize(np.roll(choices, len(self.acted)), (len(obs), noise["start"].shape[-1])).astype(np.float32)
 

@@ -1096,8 +1096,33 @@ LEARNER = [
         "learner: candidates ranked by the target critic",
         "learner-sdac",
         "learner.py",
-        "Policy(self._copy(self.target_actor, state), state.critic, temperature)",
-        "Policy(self._copy(self.target_actor, state), state.target_critic, temperature)",
+        "_critic(self.target_ranking, state)",
+        "state.target_critic",
+    ),
+    torch(
+        "learner: candidates of evaluations ranked by the online critic",
+        "learner-target_ranking",
+        "learner.py",
+        'self.evaluation_ranking if deterministic else "online"',
+        '"online"',
+    ),
+    Mutation(
+        "learner: evaluations by the sampler that acts",
+        "learner-target_ranking",
+        {
+            "torch": Edit(
+                "diffac/parts/learner.py",
+                "if deterministic and self.evaluation_sampler is not None else",
+                "if False else",
+            )
+        },
+    ),
+    torch(
+        "learner: candidates ranked by the online critic",
+        "learner-target_ranking",
+        "learner.py",
+        "_critic(self.target_ranking, state)",
+        "state.critic",
     ),
     torch(
         "learner: one optimiser step only",

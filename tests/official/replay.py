@@ -244,7 +244,8 @@ class Replay:
             noise = filled(self.engine.act_noise_spec(shape, deterministic=deterministic), draws, role)
             recorded = draws[role]["action"]
             self.compare(f"act/{role}", self.rollout(actor, obs, noise).action, recorded)
-            if (rounded := difference(self.engine.act(self.state, obs, noise), recorded)) > FLOAT32:
+            action = self.engine.act(self.state, obs, noise, deterministic=deterministic)
+            if (rounded := difference(action, recorded)) > FLOAT32:
                 self.worst[f"act/{role} by act()"] = rounded
 
 

@@ -150,7 +150,7 @@ class Stopping(fakes.FakeEngine):
         super().__init__()
         self.updates, self.left, self.requested = updates, step, False
 
-    def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
+    def act(self, state: Any, obs: np.ndarray, noise: Any, **_: Any) -> np.ndarray:
         if len(obs) == 3 and state.updates == self.updates:
             self.requested = self.left == 0
             self.left -= 1
@@ -192,7 +192,7 @@ def test_what_is_due_is_saved_before_the_evaluation(tmp_path: Path) -> None:
     """Killed in an evaluation, the run has lost nothing."""
 
     class Stuck(fakes.FakeEngine):
-        def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
+        def act(self, state: Any, obs: np.ndarray, noise: Any, **_: Any) -> np.ndarray:
             if len(obs) == 3:
                 raise MemoryError
             return super().act(state, obs, noise)
@@ -243,7 +243,7 @@ def test_an_agent_plays_the_evaluation_again(when: int, tmp_path: Path) -> None:
         agent = Agent.from_recipe("fake", eval_interval=40)
 
         class Stop(fakes.FakeEngine):
-            def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
+            def act(self, state: Any, obs: np.ndarray, noise: Any, **_: Any) -> np.ndarray:
                 if len(obs) == 2 and agent.num_timesteps == when and not self.acted:  # noqa: B023
                     self.acted.append(obs)
                     signal.raise_signal(signal.SIGTERM)

@@ -149,7 +149,7 @@ def test_clipped_fraction_is_of_the_policys_actions() -> None:
     """Half of them are at a bound; the random ones before learning_starts do not count."""
 
     class Bang(fakes.FakeEngine):
-        def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
+        def act(self, state: Any, obs: np.ndarray, noise: Any, **_: Any) -> np.ndarray:
             return np.array([[-1.0], [0.5], [1.5], [0.0]], np.float32)
 
     writer = fakes.ListWriter()
@@ -294,7 +294,7 @@ def test_divergence_stops_both_backends(backend: Any, fields: dict[str, Any]) ->
 
 def test_an_action_that_is_not_finite_stops_the_run() -> None:
     class Lost(fakes.FakeEngine):
-        def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
+        def act(self, state: Any, obs: np.ndarray, noise: Any, **_: Any) -> np.ndarray:
             return super().act(state, obs, noise) * (np.nan if state.updates >= 6 else 1)
 
     with pytest.raises(DivergenceError, match=r"an action was NaN or infinite at environment step 5[26]; all 3 arrays"):
@@ -314,7 +314,7 @@ class Exploding(fakes.FakeEngine):
             state.weight = np.inf
         return state, metrics
 
-    def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
+    def act(self, state: Any, obs: np.ndarray, noise: Any, **_: Any) -> np.ndarray:
         return np.zeros((len(obs), 1), np.float32)
 
 

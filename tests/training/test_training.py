@@ -257,7 +257,7 @@ def test_default_configuration() -> None:
 class Wild(fakes.FakeEngine):
     """Actions far beyond the box."""
 
-    def act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
+    def act(self, state: Any, obs: np.ndarray, noise: Any, **_: Any) -> np.ndarray:
         return 3 * super().act(state, obs, noise)
 
 

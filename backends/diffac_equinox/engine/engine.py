@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -67,25 +68,27 @@ class Engine(declared.Engine):
         numbers = jax.device_get([row.numbers for row in metrics])
         return columns([dict(zip(row, own.tolist(), strict=True)) for row, own in zip(metrics, numbers, strict=True)])
 
-    def _act(self, state: LearnerState, obs: np.ndarray, noise: Noise) -> np.ndarray:
+    def _act(self, state: LearnerState, obs: np.ndarray, noise: Noise, deterministic: bool) -> np.ndarray:
         arrays, structure, others = self._states.get(state, lambda: state)
         check_alive(arrays[:1])  # all go at once
-        return np.asarray(self._act_program(structure, others)(arrays, obs, noise), np.float32)
+        program = self._act_program(structure, others, deterministic)
+        return np.asarray(program(arrays, obs, noise), np.float32)
 
     def compile_act(self, state: LearnerState, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
-        for batch in batch_sizes:
-            noise = draw_on_host(np.random.default_rng(0), self.act_noise_spec((batch, action_dim)))
-            self.act(state, np.zeros((batch, obs_dim), np.float32), noise)
+        for batch, deterministic in itertools.product(batch_sizes, {False, self.learner.evaluates_apart}):
+            spec = self.act_noise_spec((batch, action_dim), deterministic=deterministic)
+            noise = draw_on_host(np.random.default_rng(0), spec)
+            self.act(state, np.zeros((batch, obs_dim), np.float32), noise, deterministic=deterministic)
 
-    def _make_act_program(self, structure: Any, others: tuple[Any, ...]) -> Callable[..., Array]:
+    def _make_act_program(self, structure: Any, others: tuple[Any, ...], deterministic: bool) -> Callable[..., Array]:
         """(arrays of the state, obs, noise) -> action."""
 
         @partial(jax.jit, compiler_options=_compiler_options())
         def act(arrays: tuple[Array, ...], obs: Array, noise: Noise) -> Array:
             state = _put_together(structure, others, arrays)
-            policy = self.learner.policy(state)
+            policy = self.learner.policy(state, deterministic=deterministic)
             obs, noise = cast((obs, noise), parameter_dtype("actor", policy.actor))
-            return self.learner.sampler(policy, self.learner.seen(obs, state.obs_moments), noise)
+            return self.learner.acting(deterministic)(policy, self.learner.seen(obs, state.obs_moments), noise)
 
         return act
 

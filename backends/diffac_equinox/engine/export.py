@@ -26,20 +26,20 @@ def export_policy(learner: Learner, state: LearnerState, signature: Signature, t
     """The content of a file that holds a learner's policy, without exploration, in float32.
 
     Args:
-        learner: whose sampler acts.
+        learner: whose sampler of evaluations acts.
         state: its parameters.
         signature: of the function.
         target: "jax" (`jax.export.deserialize` reads it).
         description: not used, as this format has no place for it.
     """
     check_alive(state)
-    acting, moments = _float32((learner.policy(state), state.obs_moments))
+    acting, moments = _float32((learner.policy(state, deterministic=True), state.obs_moments))
     half_range, centre = signature.scale
     low, high = signature.bounds
 
     def policy(obs: jax.Array, *noise: jax.Array) -> jax.Array:
         nested = signature.nest(noise, lambda shape: jnp.zeros(shape, obs.dtype), obs.shape[0])
-        action = learner.sampler(acting, learner.seen(obs, moments), nested)
+        action = learner.acting(True)(acting, learner.seen(obs, moments), nested)
         return jnp.clip(jnp.clip(action, -1, 1) * half_range + centre, low, high).astype(obs.dtype)
 
     (batch,) = jax.export.symbolic_shape(BATCH)
@@ -57,8 +57,9 @@ def load_policy(path: Path) -> Callable[..., np.ndarray]:
 
 
 def critic_values(learner: Learner, state: LearnerState, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
-    """The smallest value of the critic's ensemble, [batch], for obs [batch obs] and action [batch act]."""
-    return np.asarray(eqx.filter_jit(state.critic)(learner.seen(jnp.asarray(obs), state.obs_moments), action).min(0))
+    """The smallest value of the ensemble that ranks candidates, [batch], for obs [batch obs] and action [batch act]."""
+    critic = eqx.filter_jit(learner.policy(state, deterministic=True).critic)
+    return np.asarray(critic(learner.seen(jnp.asarray(obs), state.obs_moments), action).min(0))
 
 
 def _float32(tree: Any) -> Any:

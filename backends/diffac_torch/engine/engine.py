@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from diffac.noise import Noise, NoiseSpec, Shape
 from diffac.parts import engine as declared
 from diffac.parts.inputs import entry
 from diffac.parts.metrics import PackedMetrics, columns
-from diffac.protocols import Batch, Metrics, Policy, State
+from diffac.protocols import Batch, Metrics, Policy, Sampler, State
 from diffac_torch.engine.convert import _slots, _to_device
 from diffac_torch.engine.programs import AnyBatchProgram
 from diffac_torch.engine.random import draw, stream
@@ -34,7 +35,7 @@ class Engine(declared.Engine):
         # Where `update` draws: `draw_noise` has no state to ask, and torch's random numbers differ between devices.
         self._device: torch.device | None = None
         self._programs = Programs()
-        self._act_program: AnyBatchProgram | None = None
+        self._act_programs: dict[bool, AnyBatchProgram] = {}
         self._names: tuple[str, ...] = ()
 
     def init(self, actor: Any, critic: Any) -> LearnerState:
@@ -85,24 +86,33 @@ class Engine(declared.Engine):
         return columns([dict(zip(row, numbers, strict=False)) for row in metrics])
 
     @torch.inference_mode()
-    def _act(self, state: LearnerState, obs: np.ndarray, noise: Noise) -> np.ndarray:
+    def _act(self, state: LearnerState, obs: np.ndarray, noise: Noise, deterministic: bool) -> np.ndarray:
         obs_tensor, noise = _to_device((obs, noise), *_place(state))
-        networks, arguments = self._acting(state, obs_tensor, noise)
-        action = None if self._act_program is None else self._act_program(networks, arguments)
+        networks, arguments = self._acting(state, obs_tensor, noise, deterministic)
+        program = self._act_programs.get(deterministic)
+        action = None if program is None else program(networks, arguments)
         if action is None:
-            action = self._action(*networks, **arguments)
+            action = self._action(self.learner.acting(deterministic), *networks, **arguments)
         return action.float().cpu().numpy()
 
     def compile_act(self, state: LearnerState, obs_dim: int, action_dim: int, batch_sizes: Sequence[int]) -> None:
+        for deterministic in {False, self.learner.evaluates_apart}:
+            self._compile_act(state, obs_dim, action_dim, batch_sizes, deterministic)
+
+    def _compile_act(
+        self, state: LearnerState, obs_dim: int, action_dim: int, batch_sizes: Sequence[int], deterministic: bool
+    ) -> None:
         dtype, device = _place(state)
 
         def arguments(batch: int) -> tuple[tuple[Any, Any], dict[str, Any]]:
-            noise = draw(stream(device, 0, 0, 0), self.act_noise_spec((batch, action_dim)), dtype)
-            return self._acting(state, torch.zeros(batch, obs_dim, dtype=dtype, device=device), noise)
+            spec = self.act_noise_spec((batch, action_dim), deterministic=deterministic)
+            noise = draw(stream(device, 0, 0, 0), spec, dtype)
+            return self._acting(state, torch.zeros(batch, obs_dim, dtype=dtype, device=device), noise, deterministic)
 
         (networks, two), (_, three) = arguments(2), arguments(3)
+        action = partial(self._action, self.learner.acting(deterministic))
         try:
-            self._act_program = AnyBatchProgram(self._action, networks, two, three)
+            self._act_programs[deterministic] = AnyBatchProgram(action, networks, two, three)
         except Exception as error:  # torch promises no type, and parts of any origin are exported
             raise UsageError(
                 f"acting cannot be compiled ({reason_of(error)}); it takes a C++ compiler, and parts that use torch "
@@ -110,18 +120,20 @@ class Engine(declared.Engine):
             ) from error
         for batch in batch_sizes:
             _, inputs = arguments(batch)
-            self.act(state, inputs["obs"].cpu().numpy(), inputs["noise"])
+            self.act(state, inputs["obs"].cpu().numpy(), inputs["noise"], deterministic=deterministic)
 
-    def _acting(self, state: LearnerState, obs: Tensor, noise: Noise) -> tuple[tuple[Any, Any], dict[str, Any]]:
+    def _acting(
+        self, state: LearnerState, obs: Tensor, noise: Noise, deterministic: bool
+    ) -> tuple[tuple[Any, Any], dict[str, Any]]:
         """The networks that act, and what else `_action` takes."""
-        actor, critic, temperature = self.learner.policy(state)
+        actor, critic, temperature = self.learner.policy(state, deterministic=deterministic)
         rest = {"temperature": torch.as_tensor(temperature), "moments": state.obs_moments}
         return (actor, critic), {"obs": obs, "noise": noise, **rest}
 
     def _action(
-        self, actor: Any, critic: Any, obs: Tensor, noise: Noise, temperature: Tensor, moments: State
+        self, sampler: Sampler, actor: Any, critic: Any, obs: Tensor, noise: Noise, temperature: Tensor, moments: State
     ) -> Tensor:
-        return self.learner.sampler(Policy(actor, critic, temperature), self.learner.seen(obs, moments), noise)
+        return sampler(Policy(actor, critic, temperature), self.learner.seen(obs, moments), noise)
 
     def _noise(self, key: int, index: int, shape: Shape, dtype: torch.dtype | None = None) -> Noise:
         """The noise of one update; without a dtype as it is drawn."""

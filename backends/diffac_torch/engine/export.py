@@ -26,7 +26,7 @@ class _Policy(nn.Module):
 
     def __init__(self, learner: Learner, state: LearnerState, signature: Signature) -> None:
         super().__init__()
-        *networks, temperature = learner.policy(state)
+        *networks, temperature = learner.policy(state, deterministic=True)
         self.actor, self.critic = (
             copy.deepcopy(network).to("cpu", torch.float32).requires_grad_(False) for network in networks
         )
@@ -43,7 +43,7 @@ class _Policy(nn.Module):
     def forward(self, obs: Tensor, *noise: Tensor) -> Tensor:
         nested = self.signature.nest(noise, obs.new_zeros, obs.shape[0])
         seen = self.learner.seen(obs, {name: getattr(self, f"obs_{name}") for name in self.moments})
-        action = self.learner.sampler(Policy(self.actor, self.critic, self.temperature), seen, nested)
+        action = self.learner.acting(True)(Policy(self.actor, self.critic, self.temperature), seen, nested)
         return (action.clamp(-1, 1) * self.half_range + self.centre).clamp(self.low, self.high)
 
 
@@ -51,7 +51,7 @@ def export_policy(learner: Learner, state: LearnerState, signature: Signature, t
     """The content of a file that holds a learner's policy, without exploration, in float32.
 
     Args:
-        learner: whose sampler acts.
+        learner: whose sampler of evaluations acts.
         state: its parameters.
         signature: of the function.
         target: "torch" (`torch.export.load` reads it) or "onnx".
@@ -96,10 +96,11 @@ def load_policy(path: Path) -> Callable[..., np.ndarray]:
 
 @torch.no_grad()
 def critic_values(learner: Learner, state: LearnerState, obs: np.ndarray, action: np.ndarray) -> np.ndarray:
-    """The smallest value of the critic's ensemble, [batch], for obs [batch obs] and action [batch act]."""
-    parameter = next(state.critic.parameters())
+    """The smallest value of the ensemble that ranks candidates, [batch], for obs [batch obs] and action [batch act]."""
+    critic = learner.policy(state, deterministic=True).critic
+    parameter = next(critic.parameters())
     seen, actions = (torch.as_tensor(x).to(parameter) for x in (obs, action))
-    return state.critic(learner.seen(seen, state.obs_moments), actions).amin(0).cpu().numpy()
+    return critic(learner.seen(seen, state.obs_moments), actions).amin(0).cpu().numpy()
 
 
 def _trace(policy: _Policy, inputs: list[Tensor], signature: Signature) -> torch.export.ExportedProgram:

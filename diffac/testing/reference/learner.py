@@ -119,6 +119,9 @@ class Learner:
     acting_actor: str = "online"
     target_sampler: Any = None
     target_actor: str = "online"
+    target_ranking: str = "online"
+    evaluation_sampler: Any = None
+    evaluation_ranking: str = "online"
     first_actor_update: int = 0
     critic_steps: int = 1
     critic_steps_before_actor: int = 0
@@ -183,8 +186,9 @@ class Learner:
             obs, next_obs = (self.obs_normaliser(x, old.obs_moments) for x in (batch.obs, batch.next_obs))
             batch = batch._replace(obs=obs, next_obs=next_obs)
         target_actor = old.ema_actor if self.target_actor == "ema" else old.actor
+        ranking = old.target_critic if self.target_ranking == "target" else old.critic
         rollout, _ = self.of_target.rollout(
-            Policy(target_actor, old.critic, temperature), batch.next_obs, noise["next_action"]
+            Policy(target_actor, ranking, temperature), batch.next_obs, noise["next_action"]
         )
         batch = batch._replace(
             reward=self.reward_scale * batch.reward, next_rollout=Rollout(rollout.action, log_prob=rollout.log_prob)
@@ -237,6 +241,17 @@ class Learner:
             if self.has_ema:
                 state = state._replace(ema_actor=self.follow(old.ema_actor, state.actor))
         return state, metrics
+
+    def act(self, state: LearnerState, obs: Array, noise: Noise, *, deterministic: bool = False) -> Array:
+        """What the policy does, or does in evaluations, at observations as the environment gives them."""
+        actor = state.ema_actor if self.acting_actor == "ema" else state.actor
+        sampler, critic = self.sampler, state.critic
+        if deterministic:
+            sampler = self.evaluation_sampler or sampler
+            critic = state.target_critic if self.evaluation_ranking == "target" else critic
+        if self.obs_normaliser is not None:
+            obs = self.obs_normaliser(obs, state.obs_moments)
+        return sampler.rollout(Policy(actor, critic, self.temperature.value(state.temperature)), obs, noise)[0].action
 
     def measure(self, state: LearnerState) -> Metrics:
         """Norms of the parameters; whether any number is not finite."""

@@ -44,9 +44,11 @@ class Learner(declared.Learner):
     def init(self, actor: Any, critic: Any) -> reference.LearnerState:
         return self.bare.init(lifted(actor), lifted(critic))
 
-    def policy(self, state: Any) -> Policy:
+    def policy(self, state: Any, *, deterministic: bool = False) -> Policy:
         actor = state.ema_actor if self.acting_actor == "ema" else state.actor
-        return Policy(actor, state.critic, self.temperature.value(state.temperature))
+        ranks = deterministic and self.evaluation_ranking == "target"
+        critic = state.target_critic if ranks else state.critic
+        return Policy(actor, critic, self.temperature.value(state.temperature))
 
     def step(self, state: Any, batch: Batch, noise: Any) -> tuple[Any, Any]:
         return self.bare.step(state, batch, noise)
@@ -83,9 +85,9 @@ class Engine(engine.Engine):
                 seen.setdefault(name, []).append(value)
         return state, {name: np.nanmean(values) for name, values in seen.items()}
 
-    def _act(self, state: Any, obs: np.ndarray, noise: Any) -> np.ndarray:
-        seen = self.learner.seen(obs.astype(np.float64), state.obs_moments)
-        return self.learner.sampler(self.learner.policy(state), seen, noise).astype(np.float32)
+    def _act(self, state: Any, obs: np.ndarray, noise: Any, deterministic: bool) -> np.ndarray:
+        action = self.learner.bare.act(state, obs.astype(np.float64), noise, deterministic=deterministic)
+        return action.astype(np.float32)
 
     def _with_moments(self, state: Any, moments: Any) -> Any:
         return self.learner.bare.set_obs_moments(state, moments)
