@@ -15,7 +15,7 @@ import yaml
 from diffac.scale.journal import Journal
 from diffac.scale.plan import read_plan
 
-from . import claims, measured, memory, multimodality, page, peers
+from . import choose, claims, measured, memory, multimodality, page, peers
 from .collect import collect, key_of
 from .data import FOLDER, read
 
@@ -60,6 +60,7 @@ def main(names: list[str]) -> int:
         peers.main([name])
         page.main()
         claims.main()
+        choose.main()
     if not names:
         memory.main()
         claims.main()

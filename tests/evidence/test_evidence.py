@@ -15,8 +15,9 @@ import yaml
 from conftest import load_backend
 
 from diffac.scale.plan import read_plan
+from diffac_recipes import RECIPES
 
-from . import claims, measured, memory, table
+from . import choose, claims, measured, memory, table
 from .__main__ import MODES, missing
 from .collect import collect, key_of
 from .costs import read_costs
@@ -41,6 +42,16 @@ def test_the_page_is_made_of_the_data(tmp_path: Path) -> None:
 
 def test_the_claims_are_made_of_the_data() -> None:
     assert claims.PAGE.read_text() == claims.page()
+
+
+def test_how_to_choose_is_made_of_the_data() -> None:
+    assert choose.PAGE.read_text() == choose.render(), "run python -m tests.evidence.choose"
+
+
+def test_every_recipe_has_a_family() -> None:
+    placed = [recipe for family in choose.FAMILIES for recipe in family.recipes]
+    assert len(placed) == len(set(placed))
+    assert set(placed) >= set(RECIPES)
 
 
 def test_verdicts_of_known_numbers(tmp_path: Path) -> None:
