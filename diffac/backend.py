@@ -48,6 +48,7 @@ class Backend(Protocol):
     TanhGaussianSampler: type[samplers.TanhGaussianSampler]
     BestOf: type[samplers.BestOf]
     AdditiveNoise: type[samplers.AdditiveNoise]
+    LogProbability: type[samplers.LogProbability]
     # actor objectives
     ValueThroughSampler: type[objectives.ValueThroughSampler]
     TimeWeightedQGradient: type[objectives.TimeWeightedQGradient]

@@ -14,7 +14,7 @@ from diffac.protocols import Array, Batch, Critic, Loss, Rollout, State
 __all__ = ["GaussianTD", "MeanSquaredTD"]
 
 NEXT_ROLLOUT = "it is what the policy does at next_obs, which the learner fills in"
-LOG_PROB = "use a sampler that knows the log-probability of its actions, such as TanhGaussianSampler"
+LOG_PROB = "use a sampler that knows the log-probability of its actions, such as TanhGaussianSampler or LogProbability"
 
 
 def next_rollout(part: Any, batch: Batch) -> Rollout:

@@ -362,7 +362,7 @@ GradientWeight = Annotated[
 
 @declared
 class ReverseProposal(ProposalPart):
-    """Reverse sampling: K guesses of the clean action behind one noised policy action, weighted by their value.
+    """Reverse sampling: K guesses of the clean action behind one noised action, weighted by their value.
 
     The guesses a_k come from the reverse kernel q(a_0 | a_t) = N(a_t / alpha, (sigma / alpha)^2 I), with noises eps_k
     and weights w_k = softmax(Q(s, a_k) / lambda), lambda = temperature / value_scale. The noise E[eps | a_t] of the
@@ -391,7 +391,7 @@ class ReverseProposal(ProposalPart):
     guesses; with h = "minimum_variance" also "gradient_weight", the mean of h.
 
     Args:
-        sampler: gives the policy action that is noised, drawn anew in each batch.
+        sampler: gives the policy's action, drawn anew in each batch.
         num_particles: K, at least 1.
         value_scale: factor of Q, 5 in the official code; may be a schedule over updates.
         truncated: whether the guesses are drawn inside the action box or clipped to it.
@@ -401,11 +401,13 @@ class ReverseProposal(ProposalPart):
         tempered: whether lambda is temperature / value_scale, else it is 1 / value_scale.
         rate: of the moving averages with "minimum_variance", in (0, 1].
         outside_std: how far outside the box the policy reaches, in the units of an action; None: as the official code.
+        source: the noised action is the "policy"'s, or that of the "replay" buffer (MaxEntDP, arXiv 2502.11612), for
+            which the sampler is not asked. The limit of many guesses is the same.
 
     Raises:
-        UsageError: num_particles or value_scale is not positive, gradient_weight is nothing of the above or has not one
-            number for each time, or it is not 0 or outside_std is given with truncated guesses; on a call, a schedule
-            without signal at some time.
+        UsageError: num_particles or value_scale is not positive, unknown source, gradient_weight is nothing of the
+            above or has not one number for each time, or it is not 0 or outside_std is given with truncated guesses; on
+            a call, a schedule without signal at some time.
     """
 
     sampler: Sampler
@@ -417,6 +419,7 @@ class ReverseProposal(ProposalPart):
     tempered: bool = True
     rate: Rate = 0.01
     outside_std: Positive | None = None
+    source: Literal["policy", "replay"] = "policy"
 
     def check(self) -> None:
         """As every part's, and that Stein's identity holds where it is used."""
@@ -447,13 +450,13 @@ class ReverseProposal(ProposalPart):
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
         """Noise for a batch of actions of that shape; num_steps is the schedule's T.
 
-        "rollout", the sampler's; "t" [batch] in {0..T-1}; "eps" [batch act] normal; "particles" [K batch act], uniform
-        if truncated, else normal.
+        "rollout", the sampler's (unless source="replay"); "t" [batch] in {0..T-1}; "eps" [batch act] normal;
+        "particles" [K batch act], uniform if truncated, else normal.
         """
         self.check_times(num_steps)
         law = Uniform if self.truncated else Normal
-        return {
-            "rollout": self.sampler.noise_spec(shape),
+        rollout = {} if self.source == "replay" else {"rollout": self.sampler.noise_spec(shape)}
+        return rollout | {
             "t": Integers(shape[:-1], 0, num_steps),
             "eps": Normal(shape),
             "particles": law((self.num_particles, *shape)),

@@ -192,12 +192,27 @@ def vp_schedule(num_steps: int, beta_min: float = 0.1, beta_max: float = 10.0) -
     return schedule_from_betas(1 - np.exp(-exponent))
 
 
-def cosine_schedule(num_steps: int, offset: float = 0.008, max_beta: float = 0.999) -> TabularSchedule:
-    """Cosine schedule (Nichol and Dhariwal 2021, arXiv 2102.09672, equation 17); beta is clipped at `max_beta`."""
+def cosine_schedule(
+    num_steps: int, offset: float = 0.008, max_beta: float = 0.999, start: float = 0.0, end: float = 1.0
+) -> TabularSchedule:
+    """Cosine schedule (Nichol and Dhariwal 2021, arXiv 2102.09672, equation 17).
+
+    Args:
+        num_steps: T >= 1.
+        offset: s of the equation, at least 0.
+        max_beta: beta is clipped there.
+        start: time of the equation, in [0, 1), at which there is no noise yet. The T times are evenly spread over
+            (start, end].
+        end: time of the equation, in (0, 1], that is T-1 here. MaxEntDP (arXiv 2502.11612) goes from 0.001 to 0.9946.
+    """
     check_count("num_steps", num_steps)
     check_number("offset", offset, "[0, inf)")
     check_number("max_beta", max_beta, "(0, 1)")
-    time = np.arange(num_steps + 1, dtype=np.float64) / num_steps
+    check_number("start", start, "[0, 1]")
+    check_number("end", end, "[0, 1]")
+    if not start < end:
+        raise UsageError(f"start must be less than end, got start={start!r} and end={end!r}")
+    time = start + (end - start) * (np.arange(num_steps + 1, dtype=np.float64) / num_steps)
     alpha_bar = np.cos((time + offset) / (1 + offset) * np.pi / 2) ** 2
     return schedule_from_betas(np.minimum(1 - alpha_bar[1:] / alpha_bar[:-1], max_beta))
 

@@ -172,6 +172,10 @@ def chain(B: Any, dims: Dims = DIMS, name: str = "vp", **kw: Any) -> Any:
     return B.DDPMSampler(schedule(dims, name), **kw)
 
 
+def _log_probability(B: Any, d: Dims, name: str = "vp") -> Any:
+    return B.LogProbability(chain(B, d, name), schedule(d, name), num_noises=3)
+
+
 SCHEDULES: dict[str, Part] = {name: Part(lambda B, d, name=name: schedule(d, name)) for name in NOISE_SCHEDULES}
 
 SAMPLERS: dict[str, Part] = {
@@ -204,6 +208,9 @@ SAMPLERS: dict[str, Part] = {
     ),
     "additive": Part(lambda B, d: B.AdditiveNoise(chain(B, d), noise_scale=0.3)),
     "additive_unclipped": Part(lambda B, d: B.AdditiveNoise(chain(B, d), noise_scale=0.3, clip=False)),
+    "log_probability": Part(_log_probability),
+    "log_probability_velocity": Part(lambda B, d: _log_probability(B, d, "ellipse"), actor="velocity"),
+    "best_of_log_probability": Part(lambda B, d: B.BestOf(_log_probability(B, d), num_candidates=3)),
     "additive_best_of": Part(lambda B, d: B.AdditiveNoise(B.BestOf(chain(B, d), num_candidates=3))),
 }
 
@@ -284,6 +291,9 @@ OBJECTIVES: dict[str, Part] = {
     "reverse": _score_matching(lambda B, d: _reverse(B, d, truncated=False), boltzmann=True),
     "reverse_truncated": _score_matching(lambda B, d: _reverse(B, d, truncated=True), boltzmann=True),
     "reverse_truncated_vp": _score_matching(lambda B, d: _reverse(B, d, truncated=True), "vp", boltzmann=True),
+    "reverse_replay": _score_matching(
+        lambda B, d: B.ReverseProposal(chain(B, d), d.particles, source="replay"), "vp", boltzmann=True
+    ),
     "reverse_velocity": _score_matching(
         lambda B, d: _reverse(B, d, truncated=True), "vp", boltzmann=True, actor="velocity"
     ),
@@ -342,6 +352,7 @@ OBJECTIVES: dict[str, Part] = {
         )
     ),
     "entropy_value": Part(lambda B, d: B.EntropyRegularisedValue(B.TanhGaussianSampler()), actor="gaussian"),
+    "entropy_value_log_probability": Part(lambda B, d: B.EntropyRegularisedValue(_log_probability(B, d))),
     "sum_shared": Part(_shared_sum, critic="gaussian"),
     "sum_separate": Part(
         lambda B, d: B.Sum(
@@ -487,6 +498,23 @@ def _by_target_critic(B: Any, d: Dims) -> Any:
     )
 
 
+def _maxentdp(B: Any, d: Dims) -> Any:
+    table = NOISE_SCHEDULES["cosine"](d.steps)
+    sampler = B.DDPMSampler(table, variance="forward")
+    proposal = B.ReverseProposal(sampler, d.particles, 1.0, source="replay")
+    return B.Learner(
+        sampler=sampler,
+        target_sampler=B.LogProbability(sampler, table, num_noises=2),
+        actor_objective=B.ReweightedScoreMatching(table, proposal),
+        critic_objective=B.MeanSquaredTD(soft=True),
+        temperature=B.FixedTemperature(0.2),
+        actor_optimiser=B.Adam(1e-3),
+        critic_optimiser=B.Adam(1e-3),
+        actor_delay=1,
+        critic_steps_before_actor=1,
+    )
+
+
 BETWEEN = {"critic_steps": 2, "critic_steps_before_actor": 1}
 """The actor sees the critic between its two steps, as in the official DPMD code."""
 
@@ -501,6 +529,7 @@ LEARNERS: dict[str, Part] = {
         )
     ),
     "target_ranking": Part(_by_target_critic),
+    "maxentdp": Part(_maxentdp),
     "sac": Part(_sac, actor="gaussian"),
     "td3": Part(_td3, actor="deterministic"),
     "sac_normalised": Part(

@@ -355,7 +355,8 @@ def outcome_of_sampler(backend: ModuleType, sampler: Any, actor: str = "denoiser
     network, critic = networks(backend, actor)
     obs, noise = make_batch(rng, dims).obs, make_noise(rng, sampler, dims)
     rollout = sampler.rollout(Policy(network, critic, to_backend(np.float64(3.0))), to_backend(obs), to_backend(noise))
-    return to_numpy(rollout.action)
+    known = () if rollout.log_prob is None else (to_numpy(rollout.log_prob)[:, None],)
+    return np.concatenate((to_numpy(rollout.action), *known), axis=-1)
 
 
 def outcome_of_objective(backend: ModuleType, objective: Any, actor: str = "denoiser") -> Any:
@@ -484,6 +485,12 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
             {"sampler": ddpm, "noise_scale": 0.5},
             {"sampler": start, "noise_scale": 0.1, "clip": False, "noise_clip": 0.01},
         ),
+        "LogProbability": (
+            outcome_of_sampler,
+            B.LogProbability,
+            {"sampler": ddpm, "schedule": s},
+            {"sampler": start, "schedule": schedule(name="linear"), "num_noises": 3},
+        ),
         "ValueThroughSampler": (
             outcome_of_objective,
             B.ValueThroughSampler,
@@ -528,6 +535,7 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
                 "tempered": False,
                 "rate": 0.5,
                 "outside_std": 0.1,
+                "source": "replay",
             },
         ),
         "PolicyProposal": (
@@ -624,9 +632,9 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
 
 
 VARIED = (  # noqa: SIM905
-    "DDPMSampler DDIMSampler BestOf AdditiveNoise ValueThroughSampler TimeWeightedQGradient ReweightedScoreMatching "
-    "ReverseProposal PolicyProposal EntropyRegularisedValue MeanSquaredTD GaussianTD FixedTemperature "
-    "NoiseEntropyTemperature MixtureEntropyTemperature TargetEntropyTemperature Adam Learner"
+    "DDPMSampler DDIMSampler BestOf AdditiveNoise LogProbability ValueThroughSampler TimeWeightedQGradient "
+    "ReweightedScoreMatching ReverseProposal PolicyProposal EntropyRegularisedValue MeanSquaredTD GaussianTD "
+    "FixedTemperature NoiseEntropyTemperature MixtureEntropyTemperature TargetEntropyTemperature Adam Learner"
 ).split()
 
 

@@ -86,6 +86,8 @@ def test_published_numbers_of_vp() -> None:
 
 def test_published_numbers_of_the_others() -> None:
     np.testing.assert_allclose(betas(cosine_schedule(20))[-1], 0.999, rtol=1e-12)
+    part = cosine_schedule(20, start=0.001, end=0.9946)  # MaxEntDP's
+    np.testing.assert_allclose(part.alphas[[0, -1]] ** 2, [0.99185, 7.083e-5], rtol=1e-4)
     np.testing.assert_allclose(betas(linear_beta_schedule(20))[[0, -1]], [0.8e-4, 0.7992], rtol=1e-10)
     np.testing.assert_allclose(betas(linear_beta_schedule(3, scale=0.5)), [0.5e-4, 0.249775, 0.4995], rtol=1e-10)
     np.testing.assert_array_equal(flow_schedule(4).alphas, [0.75, 0.5, 0.25, 0.0])
@@ -133,6 +135,9 @@ def test_impossible_linear_schedules_are_refused(given: tuple[Any, ...], sentenc
         (lambda: vp_schedule(5, beta_max=math.inf), "beta_max must be a finite number greater than 0, got inf"),
         (lambda: cosine_schedule(5, offset=math.nan), "offset must be a finite number, at least 0, got nan"),
         (lambda: cosine_schedule(5, max_beta=1.0), "max_beta must be a number in (0, 1), got 1.0"),
+        (lambda: cosine_schedule(5, start=-0.1), "start must be a number in [0, 1], got -0.1"),
+        (lambda: cosine_schedule(5, end=1.1), "end must be a number in [0, 1], got 1.1"),
+        (lambda: cosine_schedule(5, start=0.5, end=0.5), "start must be less than end, got start=0.5 and end=0.5"),
         (lambda: linear_beta_schedule(5, scale=2.0), "scale must be a number in (0, 1], got 2.0"),
     ],
 )

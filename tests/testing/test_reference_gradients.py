@@ -139,10 +139,11 @@ def test_samplers(name: str) -> None:
     assert rollout.action.shape == MANY.shape
     weight, log_weight = rng.standard_normal(MANY.shape), rng.standard_normal(MANY.batch)
     log_prob = rollout.log_prob is not None
+    fixed = "log_probability" in name  # which has no gradient
 
     def scalar(parameters: Parameters) -> float:
         action, _, log_probs, _ = run(dataclasses.replace(c.actor, parameters=parameters))[0]
-        return float((weight * action).sum() + ((log_weight * log_probs).sum() if log_prob else 0.0))
+        return float((weight * action).sum() + ((log_weight * log_probs).sum() if log_prob and not fixed else 0.0))
 
     check_gradient(scalar, c.actor.parameters, pull(weight, log_weight) if log_prob else pull(weight), rng)
 
@@ -189,6 +190,8 @@ def frozen_value(c: Case, objective: Any, noise: Any, common: Any = None) -> Cal
         objective = with_fixed(objective, "aimed_at")
     if isinstance(objective, ref.ValueThroughSampler):
         objective = with_fixed(objective, "unit")
+    if isinstance(getattr(objective, "sampler", None), ref.LogProbability):
+        objective = dataclasses.replace(objective, sampler=with_fixed(objective.sampler, "estimate"))
     if getattr(objective, "rollout_sampler", None) is None:
         objective(c.actor, c.critic, *arguments)
         return lambda actor: objective(actor, c.critic, *arguments)[0].value

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, TypeVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -27,7 +27,7 @@ from diffac_equinox.parts.diffusion import (
     score,
 )
 from diffac_equinox.parts.networks import _reduced
-from diffac_equinox.parts.samplers import _condition
+from diffac_equinox.parts.samplers import _condition, _detached
 
 __all__ = [
     "EntropyRegularisedValue",
@@ -39,13 +39,6 @@ __all__ = [
     "TimeWeightedQGradient",
     "ValueThroughSampler",
 ]
-
-Tree = TypeVar("Tree")
-
-
-def _detached(tree: Tree) -> Tree:
-    """The same values, without gradient. Detaching the *inputs* of a computation saves tracing its derivative."""
-    return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, tree)
 
 
 class ValueThroughSampler(eqx.Module, declared.ValueThroughSampler):
@@ -143,8 +136,9 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
     ) -> Regression:
         """The regression problem of a batch."""
         check_signal(schedule)
-        t = noise["t"]
-        action = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
+        t, action = noise["t"], batch.action
+        if self.source == "policy":
+            action = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         noisy = add_noise(schedule, action, noise["eps"], t)
         if self.truncated:
             mean = remove_noise(schedule, noisy, jnp.zeros_like(noisy), t)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -18,8 +18,17 @@ from diffac.protocols import Array, Policy, Rollout
 from diffac_equinox.parts.diffusion import add_noise, noise_between, posterior_mean, predicted_action
 from diffac_equinox.parts.networks import _clip, _reduced
 
-__all__ = ["AdditiveNoise", "BestOf", "DDIMSampler", "DDPMSampler", "DeterministicSampler", "TanhGaussianSampler"]
+__all__ = [
+    "AdditiveNoise",
+    "BestOf",
+    "DDIMSampler",
+    "DDPMSampler",
+    "DeterministicSampler",
+    "LogProbability",
+    "TanhGaussianSampler",
+]
 
+Tree = TypeVar("Tree")
 _LONGEST_UNROLLED = 8
 """Chains up to this length are unrolled, which saves the loop's overhead; longer ones are scanned, to compile fast."""
 
@@ -47,6 +56,11 @@ def _run_backwards(
         carry, output = step(carry, (times[i], None if inputs is None else inputs[i]))
         outputs.append(output)
     return carry, jnp.stack(outputs[::-1])
+
+
+def _detached(tree: Tree) -> Tree:
+    """The same values, without gradient. Detaching the *inputs* of a computation saves tracing its derivative."""
+    return jax.tree.map(lambda x: jax.lax.stop_gradient(x) if eqx.is_array(x) else x, tree)
 
 
 class DDPMSampler(eqx.Module, declared.DDPMSampler):
@@ -172,3 +186,29 @@ class AdditiveNoise(eqx.Module, declared.AdditiveNoise):
     def __call__(self, policy: Policy, obs: Array, noise: Noise) -> Array:
         """The action of `rollout`; in a compiled program nothing else is kept."""
         return self.rollout(policy, obs, noise).action
+
+
+class LogProbability(eqx.Module, declared.LogProbability):
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
+        """The inner rollout with the log-probability of its action."""
+        inner = self.sampler.rollout(policy, obs, noise["inner"])
+        actor, action = _detached((policy.actor, inner.action))
+        d, noises = action.shape[-1], noise["noises"]
+        condition = _condition(actor, obs, self.schedule.num_steps)
+
+        def add(log_prob: Array, at_time: tuple[Array, ...]) -> tuple[Array, None]:
+            t, eps, signal, weight = at_time
+            noisy = add_noise(self.schedule, action, eps, t)
+            output = actor(condition, noisy, t)
+            predicted = _clip(predicted_action(self.schedule, actor, output, noisy, t))
+            error = eps - noise_between(self.schedule, predicted, noisy, t)
+            return log_prob + weight * (signal * d - (error**2).sum(-1).mean(0)), None
+
+        start = jnp.full_like(action[..., 0], -0.5 * d * math.log(2 * math.pi * math.e))
+        tables = (jnp.asarray(table, action.dtype) for table in self.signal_and_weight)
+        log_prob, _ = jax.lax.scan(add, start, (jnp.arange(self.schedule.num_steps), noises, *tables))
+        return inner._replace(log_prob=log_prob)
+
+    def __call__(self, policy: Policy, obs: Array, noise: Noise) -> Array:
+        """The inner sampler's action."""
+        return self.sampler(policy, obs, noise["inner"])

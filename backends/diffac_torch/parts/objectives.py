@@ -139,8 +139,9 @@ class ReverseProposal(declared.ReverseProposal):
     ) -> Regression:
         """Regression data at noised actions of the policy."""
         check_signal(schedule)
-        action = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
-        t = noise["t"]
+        t, action = noise["t"], batch.action
+        if self.source == "policy":
+            action = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
         noisy = add_noise(schedule, action, noise["eps"], t)
         if self.truncated:
             free, eps = _truncated_guesses(schedule, noisy, t, noise["particles"])

@@ -16,7 +16,15 @@ from diffac.protocols import Policy, Rollout
 from diffac_torch.parts.diffusion import _add_scaled, add_noise, noise_between, posterior_mean, predicted_action
 from diffac_torch.parts.networks import _condition, _reduced
 
-__all__ = ["AdditiveNoise", "BestOf", "DDIMSampler", "DDPMSampler", "DeterministicSampler", "TanhGaussianSampler"]
+__all__ = [
+    "AdditiveNoise",
+    "BestOf",
+    "DDIMSampler",
+    "DDPMSampler",
+    "DeterministicSampler",
+    "LogProbability",
+    "TanhGaussianSampler",
+]
 
 Scalar: TypeAlias = float | Float[Tensor, ""]
 
@@ -164,3 +172,26 @@ class AdditiveNoise(declared.AdditiveNoise):
             added = added.clamp(-self.noise_clip, self.noise_clip)
         action = action + added
         return action.clamp(-1, 1) if self.clip else action
+
+
+class LogProbability(declared.LogProbability):
+    def rollout(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Rollout:
+        """The inner rollout with the log-probability [*batch] of its action."""
+        inner = self.sampler.rollout(policy, obs, noise["inner"])
+        return inner._replace(log_prob=self._log_prob(policy.actor, obs, inner.action, noise["noises"]))
+
+    def __call__(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Float[Tensor, "*#batch act"]:
+        """The inner sampler's action alone, [*batch act]."""
+        return self.sampler(policy, obs, noise["inner"])
+
+    @torch.no_grad()
+    def _log_prob(self, actor: Any, obs: Tensor, action: Tensor, noises: Tensor) -> Tensor:
+        schedule, action_dim = self.schedule, action.shape[-1]
+        cond = _condition(actor, obs, schedule.num_steps)
+        log_prob = torch.full_like(action[..., 0], -0.5 * action_dim * math.log(2 * math.pi * math.e))
+        for t, (signal, weight) in enumerate(zip(*self.signal_and_weight, strict=True)):
+            noisy = add_noise(schedule, action, noises[t], t)
+            predicted = predicted_action(schedule, actor, actor(cond, noisy, t), noisy, t).clamp(-1, 1)
+            error = noises[t] - noise_between(schedule, predicted, noisy, t)
+            log_prob = log_prob + float(weight) * (float(signal) * action_dim - error.square().sum(-1).mean(0))
+        return log_prob

@@ -281,7 +281,7 @@ class ReverseProposal:
     With h other than 0 the target is the weighted mean of (1 - h) noise + h b, b = -(sigma / alpha) times the gradient
     of log weight where a0 is not clipped (iDEM has h = 1). "minimum_variance": h of each time is minus a moving
     covariance over a moving variance, both from before the batch. With outside_std the weight falls with the squared
-    distance from the box, whose gradient counts outside.
+    distance from the box, whose gradient counts outside. Source "replay": replayed actions are noised (MaxEntDP).
     """
 
     sampler: Any
@@ -293,16 +293,16 @@ class ReverseProposal:
     tempered: bool = True
     rate: float = 0.01
     outside_std: float | None = None
+    source: str = "policy"
 
     def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
-        """Of the policy's action, of its noising, and of the clean actions."""
+        """Of the policy's action if it is asked for one, of its noising, and of the clean actions."""
         particles = Uniform if self.truncated else Normal
-        return {
-            "rollout": self.sampler.noise_spec(shape),
-            "t": Integers(shape[:-1], 0, num_steps),
-            "eps": Normal(shape),
-            "particles": particles((self.num_particles, *shape)),
-        }
+        spec: dict[str, Any] = {"rollout": self.sampler.noise_spec(shape)} if self.source == "policy" else {}
+        spec["t"] = Integers(shape[:-1], 0, num_steps)
+        spec["eps"] = Normal(shape)
+        spec["particles"] = particles((self.num_particles, *shape))
+        return spec
 
     def init_state(self, num_steps: int) -> State:
         """The moving moments, where they are needed."""
@@ -322,8 +322,11 @@ class ReverseProposal:
     ) -> Regression:
         """weights = softmax_k(value_scale min Q / temperature)"""
         t = noise["t"]
-        policy, _ = self.sampler.rollout(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
-        noisy = add_noise(schedule, policy.action, noise["eps"], t)
+        start = batch.action
+        if self.source == "policy":
+            policy, _ = self.sampler.rollout(Policy(actor, critic, temperature), batch.obs, noise["rollout"])
+            start = policy.action
+        noisy = add_noise(schedule, start, noise["eps"], t)
         if self.truncated:
             alpha, sigma = (coefficient(schedule, name, t) for name in ("alpha", "sigma"))
             mean, std = noisy / alpha, sigma / alpha

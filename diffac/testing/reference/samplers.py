@@ -25,6 +25,7 @@ __all__ = [
     "DDIMSampler",
     "DDPMSampler",
     "DeterministicSampler",
+    "LogProbability",
     "RolloutAndPull",
     "TanhGaussianSampler",
     "first_scale",
@@ -250,3 +251,42 @@ class AdditiveNoise:
     def noise_entropy(self, temperature: Any, action_dim: int) -> Any:
         """Entropy of N(0, std^2 I), std = noise_scale * temperature."""
         return action_dim * (0.5 * math.log(2 * math.pi) + 0.5 + np.log(self.noise_scale * temperature))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LogProbability:
+    """MaxEntDP's estimate of log pi(a): the error of the denoiser, integrated over half the log-SNR.
+
+    With l = log(alpha^2 / sigma^2) and s = 1 / (1 + exp(-l)), ds = s (1 - s) dl, so that half an interval of l is
+    (s_before - s) / (2 s (1 - s)); the error is that of the later time, and before the first s is 1. A noise misses by
+    alpha / sigma times what the predicted action, clipped, misses the action by. Nothing of it has a gradient.
+    """
+
+    sampler: Any
+    schedule: NoiseSchedule
+    num_noises: int = 50
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The inner sampler's, and that of the noisings."""
+        count = (self.schedule.num_steps, self.num_noises)
+        return {"inner": self.sampler.noise_spec(shape), "noises": Normal((*count, *shape))}
+
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> tuple[Rollout, Pull]:
+        """The inner rollout with the log-probability of its action."""
+        inner, pull_inner = self.sampler.rollout(policy, obs, noise["inner"])
+        log_prob = self.estimate(policy.actor, obs, inner.action, noise["noises"])
+        return inner._replace(log_prob=log_prob), lambda daction, dlog_prob=None: pull_inner(daction)
+
+    def estimate(self, actor: Any, obs: Array, action: Array, noises: Array) -> Array:
+        """log pi(action), [*batch]."""
+        d, before = action.shape[-1], 1.0
+        total = np.full(action.shape[:-1], -d / 2 * (math.log(2 * math.pi) + 1))
+        for t in range(self.schedule.num_steps):
+            ratio = self.schedule.alpha(t) / self.schedule.sigma(t)
+            signal = 1 / (1 + ratio**-2)
+            noisy = add_noise(self.schedule, action, noises[t], t)
+            predicted, _ = clip(predicted_action(self.schedule, actor, obs, noisy, t)[0])
+            error = ratio**2 * ((predicted - action) ** 2).sum(-1).mean(0)
+            total = total + (before - signal) / (2 * signal * (1 - signal)) * (signal * d - error)
+            before = signal
+        return total
