@@ -42,7 +42,7 @@ class MeanSquaredTD(CriticObjectivePart):
 
     Metrics: "q_mean"; "q_batch_std", the standard deviation over the batch, averaged over the ensemble; "q_min" and
     "q_max" of batch and ensemble; "q_disagreement", the mean over the batch of the range of the ensemble;
-    "target_mean", that of y.
+    "target_mean", that of y; with `soft` also "entropy", the mean of -log pi(a'|s').
 
     Args:
         soft: whether the target contains the entropy of the policy.

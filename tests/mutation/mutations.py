@@ -162,6 +162,20 @@ OBJECTIVES = [
         "critic(obs, position).amax(0)",
     ),
     both(
+        "reverse: noise alone in place of noised replay actions",
+        "objective-reverse_replay",
+        "parts/objectives.py",
+        ('t, action = noise["t"], batch.action', 't, action = noise["t"], 0 * batch.action'),
+        ('t, action = noise["t"], batch.action', 't, action = noise["t"], 0 * batch.action'),
+    ),
+    both(
+        "mean squared: entropy with the sign of a log-probability",
+        "critic_objective-mean_squared_soft",
+        "parts/critics.py",
+        ('entropy["entropy"] = -log_prob', 'entropy["entropy"] = log_prob'),
+        ('entropy["entropy"] = -log_prob', 'entropy["entropy"] = log_prob'),
+    ),
+    both(
         "q-gradient: always normalised",
         "objective-time_weighted_plain",
         "parts/objectives.py",
@@ -477,6 +491,69 @@ OBJECTIVES = [
 ]
 
 SAMPLERS = [
+    declared(
+        "log-probability: the whole log-SNR in place of half",
+        "sampler-log_probability",
+        "parts/samplers.py",
+        "/ (2 * signal * (1 - signal))",
+        "/ (signal * (1 - signal))",
+    ),
+    declared(
+        "log-probability: alpha squared taken for the share of the signal",
+        "sampler-log_probability_velocity",
+        "parts/samplers.py",
+        "signal = table.alphas**2 / (table.alphas**2 + table.sigmas**2)",
+        "signal = table.alphas**2 / (1.0 + 0 * table.sigmas**2)",
+    ),
+    declared(
+        "log-probability: the interval before the first time left out",
+        "sampler-log_probability",
+        "parts/samplers.py",
+        "np.append(1.0, signal[:-1]) - signal",
+        "np.append(signal[0], signal[:-1]) - signal",
+    ),
+    both(
+        "log-probability: predicted action not clipped",
+        "sampler-log_probability",
+        "parts/samplers.py",
+        (".clamp(-1, 1)\n            error", "\n            error"),
+        ("predicted = _clip(predicted_action(", "predicted = (predicted_action("),
+    ),
+    both(
+        "log-probability: errors of all noises added up",
+        "sampler-log_probability",
+        "parts/samplers.py",
+        ("error.square().sum(-1).mean(0)", "error.square().sum(-1).sum(0)"),
+        ("(error**2).sum(-1).mean(0)", "(error**2).sum(-1).sum(0)"),
+    ),
+    both(
+        "log-probability: that of a Gaussian's mode in place of its mean",
+        "sampler-log_probability",
+        "parts/samplers.py",
+        ("math.log(2 * math.pi * math.e))\n        for t", "math.log(2 * math.pi))\n        for t"),
+        ("math.log(2 * math.pi * math.e))\n        tables", "math.log(2 * math.pi))\n        tables"),
+    ),
+    both(
+        "log-probability: differentiated",
+        "objective-entropy_value_log_probability",
+        "parts/samplers.py",
+        ("    @torch.no_grad()\n    def _log_prob", "    def _log_prob"),
+        ("_detached((policy.actor, inner.action))", "(policy.actor, inner.action)"),
+    ),
+    torch(
+        "log-probability: the same noises at all times",
+        "sampler-log_probability",
+        "parts/samplers.py",
+        "error = noises[t] - noise_between",
+        "error = noises[0] - noise_between",
+    ),
+    declared(
+        "cosine: from time 0 whatever the start",
+        "schedule-cosine",
+        "parts/schedules.py",
+        "time = start + (end - start) * (",
+        "time = end * (",
+    ),
     both(
         "ddpm: states not clipped",
         "sampler-ddpm_state",

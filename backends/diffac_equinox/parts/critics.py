@@ -38,13 +38,16 @@ class MeanSquaredTD(eqx.Module, declared.MeanSquaredTD):
     ) -> Loss:
         """The loss on a batch."""
         next_value = _reduced(target_critic(batch.next_obs, next_rollout(self, batch).action), self.ensemble)
+        entropy = {}
         if self.soft:
             log_prob = self.next_log_prob(batch)
             next_value = next_value - temperature * log_prob
+            entropy["entropy"] = -log_prob.mean()
         y = batch.reward + batch.discount * next_value
         q = critic(batch.obs, batch.action)
         value = self.factor * _weighted(batch, (q - y) ** 2).mean(-1).sum()
-        return Loss(value, {**_value_metrics(jax.lax.stop_gradient(q)), "target_mean": y.mean()}, state)
+        metrics = {**_value_metrics(jax.lax.stop_gradient(q)), "target_mean": y.mean(), **entropy}
+        return Loss(value, metrics, state)
 
 
 class GaussianTD(eqx.Module, declared.GaussianTD):

@@ -24,16 +24,17 @@ class MeanSquaredTD(declared.MeanSquaredTD):
         state: State,
     ) -> Loss:
         """The loss on a batch, as `CriticObjective` says."""
-        next_action = next_rollout(self, batch).action
+        next_action, entropy = next_rollout(self, batch).action, {}
         with torch.no_grad():
             next_value = _reduced(target_critic(batch.next_obs, next_action), self.ensemble)
             if self.soft:
                 log_prob = self.next_log_prob(batch)
                 next_value = next_value - temperature * log_prob
+                entropy["entropy"] = -log_prob.mean()
             target = batch.reward + batch.discount * next_value
         q = critic(batch.obs, batch.action)
         value = self.factor * _weighted(batch, (q - target).square()).mean(-1).sum()
-        return Loss(value, {**_value_metrics(q.detach()), "target_mean": target.mean()}, state)
+        return Loss(value, {**_value_metrics(q.detach()), "target_mean": target.mean(), **entropy}, state)
 
 
 class GaussianTD(declared.GaussianTD):

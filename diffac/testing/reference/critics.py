@@ -68,7 +68,10 @@ class MeanSquaredTD:
         w = weights(batch)
         gradient, _ = pull(self.factor * 2 * w * (q - y) / len(y))
         value = self.factor * sum(np.mean(w * (member - y) ** 2) for member in q)
-        return Loss(value, {**value_metrics(q), "target_mean": y.mean()}, state), gradient
+        metrics = {**value_metrics(q), "target_mean": y.mean()}
+        if self.soft:
+            metrics["entropy"] = -np.mean(policy.log_prob)
+        return Loss(value, metrics, state), gradient
 
 
 def gaussian_td_slopes(
