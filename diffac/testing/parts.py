@@ -505,6 +505,8 @@ def _maxentdp(B: Any, d: Dims) -> Any:
     return B.Learner(
         sampler=sampler,
         target_sampler=B.LogProbability(sampler, table, num_noises=2),
+        evaluation_sampler=B.BestOf(sampler, 3),
+        evaluation_ranking="target",
         actor_objective=B.ReweightedScoreMatching(table, proposal),
         critic_objective=B.MeanSquaredTD(soft=True),
         temperature=B.FixedTemperature(0.2),

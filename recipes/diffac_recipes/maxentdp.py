@@ -32,6 +32,8 @@ class Config(ActorCriticConfig):
     """K, guesses of the clean action behind each noised one (500 in the official code)."""
     num_noises: int = 10
     """Noises at each time in the log-probability (50 in the official code)."""
+    evaluation_candidates: int = 10
+    """Chains of which evaluations take the best, by the target critics; 1: as acting."""
     temperature: float = 0.05
     """Entropy coefficient, fixed; what is good depends on the task (ENV_CONSTANTS)."""
 
@@ -82,6 +84,8 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     learner = b.Learner(
         sampler=chain,
         target_sampler=b.LogProbability(chain, schedule, config.num_noises),
+        evaluation_sampler=b.BestOf(chain, config.evaluation_candidates),
+        evaluation_ranking="target",
         actor_objective=b.Sum((1 / action_dim, b.ReweightedScoreMatching(schedule, proposal))),
         critic_objective=b.MeanSquaredTD(soft=True),
         temperature=b.FixedTemperature(config.temperature),
