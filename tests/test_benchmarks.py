@@ -36,6 +36,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "dpmd": {"num_diffusion_steps": 4, "num_candidates": 3},
     "rfm": {"num_diffusion_steps": 4, "num_candidates": 3, "num_particles": 5},
     "fpmd": {"num_diffusion_steps": 4, "num_candidates": 3},
+    "maxentdp": {"num_diffusion_steps": 4, "num_particles": 5, "num_noises": 3},
     "qsm": {"num_diffusion_steps": 3, "gradient_scale": 2.0},
 }
 

@@ -33,11 +33,13 @@ CASES = {
     "rfm": Case("rfm", "RFM, T=20, N=32, K=64"),
     "qsm": Case("qsm", "QSM, T=5, 512x2"),
     "fpmd": Case("fpmd", "FPMD, T=20, N=32"),
+    "maxentdp": Case("maxentdp", "MaxEntDP, T=20, K=64, 10 noises, 256x2"),
     "dacer": Case("dacer", "DACER, T=20"),
     "sac": Case("sac", "SAC, 256x2"),
     "sac3": Case("sac", "SAC, 256x3", {"hidden_sizes": (256, 256, 256)}),
 }
-"""Name -> case. Networks are 256x3 Mish, batches 256, unless the title says more; SAC and QSM's critics have ReLU."""
+"""Name -> case. Networks are 256x3 Mish, batches 256, unless the title says more; SAC and the critics of QSM and
+MaxEntDP have ReLU."""
 
 
 def configure(name: str, env: str, backend: str, **values: Any) -> tuple[Any, Any]:

@@ -79,7 +79,11 @@ def update_flops(learner: Any, config: Any, obs_dim: int, action_dim: int) -> fl
         regression = actor.forward(batch, batch, times) + actor.parameters(batch, batch, times)
         reverse = type(objective.proposal).__name__ == "ReverseProposal"
         particles = config.num_particles if reverse else 1
-        actor_step = regression + critic.forward(batch * particles, batch) + (sampling if reverse else 0)
+        actor_step = (
+            regression
+            + critic.forward(batch * particles, batch)
+            + (sampling if reverse and objective.proposal.source == "policy" else 0)
+        )
         if reverse and objective.proposal.uses_gradient:
             actor_step += critic.to_action(batch * particles)
     elif kind == "TimeWeightedQGradient":  # of replayed actions, at all times
@@ -92,7 +96,10 @@ def update_flops(learner: Any, config: Any, obs_dim: int, action_dim: int) -> fl
         actor_step += critic.forward(batch, batch) + critic.to_action(batch)
         if kind == "Sum":
             actor_step += q_gradient(actor, critic, batch, steps, steps)
-    return 2 * (sampling + temporal_difference + actor_step / config.actor_delay)
+    target = sampling
+    if type(learner.of_target).__name__ == "LogProbability":  # whose observation shares the chain has
+        target += actor.forward(batch * steps * learner.of_target.num_noises, 0)
+    return 2 * (target + temporal_difference + actor_step / config.actor_delay)
 
 
 def q_gradient(actor: Network, critic: Network, batch: int, steps: int, times: int) -> int:

@@ -101,10 +101,14 @@ class Naive:
     def _after(self, state: Any, batch: Batch, noise: Mapping[str, Any]) -> tuple[Any, Array]:
         """The state after an update, and the critic's loss."""
         learner = self.learner
-        batch = batch._replace(
-            reward=learner.reward_scale * batch.reward,
-            next_rollout=Rollout(self.act(state["actor"], state["critics"], batch.next_obs, noise["next_action"])),
-        )
+        target = learner.of_target
+        action = self.act(state["actor"], state["critics"], batch.next_obs, noise["next_action"], target)
+        reward = learner.reward_scale * batch.reward
+        if isinstance(target, ours.LogProbability):
+            noises = noise["next_action"]["noises"]
+            log_prob = self.log_prob(target, state["actor"], batch.next_obs, action, noises)
+            reward -= batch.discount * self.temperature * log_prob
+        batch = batch._replace(reward=reward, next_rollout=Rollout(action))
         (loss, critic_state), critic_gradient = jax.value_and_grad(self.critic_loss, has_aux=True)(
             state["critics"], state, batch, noise["critic"]
         )
@@ -168,6 +172,8 @@ class Naive:
             return sampler.explore(
                 self.act(actor, critics, obs, noise["inner"], sampler.sampler), noise, self.temperature
             )
+        if isinstance(sampler, ours.LogProbability):
+            return self.act(actor, critics, obs, noise["inner"], sampler.sampler)
         if not isinstance(sampler, ours.BestOf):
             return self.run_chain(actor, obs, noise)[0]
         many = jax.vmap(
@@ -176,6 +182,24 @@ class Naive:
         actions = many(noise["candidates"])
         q = jax.vmap(lambda one: self.value(critics, obs, one))(actions)
         return jnp.take_along_axis(actions, q.argmax(0)[None, :, None], 0)[0]
+
+    def log_prob(self, sampler: Any, actor: Any, obs: Array, action: Array, noises: Array) -> Array:
+        """MaxEntDP: at each time the denoiser is evaluated once for each noise, beside a copy of the state."""
+        schedule, d = self.schedule, action.shape[-1]
+
+        def term(inputs: tuple[Array, ...]) -> Array:
+            t, eps, signal, weight = inputs
+
+            def square(one: Array) -> Array:
+                noisy = add_noise(schedule, action, one, t)
+                predicted = jnp.clip(remove_noise(schedule, noisy, denoise(actor, obs, noisy, t), t), -1, 1)
+                return ((one - noise_between(schedule, predicted, noisy, t)) ** 2).sum(-1)
+
+            return weight * (signal * d - jax.vmap(square)(eps).mean(0))
+
+        tables = (jnp.asarray(table, action.dtype) for table in sampler.signal_and_weight)
+        terms = jax.lax.map(term, (jnp.arange(schedule.num_steps), noises, *tables))
+        return terms.sum(0) - d / 2 * float(np.log(2 * np.pi * np.e))
 
     def outputs(self, critic: Layers, pair: Array) -> Array:
         """[batch out]"""
@@ -220,6 +244,8 @@ class Naive:
             return -self.value(critics, obs, self.act(actor, critics, obs, noise["rollout"])).mean(), {}
         if isinstance(objective, ours.Sum) and len(objective.terms) == 1:
             ((weight, gradient),) = objective.terms
+            if isinstance(gradient, ours.ReweightedScoreMatching):
+                return weight * self.reverse_loss(gradient.proposal, actor, state, batch, noise["term0"]), {}
             return weight * self.q_loss(gradient, actor, critics, batch, noise["term0"]), {}
         if isinstance(objective, ours.Sum):
             (first, _), (second, gradient) = objective.terms
@@ -234,7 +260,7 @@ class Naive:
             return self.variance_loss(objective.proposal, actor, state, obs, noise)
         if objective.proposal.uses_gradient:
             return self.energy_loss(objective.proposal, actor, state, obs, noise), state["actor_state"]
-        return self.reverse_loss(objective.proposal, actor, state, obs, noise), state["actor_state"]
+        return self.reverse_loss(objective.proposal, actor, state, batch, noise), state["actor_state"]
 
     def score_loss(self, gradient: Any, actor: Any, critics: Any, obs: Array, states: Array) -> Array:
         """DACER2's second term, at the states of the chain."""
@@ -263,10 +289,12 @@ class Naive:
         scale = float(np.exp(objective.intercept))
         return ((denoise(actor, rows, noisy, t) + scale * slope) ** 2).sum(-1).mean()
 
-    def reverse_loss(self, proposal: Any, actor: Any, state: Any, obs: Array, noise: Any) -> Array:
-        """SDAC: the denoiser is evaluated once for each particle."""
+    def reverse_loss(self, proposal: Any, actor: Any, state: Any, batch: Batch, noise: Any) -> Array:
+        """SDAC and MaxEntDP: the denoiser is evaluated once for each particle."""
         count, t, schedule, critics = proposal.num_particles, noise["t"], self.schedule, state["critics"]
-        action = self.act(jax.lax.stop_gradient(actor), critics, obs, noise["rollout"])
+        obs, action = batch.obs, batch.action
+        if proposal.source == "policy":
+            action = self.act(jax.lax.stop_gradient(actor), critics, obs, noise["rollout"])
         noisy = add_noise(schedule, action, noise["eps"], t)
         mean = remove_noise(schedule, noisy, jnp.zeros_like(noisy), t)
         std = remove_noise(schedule, jnp.zeros_like(noisy), -jnp.ones_like(noisy), t)

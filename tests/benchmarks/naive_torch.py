@@ -112,7 +112,10 @@ class Naive:
         discount = torch.as_tensor(batch.discount).to(dtype)
         reward = learner.reward_scale * reward
         with torch.no_grad():
-            next_action = self.act(next_obs, noise["next_action"])
+            next_action = self.act(next_obs, noise["next_action"], learner.of_target)
+            if isinstance(learner.of_target, ours.LogProbability):
+                log_prob = self.log_prob(learner.of_target, next_obs, next_action, noise["next_action"]["noises"])
+                reward = reward - discount * self.temperature * log_prob
 
         loss, critic_state = self.critic_loss(obs, action, reward, next_obs, discount, next_action, noise["critic"])
         self.critic_adam.zero_grad()
@@ -161,12 +164,27 @@ class Naive:
         sampler = sampler or self.learner.sampler
         if isinstance(sampler, ours.AdditiveNoise):
             return sampler.explore(self.act(obs, noise["inner"], sampler.sampler), noise, self.temperature)
+        if isinstance(sampler, ours.LogProbability):
+            return self.act(obs, noise["inner"], sampler.sampler)
         if not isinstance(sampler, ours.BestOf):
             return self.denoise(obs, noise)[0]
         rows = obs.repeat(sampler.num_candidates, 1)
         actions = self.act(rows, _in_rows(noise["candidates"]), sampler.sampler)
         chosen = self.value(self.critics, rows, actions).view(-1, len(obs)).argmax(0)
         return actions.view(-1, *obs.shape[:1], actions.shape[-1])[chosen, torch.arange(len(obs))]
+
+    def log_prob(self, sampler: Any, obs: Tensor, action: Tensor, noises: Tensor) -> Tensor:
+        """MaxEntDP: at each time the denoiser is evaluated once for each noise, beside a copy of the state."""
+        schedule, (count, action_dim) = self.schedule, (sampler.num_noises, action.shape[-1])
+        rows, clean = obs.repeat(count, 1), action.repeat(count, 1)
+        total = torch.full_like(action[:, 0], -action_dim / 2 * float(np.log(2 * np.pi * np.e)))
+        for t, (signal, weight) in enumerate(zip(*sampler.signal_and_weight, strict=True)):
+            eps = noises[t].flatten(0, 1)
+            noisy = add_noise(schedule, clean, eps, t)
+            predicted = remove_noise(schedule, noisy, self.actor(rows, noisy, torch.full((len(rows),), t)), t)
+            error = eps - noise_between(schedule, predicted.clamp(-1, 1), noisy, t)
+            total += float(weight) * (float(signal) * action_dim - error.square().sum(-1).view(count, -1).mean(0))
+        return total
 
     def value(self, critics: Any, obs: Tensor, action: Tensor) -> Tensor:
         """The smaller of the two values (of the means), [rows]."""
@@ -215,6 +233,8 @@ class Naive:
             return -self.value(critics, obs, self.act(obs, noise["rollout"])).mean(), {}
         if isinstance(objective, ours.Sum) and len(objective.terms) == 1:
             ((weight, gradient),) = objective.terms
+            if isinstance(gradient, ours.ReweightedScoreMatching):
+                return weight * self.reverse_loss(gradient.proposal, critics, obs, noise["term0"], action), {}
             return weight * self.q_loss(gradient, critics, obs, action, noise["term0"]), {}
         if isinstance(objective, ours.Sum):
             (first, _), (second, gradient) = objective.terms
@@ -229,7 +249,7 @@ class Naive:
             return self.variance_loss(objective.proposal, critics, obs, noise)
         if objective.proposal.uses_gradient:
             return self.energy_loss(objective.proposal, critics, obs, noise), self.actor_state
-        return self.reverse_loss(objective.proposal, critics, obs, noise), self.actor_state
+        return self.reverse_loss(objective.proposal, critics, obs, noise, action), self.actor_state
 
     def score_loss(self, gradient: Any, critics: Any, obs: Tensor, states: list[Tensor]) -> Tensor:
         """DACER2's second term, at the states of the chain."""
@@ -252,11 +272,14 @@ class Naive:
         scale = float(np.exp(objective.intercept))
         return (self.actor(rows, noisy.detach(), t) + scale * slope).square().sum(-1).mean()
 
-    def reverse_loss(self, proposal: Any, critics: Any, obs: Tensor, noise: Mapping[str, Any]) -> Tensor:
-        """SDAC: the denoiser is evaluated once for each particle."""
+    def reverse_loss(
+        self, proposal: Any, critics: Any, obs: Tensor, noise: Mapping[str, Any], action: Tensor
+    ) -> Tensor:
+        """SDAC and MaxEntDP: the denoiser is evaluated once for each particle."""
         count, t = proposal.num_particles, noise["t"].long()
         with torch.no_grad():
-            action = self.act(obs, noise["rollout"])
+            if proposal.source == "policy":
+                action = self.act(obs, noise["rollout"])
             noisy = add_noise(self.schedule, action, noise["eps"], t)
             guesses, eps = _truncated_guesses(self.schedule, noisy, t, noise["particles"])
             rows = obs.repeat(count, 1)
