@@ -277,8 +277,8 @@ OBJECTIVES = [
         "reverse: one time for the whole batch",
         "objective-reverse",
         "parts/objectives.py",
-        't = noise["t"]\n        noisy',
-        't = noise["t"][:1].expand_as(noise["t"])\n        noisy',
+        't, action = noise["t"], batch',
+        't, action = noise["t"][:1].expand_as(noise["t"]), batch',
     ),
     both(
         "reverse: gradients of clipped guesses counted",
