@@ -55,6 +55,7 @@ class Backend(Protocol):
     ReweightedScoreMatching: type[objectives.ReweightedScoreMatching]
     ReverseProposal: type[objectives.ReverseProposal]
     PolicyProposal: type[objectives.PolicyProposal]
+    QWeightedProposal: type[objectives.QWeightedProposal]
     EntropyRegularisedValue: type[objectives.EntropyRegularisedValue]
     Sum: type[objectives.Sum]
     # critic objectives

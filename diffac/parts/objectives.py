@@ -52,6 +52,7 @@ __all__ = [
     "EntropyRegularisedValue",
     "PolicyProposal",
     "Proposal",
+    "QWeightedProposal",
     "Regression",
     "ReverseProposal",
     "ReweightedScoreMatching",
@@ -215,7 +216,10 @@ class TimeWeightedQGradient(OfRollout):
 
 
 class Regression(NamedTuple):
-    """The regression problem of one batch: weight ||eps_theta(obs, noisy, t) - target||^2 + spread."""
+    """The regression problem of one batch: weight ||eps_theta(obs, noisy, t) - target||^2 + spread.
+
+    With several rows for each state all but `obs` have an axis for them before that of the batch.
+    """
 
     obs: Array
     """[batch obs]; where the denoiser is evaluated, together with `noisy` and `t`."""
@@ -308,7 +312,8 @@ class ReweightedScoreMatching(ActorObjectivePart):
 
     Args:
         schedule: the forward process of the regression, that of the sampler.
-        proposal: gives the data, without gradient: `ReverseProposal` (SDAC, iDEM, RFM), `PolicyProposal` (DPMD, FPMD).
+        proposal: gives the data, without gradient: `ReverseProposal` (SDAC, iDEM, RFM), `PolicyProposal` (DPMD, FPMD),
+            `QWeightedProposal` (QVPO).
         space: whether errors are those of the noise, "eps", or of the denoiser's "output".
 
     Raises:
@@ -519,6 +524,57 @@ class PolicyProposal(ProposalPart):
         """The moving averages before the first batch, and the number of batches in them."""
         std = 1.0 if self.faithful_normalisation else 0.0
         return {"q_mean_ema": np.zeros(()), "q_std_ema": np.full((), std), "count": np.zeros(())}
+
+
+@declared
+class QWeightedProposal(ProposalPart):
+    """The best of the policy's own actions, weighted by its advantage, and uniform ones (QVPO, arXiv 2405.16173).
+
+    For each state of the batch the sampler draws M = `num_candidates` actions. The row of the best has the weight
+    w = max_m Q(s, a_m) - mean_m Q(s, a_m), which is never negative; each of `num_uniform` actions, uniform on the box,
+    has uniform_weight w. Every row has its own time and noise, and the loss is the mean over all of them. Because
+    weights within a state stand in fixed proportions, the law that is learned is, in each state, uniform with
+    probability u / (1 + u), u = num_uniform uniform_weight: that keeps its entropy up.
+
+    The authors' code draws a second batch of states for this; ours are the states of the critic's batch, as for every
+    other objective here.
+
+    Metrics: "advantage", the mean of w; "effective_samples", (sum w)^2 / sum w^2 over the states; "q_mean" of all
+    candidates.
+
+    Args:
+        sampler: draws the candidates, without a choice among them.
+        num_candidates: M.
+        num_uniform: uniform actions for each state; 0: none.
+        uniform_weight: weight of each of them, in units of that of the best; may be a schedule over updates.
+        ensemble: how the critics' values become one, the "min", the "mean", or the "first" of them.
+
+    Raises:
+        UsageError: num_candidates or uniform_weight is not positive, or num_uniform is negative.
+    """
+
+    sampler: Sampler
+    num_candidates: Count = 64
+    num_uniform: Whole = 10
+    uniform_weight: PositiveCoefficient = 0.02
+    ensemble: Ensemble = "min"
+
+    def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
+        """Noise for a batch of actions of that shape; num_steps is the schedule's T.
+
+        "candidates", the sampler's for [M batch act]; "uniform" [num_uniform batch act]; "t" [1 + num_uniform batch] in
+        {0..T-1}; "eps" [1 + num_uniform batch act] normal.
+        """
+        return {
+            "candidates": self.sampler.noise_spec((self.num_candidates, *shape)),
+            "uniform": Uniform((self.num_uniform, *shape)),
+            "t": Integers((1 + self.num_uniform, *shape[:-1]), 0, num_steps),
+            "eps": Normal((1 + self.num_uniform, *shape)),
+        }
+
+    def init_state(self, num_steps: int) -> State:
+        """No state."""
+        return {}
 
 
 @declared

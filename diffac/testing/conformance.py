@@ -511,8 +511,8 @@ def unchecked_shapes() -> Iterator[None]:
 def test_compiled_acting(backend: Any) -> None:
     """`compile_act` changes no action: for no number of observations, in no evaluation, and not after an update."""
     rng, sizes = np.random.default_rng(6), (1, 3, 16)
-    engine, state = problems.start_engine(backend, a_problem("learner", "target_ranking"))
-    plain, same = problems.start_engine(backend, a_problem("learner", "target_ranking"))
+    engine, state = problems.start_engine(backend, a_problem("learner", "qvpo"))
+    plain, same = problems.start_engine(backend, a_problem("learner", "qvpo"))
     with unchecked_shapes():
         engine.compile_act(state, DIMS.obs, DIMS.action, sizes[:2])
     for _ in range(2):

@@ -627,7 +627,7 @@ def test_act_uses_the_average_if_there_is_one(backend: ModuleType, name: str) ->
 def test_exported_policies_are_those_of_evaluations(both: SimpleNamespace, target: str, tmp_path: Path) -> None:
     """Their own sampler, and the critic that ranks its candidates."""
     B = both.equinox if target == "jax" else both.torch
-    engine, state = trained(B, "target_ranking")
+    engine, state = trained(B, "qvpo")
     arrays = arrays_of(B, state)
     for name, array in arrays.items():
         if name.startswith("critic.layers.2."):

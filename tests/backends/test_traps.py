@@ -551,6 +551,18 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
                 "tempered": False,
             },
         ),
+        "QWeightedProposal": (
+            lambda backend, proposal: outcome_of_objective(backend, backend.ReweightedScoreMatching(s, proposal)),
+            B.QWeightedProposal,
+            {"sampler": ddpm, "num_candidates": 3, "num_uniform": 2},
+            {
+                "sampler": loud,
+                "num_candidates": 4,
+                "num_uniform": 1,
+                "uniform_weight": 0.5,
+                "ensemble": "mean",
+            },
+        ),
         "EntropyRegularisedValue": (
             lambda backend, objective: outcome_of_objective(backend, objective, "gaussian"),
             B.EntropyRegularisedValue,
@@ -633,7 +645,8 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
 
 VARIED = (  # noqa: SIM905
     "DDPMSampler DDIMSampler BestOf AdditiveNoise LogProbability ValueThroughSampler TimeWeightedQGradient "
-    "ReweightedScoreMatching ReverseProposal PolicyProposal EntropyRegularisedValue MeanSquaredTD GaussianTD "
+    "ReweightedScoreMatching ReverseProposal PolicyProposal QWeightedProposal EntropyRegularisedValue MeanSquaredTD "
+    "GaussianTD "
     "FixedTemperature NoiseEntropyTemperature MixtureEntropyTemperature TargetEntropyTemperature Adam Learner"
 ).split()
 

@@ -1178,14 +1178,14 @@ LEARNER = [
     ),
     torch(
         "learner: candidates of evaluations ranked by the online critic",
-        "learner-target_ranking",
+        "learner-qvpo",
         "learner.py",
         'self.evaluation_ranking if deterministic else "online"',
         '"online"',
     ),
     Mutation(
         "learner: evaluations by the sampler that acts",
-        "learner-target_ranking",
+        "learner-qvpo",
         {
             "torch": Edit(
                 "diffac/parts/learner.py",
@@ -1196,7 +1196,7 @@ LEARNER = [
     ),
     torch(
         "learner: candidates ranked by the online critic",
-        "learner-target_ranking",
+        "learner-qvpo",
         "learner.py",
         "_critic(self.target_ranking, state)",
         "state.critic",

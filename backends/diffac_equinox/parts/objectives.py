@@ -32,6 +32,7 @@ from diffac_equinox.parts.samplers import _condition, _detached
 __all__ = [
     "EntropyRegularisedValue",
     "PolicyProposal",
+    "QWeightedProposal",
     "Regression",
     "ReverseProposal",
     "ReweightedScoreMatching",
@@ -264,6 +265,36 @@ class PolicyProposal(eqx.Module, declared.PolicyProposal):
             "q_std_ema": (1 - self.rate) * state["q_std_ema"] + self.rate * q.std(),
             "count": state["count"] + 1,
         }
+
+
+class QWeightedProposal(eqx.Module, declared.QWeightedProposal):
+    def __call__(
+        self,
+        actor: Any,
+        critic: Critic,
+        batch: Batch,
+        noise: Noise,
+        temperature: Array,
+        state: State,
+        schedule: NoiseSchedule,
+    ) -> Regression:
+        """The regression problem of a batch."""
+        drawn = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["candidates"])
+        q = _reduced(critic(batch.obs, drawn), self.ensemble)
+        advantage = q.max(0) - q.mean(0)
+        best = drawn[q.argmax(0), jnp.arange(q.shape[1])]
+        action = jnp.concatenate([best[None], 2 * noise["uniform"] - 1])
+        share = jnp.full((1 + self.num_uniform, 1), self.uniform_weight, advantage.dtype).at[0].set(1)
+        noisy = add_noise(schedule, action, noise["eps"], noise["t"])
+        metrics = {
+            "advantage": advantage.mean(),
+            "effective_samples": advantage.sum() ** 2 / (advantage**2).sum(),
+            "q_mean": q.mean(),
+        }
+        weight = share * advantage
+        return Regression(
+            batch.obs, noisy, noise["t"], noise["eps"], action, weight, jnp.zeros_like(weight), metrics, state
+        )
 
 
 class EntropyRegularisedValue(eqx.Module, declared.EntropyRegularisedValue):

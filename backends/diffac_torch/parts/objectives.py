@@ -33,6 +33,7 @@ from diffac_torch.parts.samplers import Scalar
 __all__ = [
     "EntropyRegularisedValue",
     "PolicyProposal",
+    "QWeightedProposal",
     "Regression",
     "ReverseProposal",
     "ReweightedScoreMatching",
@@ -302,6 +303,42 @@ class PolicyProposal(declared.PolicyProposal):
             "q_std_ema": (1 - self.rate) * state["q_std_ema"] + self.rate * q.std(correction=0),
             "count": state["count"] + 1,
         }
+
+
+class QWeightedProposal(declared.QWeightedProposal):
+    @torch.no_grad()
+    def __call__(
+        self,
+        actor: Any,
+        critic: Critic,
+        batch: Batch,
+        noise: Noise,
+        temperature: Scalar,
+        state: State,
+        schedule: NoiseSchedule,
+    ) -> Regression:
+        """Regression data at the noised best candidates and uniform actions."""
+        candidates = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["candidates"])
+        q = _reduced(critic(batch.obs, candidates), self.ensemble)
+        best = torch.take_along_dim(candidates, q.argmax(0)[None, :, None], 0)
+        action = torch.cat([best, 2 * noise["uniform"] - 1])
+        advantage = q.amax(0) - q.mean(0)
+        weight = torch.stack([advantage] + [self.uniform_weight * advantage] * self.num_uniform)
+        return Regression(
+            obs=batch.obs,
+            noisy=add_noise(schedule, action, noise["eps"], noise["t"]),
+            t=noise["t"],
+            target=noise["eps"],
+            action=action,
+            weight=weight,
+            spread=torch.zeros_like(weight),
+            metrics={
+                "advantage": advantage.mean(),
+                "effective_samples": advantage.sum().square() / advantage.square().sum(),
+                "q_mean": q.mean(),
+            },
+            state=state,
+        )
 
 
 class EntropyRegularisedValue(declared.EntropyRegularisedValue):

@@ -24,6 +24,7 @@ from diffac.testing.reference.schedules import (
 __all__ = [
     "EntropyRegularisedValue",
     "PolicyProposal",
+    "QWeightedProposal",
     "Regression",
     "ReverseProposal",
     "ReweightedScoreMatching",
@@ -183,7 +184,7 @@ class TimeWeightedQGradient:
 
 
 class Regression(NamedTuple):
-    """Data of a weighted noise regression, without gradient."""
+    """Data of a weighted noise regression, without gradient; with several rows for each state, [rows batch ...]."""
 
     obs: Array
     """[batch obs]"""
@@ -202,21 +203,21 @@ class Regression(NamedTuple):
 
 
 def noise_regression(schedule: NoiseSchedule, actor: Any, data: Regression) -> tuple[float, Gradient]:
-    """Mean over the batch of sum_k weight_k |eps - noise_k|^2, and its gradient (SDAC and DPMD)."""
+    """Mean over the rows of sum_k weight_k |eps - noise_k|^2, and its gradient (SDAC, DPMD, QVPO)."""
     eps, pull = predicted_eps(schedule, actor, data.obs, data.noisy, data.t)
     error, weights = eps - data.noises, data.weights[..., None]
-    gradient, _ = pull((2 / len(eps) * weights * error).sum(0))
-    return (weights * error**2).sum() / len(eps), gradient
+    gradient, _ = pull((2 / data.t.size * weights * error).sum(0))
+    return (weights * error**2).sum() / data.t.size, gradient
 
 
 def output_regression(_: NoiseSchedule, actor: Any, data: Regression) -> tuple[float, Gradient]:
-    """Mean over the batch of weight |output - what it should be|^2, in whatever the denoiser predicts."""
+    """Mean over the rows of weight |output - what it should be|^2, in whatever the denoiser predicts."""
     output, pull = actor(data.obs, data.noisy, data.t)
-    weight = data.weights.sum(0)[:, None]
+    weight = data.weights.sum(0)[..., None]
     noise = (data.weights[..., None] * data.noises).sum(0) / weight
     wanted = {"eps": noise, "action": data.action, "velocity": noise - data.action}[actor.prediction]
-    gradient, _ = pull(2 / len(output) * weight * (output - wanted))
-    return (weight * (output - wanted) ** 2).sum() / len(output), gradient
+    gradient, _ = pull(2 / data.t.size * weight * (output - wanted))
+    return (weight * (output - wanted) ** 2).sum() / data.t.size, gradient
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -462,6 +463,60 @@ class PolicyProposal:
             "q_std_ema": (1 - self.rate) * state["q_std_ema"] + self.rate * std,
             "count": state["count"] + 1,
         }
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class QWeightedProposal:
+    """QVPO: of M actions the best, weighted by how much better than their mean it is, and as many uniform ones."""
+
+    sampler: Any
+    num_candidates: int = 64
+    num_uniform: int = 10
+    uniform_weight: float = 0.02
+    ensemble: str = "min"
+
+    def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
+        """Of the candidates, the uniform actions, and the noising of each row."""
+        rows = 1 + self.num_uniform
+        return {
+            "candidates": self.sampler.noise_spec((self.num_candidates, *shape)),
+            "uniform": Uniform((self.num_uniform, *shape)),
+            "t": Integers((rows, *shape[:-1]), 0, num_steps),
+            "eps": Normal((rows, *shape)),
+        }
+
+    def init_state(self, num_steps: int) -> State:
+        """None."""
+        return {}
+
+    def __call__(
+        self,
+        actor: Any,
+        critic: Any,
+        batch: Batch,
+        noise: Noise,
+        temperature: Any,
+        state: State,
+        schedule: NoiseSchedule,
+    ) -> Regression:
+        """State by state."""
+        rollout, _ = self.sampler.rollout(Policy(actor, critic, temperature), batch.obs, noise["candidates"])
+        q = reduced(critic(batch.obs, rollout.action)[0], self.ensemble)[0]
+        actions, weights = np.empty(noise["eps"].shape), np.empty(noise["t"].shape)
+        for row, values in enumerate(q.T):
+            best = int(np.argmax(values))
+            weights[:, row] = self.uniform_weight * (values[best] - values.mean())
+            weights[0, row] = values[best] - values.mean()
+            actions[0, row] = rollout.action[best, row]
+            actions[1:, row] = -1 + 2 * noise["uniform"][:, row]
+        advantage = weights[0]
+        metrics = {
+            "advantage": advantage.mean(),
+            "effective_samples": advantage.sum() ** 2 / (advantage**2).sum(),
+            "q_mean": q.mean(),
+        }
+        noisy = add_noise(schedule, actions, noise["eps"], noise["t"])
+        return Regression(batch.obs, noisy, noise["t"], noise["eps"][None], weights[None], metrics, state, actions)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
