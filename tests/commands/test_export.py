@@ -37,7 +37,7 @@ from diffac_recipes import RECIPES
 
 ROOT = Path(__file__).parents[2]
 ENV = "fakes:Named-v0"
-TINY: dict[str, Any] = {"num_diffusion_steps": 2, "num_candidates": 3, "hidden_sizes": (8,)}
+TINY: dict[str, Any] = {"num_diffusion_steps": 2, "num_candidates": 3, "evaluation_candidates": 4, "hidden_sizes": (8,)}
 
 
 @pytest.fixture(autouse=True)
