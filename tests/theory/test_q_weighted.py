@@ -100,7 +100,7 @@ def test_a_chain_of_many_steps_has_the_uniform_share() -> None:
 def test_the_law_that_is_learned(backend: ModuleType) -> None:
     """The best action and a uniform share, the same in every state whatever the scale of Q there."""
     proposal = backend.QWeightedProposal(EitherSide(), 4, NUM_UNIFORM, UNIFORM_WEIGHT)
-    actor = fit(backend, backend.ReweightedScoreMatching(TABLE, proposal), critic(backend), 1, updates=1200)
+    actor = fit(backend, backend.ReweightedScoreMatching(TABLE, proposal), critic(backend), 1, updates=2000)
     rng, errors = np.random.default_rng(1), np.zeros((TABLE.num_steps, 2))
     sampler = backend.DDPMSampler(TABLE, start_scale=1.0)
     noise = draw(rng, sampler.noise_spec((4000, 1)), np.float64)
