@@ -34,6 +34,7 @@ class Backend(Protocol):
     predicted_eps: Callable[[NoiseSchedule, Any, Array, Array, Time], Array]
     # networks
     MLPDenoiser: type[networks.MLPDenoiser]
+    MeanFlowActor: type[networks.MeanFlowActor]
     DeterministicActor: type[networks.DeterministicActor]
     GaussianActor: type[networks.GaussianActor]
     EnsembleCritic: type[networks.EnsembleCritic]
@@ -44,6 +45,8 @@ class Backend(Protocol):
     # samplers
     DDPMSampler: type[samplers.DDPMSampler]
     DDIMSampler: type[samplers.DDIMSampler]
+    HeunSampler: type[samplers.HeunSampler]
+    MeanFlowSampler: type[samplers.MeanFlowSampler]
     DeterministicSampler: type[samplers.DeterministicSampler]
     TanhGaussianSampler: type[samplers.TanhGaussianSampler]
     BestOf: type[samplers.BestOf]
@@ -53,6 +56,7 @@ class Backend(Protocol):
     ValueThroughSampler: type[objectives.ValueThroughSampler]
     TimeWeightedQGradient: type[objectives.TimeWeightedQGradient]
     ReweightedScoreMatching: type[objectives.ReweightedScoreMatching]
+    MeanFlowMatching: type[objectives.MeanFlowMatching]
     ReverseProposal: type[objectives.ReverseProposal]
     PolicyProposal: type[objectives.PolicyProposal]
     QWeightedProposal: type[objectives.QWeightedProposal]

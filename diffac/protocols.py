@@ -148,6 +148,33 @@ class ConditionalDenoiser(Denoiser, Protocol):
 
 
 @runtime_checkable
+class MeanVelocity(Protocol):
+    """Predicts the mean velocity of a flow between two times, with which one step leads from noise to an action.
+
+    Along the paths x of a flow, alpha = 1 - s and sigma = s, u(obs, x_t, t, r) = (x_t - x_r) / (t - r); for r = t it is
+    the velocity itself. It is an actor of `MeanFlowSampler` and `MeanFlowMatching`, and no `Denoiser`.
+    """
+
+    @property
+    def prediction(self) -> Literal["mean_velocity"]:
+        """Tells it from a `Denoiser`."""
+        ...
+
+    def __call__(self, obs: Array, noisy: Array, t: Array | float, r: Array | float) -> Array:
+        """
+        Args:
+            obs: [*batch obs_dim]
+            noisy: [*batch action_dim], at time t.
+            t: a number in [0, 1], or [*batch] of such. The output must be differentiable in it and in noisy.
+            r: likewise, at most t.
+
+        Returns:
+            The mean velocity [*batch action_dim] with all batch axes broadcast.
+        """
+        ...
+
+
+@runtime_checkable
 class Critic(Protocol):
     """An ensemble of state-action values."""
 

@@ -22,6 +22,7 @@ from diffac_equinox.parts.networks import DeterministicActor as DeterministicAct
 from diffac_equinox.parts.networks import EnsembleCritic as EnsembleCritic
 from diffac_equinox.parts.networks import GaussianActor as GaussianActor
 from diffac_equinox.parts.networks import GaussianCritic as GaussianCritic
+from diffac_equinox.parts.networks import MeanFlowActor as MeanFlowActor
 from diffac_equinox.parts.networks import MLPDenoiser as MLPDenoiser
 from diffac_equinox.parts.networks import TwinCritic as TwinCritic
 from diffac_equinox.parts.networks import time_embedding as time_embedding
@@ -47,6 +48,7 @@ __all__ = [
     "Learner",
     "LearnerState",
     "MLPDenoiser",
+    "MeanFlowActor",
     "TwinCritic",
     "activation",
     "add_noise",

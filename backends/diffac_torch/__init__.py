@@ -21,6 +21,7 @@ from diffac_torch.parts.networks import DeterministicActor as DeterministicActor
 from diffac_torch.parts.networks import EnsembleCritic as EnsembleCritic
 from diffac_torch.parts.networks import GaussianActor as GaussianActor
 from diffac_torch.parts.networks import GaussianCritic as GaussianCritic
+from diffac_torch.parts.networks import MeanFlowActor as MeanFlowActor
 from diffac_torch.parts.networks import MLPDenoiser as MLPDenoiser
 from diffac_torch.parts.networks import TwinCritic as TwinCritic
 from diffac_torch.parts.networks import time_embedding as time_embedding
@@ -46,6 +47,7 @@ __all__ = [
     "Learner",
     "LearnerState",
     "MLPDenoiser",
+    "MeanFlowActor",
     "TwinCritic",
     "activation",
     "add_noise",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, dataclass_transform
 
 from diffac.errors import UsageError, check_count
 from diffac.parts.arguments import Argument
@@ -13,7 +13,15 @@ from diffac.parts.declaration import STATIC, Count, Part, Real, Whole, declared
 from diffac.parts.initialisers import Initialiser, Law
 from diffac.protocols import Activation, Array, Prediction
 
-__all__ = ["DeterministicActor", "EnsembleCritic", "GaussianActor", "GaussianCritic", "MLPDenoiser", "TwinCritic"]
+__all__ = [
+    "DeterministicActor",
+    "EnsembleCritic",
+    "GaussianActor",
+    "GaussianCritic",
+    "MLPDenoiser",
+    "MeanFlowActor",
+    "TwinCritic",
+]
 
 
 def _check_sizes(name: str, value: Any) -> None:
@@ -21,6 +29,11 @@ def _check_sizes(name: str, value: Any) -> None:
         raise UsageError(f"{name} must be widths of layers, such as (256, 256), got {value!r}")
     for i, size in enumerate(value):
         check_count(f"{name}[{i}]", size)
+
+
+def _check_even(time_dim: int) -> None:
+    if time_dim % 2:
+        raise UsageError(f"time_dim must be even (half sines, half cosines), got {time_dim!r}")
 
 
 _WRONG_SIZES = ((8, 0), (8, -1), (2.5,), (None,), 256, "256", None)
@@ -93,8 +106,7 @@ class MLPDenoiser(Network):
     def check(self, **others: Any) -> None:
         """As every part's; time_dim is even."""
         super().check(**others)
-        if self.time_dim % 2:
-            raise UsageError(f"time_dim must be even (half sines, half cosines), got {self.time_dim!r}")
+        _check_even(self.time_dim)
 
     def condition(self, obs: Array, num_steps: int) -> Any:
         """The shares of obs and of all times t < num_steps in the first layer; may stand for obs in a call."""
@@ -102,6 +114,42 @@ class MLPDenoiser(Network):
 
     def __call__(self, obs: Any, noisy: Array, t: Array | int) -> Array:
         """The prediction [*batch act]; obs [*batch obs] or what `condition` returned, t an integer or [*batch]."""
+        raise NotImplementedError
+
+
+@network
+class MeanFlowActor(Network):
+    """A flow policy's actor that says mean velocities: a multilayer perceptron on (obs, noisy, time features).
+
+    A `MeanVelocity`. Time features: the sinusoidal embeddings (`time_embedding`) of 10 t and of 10 (t - r) side by
+    side, then Linear(2 time_dim), activation, Linear(time_dim). MeanFlow (Geng et al. 2025, arXiv 2505.13447) also
+    tells its network t and t - r; the factor 10, ours, lets the fastest wave, of frequency 1, turn one and a half times
+    over [0, 1], and no faster, because the loss differentiates in t.
+
+    Args:
+        obs_dim: length of an observation.
+        action_dim: length of an action.
+        key: seed of the initial parameters, equal in all backends.
+        hidden_sizes: widths of the hidden layers.
+        activation: between the layers; relu has no second derivative, so its derivative in t has jumps.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch.
+        time_dim: number of time features, even.
+
+    Raises:
+        UsageError: a size is not positive, time_dim is odd, or the activation or the initialiser is unknown.
+    """
+
+    time_dim: Count = dataclasses.field(default=16, kw_only=True, metadata=STATIC)
+    prediction: ClassVar[Literal["mean_velocity"]] = "mean_velocity"
+    time_scale: ClassVar[float] = 10.0
+
+    def check(self, **others: Any) -> None:
+        """As every part's; time_dim is even."""
+        super().check(**others)
+        _check_even(self.time_dim)
+
+    def __call__(self, obs: Array, noisy: Array, t: Array | float, r: Array | float) -> Array:
+        """The mean velocity [*batch act] from t down to r for obs [*batch obs]; t, r numbers or [*batch]."""
         raise NotImplementedError
 
 

@@ -28,12 +28,13 @@ from diffac.parts.declaration import (
     PositiveCoefficient,
     Rate,
     Schedule,
+    Unit,
     Whole,
     declared,
     part_of,
 )
 from diffac.parts.samplers import DENOISER_ARGUMENTS
-from diffac.parts.schedules import LinearSchedule
+from diffac.parts.schedules import LinearSchedule, flow_schedule
 from diffac.protocols import (
     ActorObjective,
     Array,
@@ -50,6 +51,7 @@ from diffac.protocols import (
 
 __all__ = [
     "EntropyRegularisedValue",
+    "MeanFlowMatching",
     "PolicyProposal",
     "Proposal",
     "QWeightedProposal",
@@ -339,6 +341,67 @@ class ReweightedScoreMatching(ActorObjectivePart):
         track = getattr(self.proposal, "track", None)
         return state if track is None else track(critic, batch, state)
 
+
+@declared
+class MeanFlowMatching(ActorObjectivePart):
+    """Regression of a mean velocity u of a flow: mean(weight ||u(s, a_t, t, r) - target||^2).
+
+    MeanFlow (Geng et al. 2025, arXiv 2505.13447), with the weights of a proposal as in FPMD (arXiv 2507.23675). For an
+    action a and a noise eps let a_t = (1 - t) a + t eps and v = eps - a. Along the paths of the flow
+    (t - r) u(s, a_t, t, r) is the integral of the velocity from r to t; its derivative in t gives the identity from
+    which the target comes, detached:
+
+        target = v - (t - r) (v . grad_a u + d_t u),
+
+    of which the bracket is one directional derivative of the network. The target is linear in v, so the minimiser knows
+    the mean E[v | a_t] alone. For r = t the loss is that of flow matching.
+
+    (t, r) are two times uniform in [0, 1], the larger one first; in a fraction of the pairs r is then set to t. The
+    paper has logit-normal times, 75 % of r = t, and weights that adapt to the error, which we leave out; FPMD-M has
+    uniform times and never r = t.
+
+    State and metrics are those of the proposal.
+
+    Args:
+        proposal: gives observations, actions, noises and weights, without gradient: `PolicyProposal`. It is asked at
+            the one time of `flow_schedule(1)`, where all is noise, and its noisy actions are not used.
+        equal_fraction: of pairs with r = t, in [0, 1].
+
+    Raises:
+        UsageError: equal_fraction is outside [0, 1], the proposal is a `ReverseProposal`, whose targets are no noises
+            that belong to an action; on a call, the actor is no `MeanVelocity`.
+    """
+
+    proposal: Proposal
+    equal_fraction: Unit = 0.25
+
+    def check(self) -> None:
+        """As every part's, and that actions come in pairs with noises."""
+        super().check()
+        if isinstance(self.proposal, ReverseProposal):
+            raise UsageError(
+                "MeanFlowMatching needs pairs of an action and its noise, and ReverseProposal gives means of noises; "
+                "use PolicyProposal"
+            )
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for a batch of actions of that shape: "proposal", "times" [2 batch] and "equal" [batch], uniform."""
+        batch = shape[:-1]
+        own = {"times": Uniform((2, *batch)), "equal": Uniform(batch)}
+        return {"proposal": self.proposal.noise_spec(shape, ALL_NOISE.num_steps), **own}
+
+    def init_state(self) -> State:
+        """State of the proposal."""
+        return self.proposal.init_state(ALL_NOISE.num_steps)
+
+    def track(self, critic: Critic, batch: Batch, state: State) -> State:
+        """The proposal's state after a batch on which the actor does not step."""
+        track = getattr(self.proposal, "track", None)
+        return state if track is None else track(critic, batch, state)
+
+
+ALL_NOISE = flow_schedule(1)
+"""At its only time nothing of the action is left, and `Regression.target` is the noise itself."""
 
 MINIMUM_VARIANCE = "minimum_variance"
 

@@ -10,7 +10,7 @@ import numpy as np
 from diffac.errors import UsageError, check_present
 from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
 from diffac.parts.declaration import EXAMPLES, STATIC, Count, Ensemble, NotNegative, Part, Positive, Schedule, declared
-from diffac.parts.schedules import check_signal, tabulated
+from diffac.parts.schedules import check_flow, check_signal, tabulated
 from diffac.protocols import Array, Policy, Rollout, Sampler
 
 __all__ = [
@@ -19,6 +19,8 @@ __all__ = [
     "DDIMSampler",
     "DDPMSampler",
     "DeterministicSampler",
+    "HeunSampler",
+    "MeanFlowSampler",
     "LogProbability",
     "TanhGaussianSampler",
 ]
@@ -99,7 +101,25 @@ class DDPMSampler(DiffusionSampler):
 
 
 @declared
-class DDIMSampler(DiffusionSampler):
+class DeterministicDiffusionSampler(DiffusionSampler):
+    """What the samplers share that draw a start and nothing else, and ask the denoiser at some of the T times."""
+
+    num_steps: Count | None = None
+
+    def check(self) -> None:
+        """As in `Part`; also that there are no more steps than times."""
+        super().check()
+        most = self.schedule.num_steps
+        if self.num_steps is not None and self.num_steps > most:
+            raise UsageError(f"num_steps must be at most {most}, the steps of the schedule, got {self.num_steps!r}")
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for actions of shape (*batch, act): "start" [*batch act], standard normal."""
+        return {"start": Normal(shape)}
+
+
+@declared
+class DDIMSampler(DeterministicDiffusionSampler):
     """Deterministic sampling at some of the T times (Song et al. 2020, arXiv 2010.02502, equation 12 with eta = 0).
 
     The predicted clean action is clipped to [-1, 1], and the noise recomputed from the clipped action, so that the next
@@ -116,14 +136,60 @@ class DDIMSampler(DiffusionSampler):
         UsageError: num_steps is outside 1..T, or start_scale is negative.
     """
 
-    num_steps: Count | None = None
+
+@declared
+class HeunSampler(DeterministicDiffusionSampler):
+    """Heun's method for the differential equation of a flow, alpha = 1 - s and sigma = s: second order in the step.
+
+    With v(x, s) the velocity eps - action that the denoiser's output stands for, a step from s to s' is
+
+        y = x + (s' - s) v(x, s),    x' = x + (s' - s) (v(x, s) + v(y, s')) / 2.
+
+    The last step, to s = 0, is one of Euler's and ends in the predicted action: a denoiser has no time for s = 0, and a
+    velocity there would divide by s. Its error is of second order, as those of the steps before add up to. So K steps
+    ask the denoiser 2K - 1 times, and one step is that of `DDIMSampler`, which with `flow_schedule` is Euler's method.
+    Karras et al. 2022 (arXiv 2206.00364) end their sampler of second order likewise.
+
+    As in `DDIMSampler` the predicted clean action is clipped to [-1, 1] wherever the denoiser is asked, and v is the
+    velocity that leads from the clipped action to x: exact where predictions lie inside, and one that bends at the
+    border, where the method is of first order. `rollout.noisy` is [num_steps *batch act], the states x in the order of
+    increasing s; the states y are not kept. The denoiser may predict any `Prediction`.
+
+    Args:
+        schedule: the forward process, a flow with T times.
+        start_scale: standard deviation of the first state; None: sigma(T-1).
+        num_steps: number of steps, in 1..T, at times spread evenly over {0, ..., T-1}, of which T-1 is always one; None
+            means T.
+
+    Raises:
+        UsageError: the schedule is no flow, num_steps is outside 1..T, or start_scale is negative.
+    """
 
     def check(self) -> None:
-        """As in `Part`; also that there are no more steps than times."""
+        """As in `DDIMSampler`; also that the schedule is a flow."""
         super().check()
-        most = self.schedule.num_steps
-        if self.num_steps is not None and self.num_steps > most:
-            raise UsageError(f"num_steps must be at most {most}, the steps of the schedule, got {self.num_steps!r}")
+        check_flow("HeunSampler", self.schedule)
+
+
+@declared
+class MeanFlowSampler(SamplerPart):
+    """Samples a flow by its mean velocities, in one step: action = start - u(obs, start, t=1, r=0).
+
+    MeanFlow (Geng et al. 2025, arXiv 2505.13447). The actor is a `MeanVelocity`, such as `MeanFlowActor`. With K steps
+    the line from 1 to 0 is cut into K equal parts, and a step from t to r subtracts (t - r) u(obs, x, t, r). The action
+    is clipped to [-1, 1] in the end, and nothing on the way: a mean velocity between two times predicts no clean action
+    that could be clipped. `rollout.noisy` is [num_steps *batch act], in the order of increasing t.
+
+    Args:
+        num_steps: K, at least 1.
+        start_scale: standard deviation of the first state; 1 is what the flow leads to, the official FPMD code has 0.5.
+
+    Raises:
+        UsageError: num_steps is not positive, start_scale is negative, or (on a call) the actor is no `MeanVelocity`.
+    """
+
+    num_steps: Count = 1
+    start_scale: NotNegative = 1.0
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for actions of shape (*batch, act): "start" [*batch act], standard normal."""

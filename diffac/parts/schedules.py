@@ -143,12 +143,43 @@ def prediction_of(denoiser: Any) -> Prediction:
         UsageError: its attribute `prediction` is none of these.
     """
     prediction: Any = getattr(denoiser, "prediction", "eps")
+    if prediction == MEAN_VELOCITY:
+        raise UsageError(
+            f"{type(denoiser).__name__} says the mean velocity between two times; draw from it with MeanFlowSampler, "
+            "train it with MeanFlowMatching, or take a denoiser of one time, such as MLPDenoiser"
+        )
     check_choice(f"{type(denoiser).__name__}.prediction", prediction, get_args(Prediction))
     return prediction
 
 
-def check_signal(schedule: NoiseSchedule) -> None:
+MEAN_VELOCITY = "mean_velocity"
+"""What a network says that it predicts where it is a `MeanVelocity`."""
+
+
+def check_mean_velocity(actor: Any) -> None:
+    """Refuses a network that is no `MeanVelocity`, by its attribute `prediction`.
+
+    Raises:
+        UsageError: it does not say that it predicts one.
+    """
+    prediction = getattr(actor, "prediction", "eps")
+    if prediction != MEAN_VELOCITY:
+        raise UsageError(
+            f'a mean flow needs a network of two times with prediction="{MEAN_VELOCITY}", such as MeanFlowActor, got '
+            f"{type(actor).__name__}, which predicts {prediction!r}"
+        )
+
+
+_PREDICT_OTHERWISE = 'use a denoiser with prediction="velocity" or "action", or a schedule that keeps some signal'
+KEEP_SIGNAL = "there is no reverse kernel; use a schedule that keeps some signal, such as flow_schedule(20, last=0.98)"
+
+
+def check_signal(schedule: NoiseSchedule, advice: str = _PREDICT_OTHERWISE) -> None:
     """Refuses a schedule that leaves no signal at some time, where an action cannot be told from its noise.
+
+    Args:
+        schedule: the forward process.
+        advice: what to do, for the message.
 
     Raises:
         UsageError: alpha is 0 at some time.
@@ -156,8 +187,23 @@ def check_signal(schedule: NoiseSchedule) -> None:
     alphas = tabulated(schedule).alphas
     if not alphas.all():
         raise UsageError(
-            f"alpha({int(alphas.argmin())}) of the schedule is 0, where noise says nothing about the action; use a "
-            'denoiser with prediction="velocity" or "action", or a schedule that keeps some signal'
+            f"alpha({int(alphas.argmin())}) of the schedule is 0, where noise says nothing about the action; {advice}"
+        )
+
+
+def check_flow(part: str, schedule: NoiseSchedule) -> None:
+    """Refuses a schedule that is no flow, alpha = 1 - s and sigma = s, for a part of that name.
+
+    Raises:
+        UsageError: alpha + sigma is not 1 at some time.
+    """
+    table = tabulated(schedule)
+    off = np.abs(table.alphas + table.sigmas - 1)
+    if off.max() > 1e-9:
+        t = int(off.argmax())
+        raise UsageError(
+            f"{part} needs a flow, alpha = 1 - s and sigma = s, such as flow_schedule(20); at time {t} this schedule "
+            f"has alpha {table.alphas[t]:.6g} and sigma {table.sigmas[t]:.6g}; for any other schedule use DDIMSampler"
         )
 
 
@@ -224,13 +270,19 @@ def linear_beta_schedule(num_steps: int, scale: float = 0.8) -> TabularSchedule:
     return schedule_from_betas(scale * np.linspace(1e-4, 0.999, num_steps))
 
 
-def flow_schedule(num_steps: int) -> TabularSchedule:
-    """The straight line from action to noise: alpha = 1 - s, sigma = s, s = (t+1)/T (flow matching, arXiv 2210.02747).
+def flow_schedule(num_steps: int, last: float = 1.0) -> TabularSchedule:
+    """The straight line from action to noise: alpha = 1 - s, sigma = s (flow matching, arXiv 2210.02747).
 
-    At time T-1 no signal is left, so a denoiser must predict "velocity" or "action".
+    The times are evenly spread, s = last (t+1)/T. With last = 1 no signal is left at time T-1, so a denoiser must
+    predict "velocity" or "action", and there is no reverse kernel.
+
+    Args:
+        num_steps: T >= 1.
+        last: s at time T-1, in (0, 1]; below 1, ours, for what needs some signal at all times (`ReverseProposal`).
     """
     check_count("num_steps", num_steps)
-    s = np.arange(1, num_steps + 1, dtype=np.float64) / num_steps
+    check_number("last", last, "(0, 1]")
+    s = last * (np.arange(1, num_steps + 1, dtype=np.float64) / num_steps)
     return TabularSchedule(1 - s, s)
 
 

@@ -147,7 +147,7 @@ def sensible_arguments(B: Any, name: str) -> dict[str, Any]:
     """What a part cannot do without."""
     sampler = parts.chain(B, DIMS)
     sensible = {
-        "schedule": parts.schedule(DIMS),
+        "schedule": parts.schedule(DIMS, "flow"),  # which every part takes
         "sampler": B.AdditiveNoise(sampler),
         "proposal": B.PolicyProposal(),
         "obs_dim": 3,
@@ -626,10 +626,11 @@ def _step(B: Any, **change: Any) -> Any:
     return engine.step(state, batch, parts.make_noise(rng, engine))
 
 
-def _sample(B: Any, sampler: Any) -> Any:
+def _sample(B: Any, sampler: Any, actor: Any = None) -> Any:
     t, rng = tools(B), np.random.default_rng(0)
     obs = t.to_backend(rng.standard_normal((DIMS.batch, DIMS.obs)))
-    return sampler(Policy(parts.ACTORS["denoiser"](B, DIMS, 0)), obs, t.to_backend(parts.make_noise(rng, sampler)))
+    actor = parts.ACTORS["denoiser"](B, DIMS, 0) if actor is None else actor
+    return sampler(Policy(actor), obs, t.to_backend(parts.make_noise(rng, sampler)))
 
 
 def _loss(B: Any, objective: Any, module: Any, other: Any, state: Any, **change: Any) -> Any:
@@ -659,8 +660,30 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
     ),
     "reverse kernel without signal": (
         lambda B: _actor_loss(B, B.ReweightedScoreMatching(flow_schedule(4), B.ReverseProposal(_chain(B)))),
-        ("alpha(3) of the schedule is 0",),
+        ("alpha(3) of the schedule is 0", "no reverse kernel", "flow_schedule(20, last=0.98)"),
     ),
+    "Heun off the flow": (
+        lambda B: B.HeunSampler(parts.schedule(DIMS)),
+        ("HeunSampler needs a flow, alpha = 1 - s and sigma = s", "use DDIMSampler"),
+    ),
+    "Heun's steps": (lambda B: B.HeunSampler(flow_schedule(4), num_steps=5), ("num_steps", "5", "4")),
+    "noise in Heun's method": (
+        lambda B: _sample(B, B.HeunSampler(flow_schedule(4))),
+        ("alpha(3) of the schedule is 0", 'prediction="velocity"'),
+    ),
+    "one time for a mean flow": (
+        lambda B: _sample(B, B.MeanFlowSampler()),
+        ('prediction="mean_velocity"', "MeanFlowActor", "MLPDenoiser, which predicts 'eps'"),
+    ),
+    "one time for a mean flow's loss": (
+        lambda B: _actor_loss(B, B.MeanFlowMatching(B.PolicyProposal())),
+        ('prediction="mean_velocity"', "MeanFlowActor", "MLPDenoiser, which predicts 'eps'"),
+    ),
+    "two times for a chain": (
+        lambda B: _sample(B, _chain(B), parts.ACTORS["mean_velocity"](B, DIMS, 0)),
+        ("MeanFlowActor says the mean velocity between two times", "MeanFlowSampler", "MLPDenoiser"),
+    ),
+    "equal times": (lambda B: B.MeanFlowMatching(B.PolicyProposal(), 1.5), ("equal_fraction", "1.5")),
     "learning rate": (lambda B: B.Adam(-1.0), ("learning_rate", "-1")),
     "norm": (lambda B: B.Adam(max_grad_norm=0.0), ("max_grad_norm", "0")),
     "factor": (lambda B: B.MeanSquaredTD(factor=0.0), ("factor", "0")),

@@ -65,6 +65,7 @@ NOISE_SCHEDULES: dict[str, Callable[[int], NoiseSchedule]] = {
     "cosine": cosine_schedule,
     "linear": linear_beta_schedule,
     "flow": flow_schedule,
+    "flow_with_signal": lambda num_steps: flow_schedule(num_steps, last=0.9),
     "ellipse": Ellipse,
 }
 
@@ -88,6 +89,7 @@ ACTORS: dict[str, Callable[..., Any]] = {
     "denoiser": lambda B, d, key, **kw: B.MLPDenoiser(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
     "velocity": lambda B, d, key, **kw: ACTORS["denoiser"](B, d, key, prediction="velocity", **kw),
     "clean": lambda B, d, key, **kw: ACTORS["denoiser"](B, d, key, prediction="action", **kw),
+    "mean_velocity": lambda B, d, key, **kw: B.MeanFlowActor(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
     "deterministic": lambda B, d, key, **kw: B.DeterministicActor(
         d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw
     ),
@@ -123,8 +125,13 @@ def _denoiser_shapes(d: Dims) -> dict[str, Shape]:
     }
 
 
+def _mean_velocity_shapes(d: Dims) -> dict[str, Shape]:
+    return {**_denoiser_shapes(d), **_layer_shapes((2 * TIME_DIM, 2 * TIME_DIM, TIME_DIM), "time_layers")}
+
+
 SHAPES: dict[str, Callable[[Dims], dict[str, Shape]]] = {
     **{f"actor {name}": _denoiser_shapes for name in ("denoiser", "velocity", "clean")},
+    "actor mean_velocity": _mean_velocity_shapes,
     "actor deterministic": lambda d: _layer_shapes((d.obs, *d.hidden, d.action)),
     "actor gaussian": lambda d: _layer_shapes((d.obs, *d.hidden, 2 * d.action)),
     "critic twin": _critic_shapes(2, 1),
@@ -194,6 +201,15 @@ SAMPLERS: dict[str, Part] = {
     "ddim_clean_flow": Part(lambda B, d: B.DDIMSampler(schedule(d, "flow"), num_steps=2), actor="clean"),
     "ddim_two": Part(lambda B, d: B.DDIMSampler(schedule(d, "linear"), start_scale=0.5, num_steps=2)),
     "ddim_one": Part(lambda B, d: B.DDIMSampler(schedule(d), num_steps=1)),
+    "heun_velocity": Part(lambda B, d: B.HeunSampler(schedule(d, "flow")), actor="velocity"),
+    "heun_clean_two": Part(lambda B, d: B.HeunSampler(schedule(d, "flow"), 0.5, 2), actor="clean"),
+    "heun_eps": Part(lambda B, d: B.HeunSampler(schedule(d, "flow_with_signal"))),
+    "heun_one": Part(lambda B, d: B.HeunSampler(schedule(d, "flow"), num_steps=1), actor="velocity"),
+    "heun_long": Part(lambda B, d: B.HeunSampler(flow_schedule(12)), actor="velocity"),
+    "mean_flow": Part(lambda B, d: B.MeanFlowSampler(), actor="mean_velocity"),
+    "mean_flow_three": Part(lambda B, d: B.MeanFlowSampler(3, start_scale=0.5), actor="mean_velocity"),
+    "mean_flow_long": Part(lambda B, d: B.MeanFlowSampler(10), actor="mean_velocity"),
+    "best_of_mean_flow": Part(lambda B, d: B.BestOf(B.MeanFlowSampler(), num_candidates=3), actor="mean_velocity"),
     "deterministic": Part(lambda B, d: B.DeterministicSampler(), actor="deterministic"),
     "additive_deterministic": Part(
         lambda B, d: B.AdditiveNoise(B.DeterministicSampler(), 0.6, noise_clip=0.5), actor="deterministic"
@@ -260,6 +276,35 @@ def _shared_sum(B: Any, d: Dims, noisy: bool = True) -> Any:
 OBJECTIVES: dict[str, Part] = {
     "value_ddpm": Part(lambda B, d: B.ValueThroughSampler(chain(B, d)), critic="gaussian"),
     "value_ddim": Part(lambda B, d: B.ValueThroughSampler(B.DDIMSampler(schedule(d)))),
+    "value_heun": Part(lambda B, d: B.ValueThroughSampler(B.HeunSampler(schedule(d, "flow"))), actor="velocity"),
+    "value_mean_flow": Part(lambda B, d: B.ValueThroughSampler(B.MeanFlowSampler(2)), actor="mean_velocity"),
+    "mean_flow": Part(
+        lambda B, d: B.MeanFlowMatching(
+            B.PolicyProposal(rate=0.1, centred=False, value_scale=0.5, tempered=False), equal_fraction=0.4
+        ),
+        actor="mean_velocity",
+    ),
+    "mean_flow_never_equal": Part(
+        lambda B, d: B.MeanFlowMatching(B.PolicyProposal(rate=0.1), equal_fraction=0.0), actor="mean_velocity"
+    ),
+    "reverse_velocity_flow": _score_matching(
+        lambda B, d: B.ReverseProposal(
+            B.DDIMSampler(schedule(d, "flow_with_signal")), d.particles, truncated=False, gradient_weight=0.5
+        ),
+        "flow_with_signal",
+        boltzmann=True,
+        actor="velocity",
+    ),
+    "reverse_output_velocity_flow": _score_matching(
+        lambda B, d: B.ReverseProposal(B.HeunSampler(schedule(d, "flow_with_signal")), d.particles),
+        "flow_with_signal",
+        "output",
+        boltzmann=True,
+        actor="velocity",
+    ),
+    "time_weighted_velocity_flow_chain": Part(
+        lambda B, d: B.TimeWeightedQGradient(chain(B, d, "flow"), schedule(d, "flow")), actor="velocity"
+    ),
     "value_first": Part(
         lambda B, d: B.ValueThroughSampler(B.DeterministicSampler(), ensemble="first"), actor="deterministic"
     ),
@@ -466,6 +511,22 @@ def _reweighted(B: Any, d: Dims, proposal: Callable[[Any], Any], **kw: Any) -> A
     )
 
 
+def _mean_flow(B: Any, d: Dims) -> Any:
+    noisy = B.AdditiveNoise(B.MeanFlowSampler())
+    return B.Learner(
+        sampler=B.BestOf(noisy, num_candidates=3),
+        actor_objective=B.MeanFlowMatching(B.PolicyProposal(rate=0.01, centred=False, tempered=False)),
+        critic_objective=B.MeanSquaredTD(),
+        temperature=_noise_entropy(B, d, noisy),
+        actor_optimiser=B.Adam(LinearSchedule(1e-3, 1e-4, 1, 4)),
+        critic_optimiser=B.Adam(1e-3),
+        actor_delay=2,
+        reward_scale=0.2,
+        acting_actor="ema",
+        critic_steps_before_actor=1,
+    )
+
+
 def _sac(B: Any, d: Dims) -> Any:
     sampler = B.TanhGaussianSampler()
     return B.Learner(
@@ -549,6 +610,7 @@ LEARNERS: dict[str, Part] = {
             B, d, lambda s: B.ReverseProposal(s, 4, VALUE_SCALE, False, gradient_weight="minimum_variance", rate=0.2)
         )
     ),
+    "meanflow": Part(_mean_flow, actor="mean_velocity"),
     "maxentdp": Part(_maxentdp),
     "qvpo": Part(_qvpo),
     "sac": Part(_sac, actor="gaussian"),

@@ -303,6 +303,7 @@ BOUND = {
     "actor denoiser": reference.MLPDenoiser,
     "actor velocity": functools.partial(reference.MLPDenoiser, prediction="velocity"),
     "actor clean": functools.partial(reference.MLPDenoiser, prediction="action"),
+    "actor mean_velocity": reference.MeanFlowActor,
     "actor deterministic": reference.DeterministicActor,
     "actor gaussian": reference.GaussianActor,
     "critic twin": reference.EnsembleCritic,
@@ -338,6 +339,11 @@ def _network_outputs(nets: Any, obs: Any, action: Any, times: Any, num_steps: in
     answer |= {"distribution": nets["critic gaussian"].distribution(obs, action)}
     answer |= {name: nets[name](obs) for name in ("actor gaussian", "actor deterministic")}
     answer |= {"times": denoise(obs, action, times), "integer": denoise(obs, action, 1)}
+    mean_velocity, t = nets["actor mean_velocity"], times / num_steps
+    answer |= {
+        "mean velocity": mean_velocity(obs, action, t, 0.3 * t),
+        "one step": mean_velocity(obs, action, 1.0, 0.0),
+    }
     return answer | {"condition": denoise(denoise.condition(obs, num_steps), action, times)}
 
 
@@ -347,6 +353,9 @@ def _refer_networks(problem: Problem) -> Answer:
     answer = {name: net(obs, action)[0] for name, net in nets.items() if name.startswith("critic")}
     answer |= {"distribution": nets["critic gaussian"].distribution(obs, action)[0]}
     answer |= {name: nets[name](obs)[0] for name in ("actor gaussian", "actor deterministic")}
+    mean_velocity, t = nets["actor mean_velocity"], times / problem.dims.steps
+    answer |= {"mean velocity": mean_velocity(obs, action, t, 0.3 * t)[0]}
+    answer |= {"one step": mean_velocity(obs, action, 1.0, 0.0)[0]}
     eps = nets["actor denoiser"](obs, action, times)[0]
     return Answer(
         flatten(answer | {"times": eps, "integer": nets["actor denoiser"](obs, action, 1)[0], "condition": eps}), {}

@@ -19,7 +19,7 @@ from conftest import INSTALLED, load_backend
 from diffac.noise import draw
 from diffac.parts.critics import next_rollout
 from diffac.parts.inputs import entry
-from diffac.parts.schedules import LinearSchedule, vp_schedule
+from diffac.parts.schedules import LinearSchedule, flow_schedule, vp_schedule
 from diffac.protocols import Batch, Loss, Policy, Rollout
 from diffac.testing.parts import (
     ACTORS,
@@ -473,6 +473,18 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
             {"schedule": s},
             {"schedule": long, "start_scale": 0.5, "num_steps": 2},
         ),
+        "HeunSampler": (
+            outcome_of_sampler,
+            B.HeunSampler,
+            {"schedule": schedule(name="flow_with_signal")},
+            {"schedule": flow_schedule(6, 0.9), "start_scale": 0.5, "num_steps": 2},
+        ),
+        "MeanFlowSampler": (
+            lambda backend, sampler: outcome_of_sampler(backend, sampler, "mean_velocity"),
+            B.MeanFlowSampler,
+            {},
+            {"num_steps": 2, "start_scale": 0.5},
+        ),
         "BestOf": (
             outcome_of_sampler,
             B.BestOf,
@@ -520,6 +532,12 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
             B.ReweightedScoreMatching,
             {"schedule": s, "proposal": B.ReverseProposal(ddpm, num_particles=3)},
             {"schedule": schedule(name="linear"), "proposal": B.PolicyProposal(), "space": "output"},
+        ),
+        "MeanFlowMatching": (
+            lambda backend, objective: outcome_of_objective(backend, objective, "mean_velocity"),
+            B.MeanFlowMatching,
+            {"proposal": B.PolicyProposal()},
+            {"proposal": B.PolicyProposal(centred=False), "equal_fraction": 1.0},
         ),
         "ReverseProposal": (
             lambda backend, proposal: outcome_of_objective(backend, backend.ReweightedScoreMatching(s, proposal)),
@@ -644,10 +662,10 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
 
 
 VARIED = (  # noqa: SIM905
-    "DDPMSampler DDIMSampler BestOf AdditiveNoise LogProbability ValueThroughSampler TimeWeightedQGradient "
-    "ReweightedScoreMatching ReverseProposal PolicyProposal QWeightedProposal EntropyRegularisedValue MeanSquaredTD "
-    "GaussianTD "
-    "FixedTemperature NoiseEntropyTemperature MixtureEntropyTemperature TargetEntropyTemperature Adam Learner"
+    "DDPMSampler DDIMSampler HeunSampler MeanFlowSampler BestOf AdditiveNoise LogProbability ValueThroughSampler "
+    "TimeWeightedQGradient ReweightedScoreMatching MeanFlowMatching ReverseProposal PolicyProposal QWeightedProposal "
+    "EntropyRegularisedValue MeanSquaredTD GaussianTD FixedTemperature NoiseEntropyTemperature "
+    "MixtureEntropyTemperature TargetEntropyTemperature Adam Learner"
 ).split()
 
 

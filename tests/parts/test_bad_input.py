@@ -18,9 +18,19 @@ import pytest
 from diffac.errors import UsageError
 from diffac.noise import draw
 from diffac.parts.inputs import entry
-from diffac.parts.schedules import LinearSchedule
+from diffac.parts.schedules import LinearSchedule, TabularSchedule, flow_schedule
 from diffac.protocols import Batch, Policy, Rollout
-from diffac.testing.parts import ACTORS, CRITICS, DIMS, chain, make_batch, make_engine, make_noise, schedule
+from diffac.testing.parts import (
+    ACTORS,
+    CRITICS,
+    DIMS,
+    NOISE_SCHEDULES,
+    chain,
+    make_batch,
+    make_engine,
+    make_noise,
+    schedule,
+)
 from diffac_recipes import RECIPES
 
 TEMPERATURE = np.float64(0.3)
@@ -71,6 +81,7 @@ def test_counts_must_be_positive(backend: ModuleType, bad: int) -> None:
     refuses(lambda: backend.BestOf(sampler, num_candidates=bad), "num_candidates", bad)
     refuses(lambda: backend.ReverseProposal(sampler, num_particles=bad), "num_particles", bad)
     refuses(lambda: backend.DDIMSampler(schedule(), num_steps=bad), "num_steps", bad)
+    refuses(lambda: backend.MeanFlowSampler(bad), "num_steps", bad)
     refuses(lambda: backend.MixtureEntropyTemperature(sampler, num_samples=bad), "num_samples", bad)
     refuses(lambda: backend.MixtureEntropyTemperature(sampler, num_components=bad), "num_components", bad)
     refuses(lambda: backend.MixtureEntropyTemperature(sampler, num_iterations=-1), "num_iterations", -1)
@@ -84,6 +95,23 @@ def test_counts_must_be_positive(backend: ModuleType, bad: int) -> None:
 
 def test_ddim_steps_are_at_most_those_of_the_schedule(backend: ModuleType) -> None:
     refuses(lambda: backend.DDIMSampler(schedule(), num_steps=5), "num_steps", 5, 4)
+    refuses(lambda: backend.HeunSampler(flow_schedule(4), num_steps=5), "num_steps", 5, 4)
+
+
+def test_heun_is_for_flows(backend: ModuleType) -> None:
+    """Any that is one, also without the last times; every other schedule is refused, those without noise too."""
+    table = flow_schedule(5)
+    backend.HeunSampler(table)
+    backend.HeunSampler(TabularSchedule(table.alphas[:3], table.sigmas[:3]))
+    refuses(lambda: backend.HeunSampler(TabularSchedule([1.0, 1.0], [0.5, 1.0])), "HeunSampler needs a flow", "time 1")
+    for name, make in NOISE_SCHEDULES.items():
+        if not name.startswith("flow"):
+            refuses(lambda make=make: backend.HeunSampler(make(4)), "HeunSampler needs a flow", "use DDIMSampler")
+
+
+def test_a_mean_flow_needs_pairs(backend: ModuleType) -> None:
+    proposal = backend.ReverseProposal(chain(backend))
+    refuses(lambda: backend.MeanFlowMatching(proposal), "pairs of an action and its noise", "use PolicyProposal")
 
 
 @pytest.mark.parametrize("weight", [1.0, (1.0, 0.0, 0.0, 0.5), LinearSchedule(0.0, 1.0, 0, 9), "minimum_variance"])

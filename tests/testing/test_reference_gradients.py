@@ -86,8 +86,10 @@ def test_networks(name: str, act: str) -> None:
     net = network(rng, name, act)
     obs, action = rng.standard_normal((DIMS.batch, DIMS.obs)), rng.standard_normal((3, DIMS.batch, DIMS.action))
     t = rng.integers(0, DIMS.steps, (3, DIMS.batch))
+    s = t / DIMS.steps
     calls: dict[str, Callable[[Any, np.ndarray], Any]] = {
         "actor denoiser": lambda n, a: n(obs, a, t),
+        "actor mean_velocity": lambda n, a: n(obs, a, s, 0.3 * s),
         "actor gaussian": lambda n, a: n(obs),
         "actor deterministic": lambda n, a: n(obs),
     }
@@ -186,7 +188,7 @@ def frozen_value(c: Case, objective: Any, noise: Any, common: Any = None) -> Cal
         data = objective.proposal(c.actor, c.critic, *arguments, objective.schedule)
         regression = ref.noise_regression if objective.space == "eps" else ref.output_regression
         return lambda actor: regression(objective.schedule, actor, data)[0]
-    if isinstance(objective, ref.TimeWeightedQGradient):
+    if isinstance(objective, ref.TimeWeightedQGradient | ref.MeanFlowMatching):
         objective = with_fixed(objective, "aimed_at")
     if isinstance(objective, ref.ValueThroughSampler):
         objective = with_fixed(objective, "unit")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import equinox as eqx
 import jax
@@ -21,13 +21,13 @@ from diffac_equinox.kernels.products import ensemble_outputs, repeated
 from diffac_equinox.parts.activations import Function, activation
 
 
-def time_embedding(t: Int[Array, "*batch"] | int, dim: int = 16) -> Float[Array, "*batch dim"]:
+def time_embedding(t: Int[Array, "*batch"] | Float[Array, "*batch"] | int, dim: int = 16) -> Float[Array, "*batch dim"]:
     """Sinusoidal embedding concat[sin(t f), cos(t f)] / sqrt(dim), f_j = 10000^(-j/(dim/2)) for j < dim/2.
 
     Vaswani et al. 2017 (arXiv 1706.03762), section 3.5; the factor 1/sqrt(dim) is that of the official SDAC networks.
 
     Args:
-        t: integers of any shape.
+        t: integers or floats of any shape.
         dim: even and positive.
 
     Returns:
@@ -136,6 +136,34 @@ class MLPDenoiser(declared.MLPDenoiser, eqx.Module):
         embedding = time_embedding(t, self.time_dim).astype(first.weight.dtype)
         features = _rest(self.time_layers, activation(self.activation), self.time_layers[0](embedding))
         return features @ first.weight[:, self.obs_dim + self.action_dim :].T + first.bias
+
+
+RealTime: TypeAlias = Float[Array, "*#batch"] | float
+
+
+class MeanFlowActor(declared.MeanFlowActor, eqx.Module):
+    time_layers: tuple[Linear, ...] = eqx.field(kw_only=True)
+    layers: tuple[Linear, ...] = eqx.field(kw_only=True)
+
+    def build(self, initialiser: Initialiser) -> None:
+        self.time_layers = _layers(initialiser, (2 * self.time_dim, 2 * self.time_dim, self.time_dim))
+        inputs = self.obs_dim + self.action_dim + self.time_dim
+        self.layers = _layers(initialiser, (inputs, *self.hidden_sizes, self.action_dim))
+
+    def __call__(
+        self, obs: Float[Array, "*#batch obs"], noisy: Float[Array, "*#batch act"], t: RealTime, r: RealTime
+    ) -> Float[Array, "*#batch act"]:
+        """The mean velocity [*batch action_dim] from t down to r; batch axes broadcast."""
+        check_width("obs", obs, self.obs_dim)
+        check_width("noisy action", noisy, self.action_dim)
+        first, function = self.layers[0], activation(self.activation)
+        t, r = jnp.broadcast_arrays(jnp.asarray(t), jnp.asarray(r))
+        times = jnp.stack([t, t - r], axis=-1) * self.time_scale
+        waves = time_embedding(times, self.time_dim).astype(first.weight.dtype).reshape(*t.shape, -1)
+        features = _rest(self.time_layers, function, self.time_layers[0](waves))
+        of_obs, of_noisy, of_time = jnp.split(first.weight, (self.obs_dim, self.obs_dim + self.action_dim), axis=1)
+        hidden = obs @ of_obs.T + noisy @ of_noisy.T + features @ of_time.T + first.bias
+        return _rest(self.layers, function, hidden)
 
 
 class DeterministicActor(declared.DeterministicActor, eqx.Module):

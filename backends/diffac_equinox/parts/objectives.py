@@ -14,9 +14,10 @@ from diffac.errors import check_present
 from diffac.noise import Noise
 from diffac.parts import objectives as declared
 from diffac.parts.critics import LOG_PROB, next_rollout
-from diffac.parts.objectives import Regression
-from diffac.parts.schedules import check_signal
+from diffac.parts.objectives import ALL_NOISE, Regression
+from diffac.parts.schedules import KEEP_SIGNAL, check_mean_velocity, check_signal, prediction_of
 from diffac.protocols import Array, Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
+from diffac_equinox.gradients import value_and_derivative
 from diffac_equinox.parts.diffusion import (
     _output_of,
     add_noise,
@@ -31,6 +32,7 @@ from diffac_equinox.parts.samplers import _condition, _detached
 
 __all__ = [
     "EntropyRegularisedValue",
+    "MeanFlowMatching",
     "PolicyProposal",
     "QWeightedProposal",
     "Regression",
@@ -84,6 +86,7 @@ class TimeWeightedQGradient(eqx.Module, declared.TimeWeightedQGradient):
             noisy = add_noise(self.schedule, self.clean_actions(batch.action, rollout), noise["eps"], t)
         noisy = jax.lax.stop_gradient(noisy)
 
+        prediction_of(actor)  # before the call, so that what is no denoiser is refused by name
         output = actor(batch.obs, noisy, t)
         eps = predicted_eps(self.schedule, actor, output, noisy, t)
         start = noisy
@@ -124,6 +127,23 @@ class ReweightedScoreMatching(eqx.Module, declared.ReweightedScoreMatching):
         return Loss((regression.weight * error + regression.spread).mean(), regression.metrics, regression.state)
 
 
+class MeanFlowMatching(eqx.Module, declared.MeanFlowMatching):
+    def __call__(
+        self, actor: Any, critic: Critic, batch: Batch, noise: Noise, temperature: Array, state: State
+    ) -> Loss:
+        """The loss on a batch."""
+        check_mean_velocity(actor)
+        arguments = (_detached(actor), critic, batch, noise["proposal"], temperature, state, ALL_NOISE)
+        data = _detached(self.proposal(*arguments))
+        t, r = noise["times"].max(0), noise["times"].min(0)
+        r = jnp.where(noise["equal"] < self.equal_fraction, t, r)
+        clean, eps = data.action, data.target
+        noisy, v = (1 - t)[:, None] * clean + t[:, None] * eps, eps - clean
+        u, change = value_and_derivative(lambda a, t: actor(data.obs, a, t, r), (noisy, t), (v, jnp.ones_like(t)))
+        error = ((u - (v - (t - r)[:, None] * change)) ** 2).sum(-1)
+        return Loss((data.weight * error).mean(), data.metrics, data.state)
+
+
 class ReverseProposal(eqx.Module, declared.ReverseProposal):
     def __call__(
         self,
@@ -136,7 +156,7 @@ class ReverseProposal(eqx.Module, declared.ReverseProposal):
         schedule: NoiseSchedule,
     ) -> Regression:
         """The regression problem of a batch."""
-        check_signal(schedule)
+        check_signal(schedule, KEEP_SIGNAL)
         t, action = noise["t"], batch.action
         if self.source == "policy":
             action = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["rollout"])

@@ -13,7 +13,7 @@ import numpy as np
 
 from diffac.noise import EXPLORATION, Noise
 from diffac.parts import samplers as declared
-from diffac.parts.schedules import tabulated
+from diffac.parts.schedules import check_mean_velocity, prediction_of, tabulated
 from diffac.protocols import Array, Policy, Rollout
 from diffac_equinox.parts.diffusion import add_noise, noise_between, posterior_mean, predicted_action
 from diffac_equinox.parts.networks import _clip, _reduced
@@ -24,6 +24,8 @@ __all__ = [
     "DDIMSampler",
     "DDPMSampler",
     "DeterministicSampler",
+    "HeunSampler",
+    "MeanFlowSampler",
     "LogProbability",
     "TanhGaussianSampler",
 ]
@@ -34,7 +36,11 @@ _LONGEST_UNROLLED = 8
 
 
 def _condition(actor: Any, obs: Array, num_steps: int) -> Any:
-    """What stands for `obs` along a chain: the share that does not change, where the actor offers one."""
+    """What stands for `obs` along a chain: the share that does not change, where the actor offers one.
+
+    Refuses by name what is no denoiser, before it is called.
+    """
+    prediction_of(actor)
     return actor.condition(obs, num_steps) if hasattr(actor, "condition") else obs
 
 
@@ -88,13 +94,19 @@ class DDPMSampler(eqx.Module, declared.DDPMSampler):
         return self.rollout(policy, obs, noise).action
 
 
+def _times(sampler: declared.DeterministicDiffusionSampler) -> list[int]:
+    """The times of the steps, increasing."""
+    last = sampler.schedule.num_steps - 1
+    number = sampler.num_steps or sampler.schedule.num_steps
+    return np.linspace(0 if number > 1 else last, last, number).round().astype(int).tolist()
+
+
 class DDIMSampler(eqx.Module, declared.DDIMSampler):
     def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
         """Runs the whole chain; obs may have fewer batch axes than the noise."""
-        schedule, last = self.schedule, self.schedule.num_steps - 1
+        schedule = self.schedule
         condition = _condition(policy.actor, obs, schedule.num_steps)
-        number = self.num_steps or schedule.num_steps
-        *earlier, first = np.linspace(0 if number > 1 else last, last, number).round().astype(int).tolist()
+        *earlier, first = _times(self)
 
         def predict(noisy: Array, t: Array | int) -> tuple[Array, Array]:
             action = _clip(predicted_action(schedule, policy.actor, policy.actor(condition, noisy, t), noisy, t))
@@ -108,6 +120,56 @@ class DDIMSampler(eqx.Module, declared.DDIMSampler):
         start = self.first_scale * noise["start"]
         (action, _), later = _run_backwards(step, predict(start, first), earlier)
         return Rollout(action, jnp.concatenate([later, start[None]]))
+
+    def __call__(self, policy: Policy, obs: Array, noise: Noise) -> Array:
+        """The action of `rollout`; in a compiled program the states on the way are not kept."""
+        return self.rollout(policy, obs, noise).action
+
+
+class HeunSampler(eqx.Module, declared.HeunSampler):
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
+        """Runs the whole chain; obs may have fewer batch axes than the noise."""
+        schedule, times = tabulated(self.schedule), _times(self)
+        condition = _condition(policy.actor, obs, schedule.num_steps)
+
+        def predict(noisy: Array, t: Array | int) -> Array:
+            return _clip(predicted_action(schedule, policy.actor, policy.actor(condition, noisy, t), noisy, t))
+
+        def velocity(noisy: Array, t: Array | int) -> Array:
+            action = predict(noisy, t)
+            return noise_between(schedule, action, noisy, t) - action
+
+        def step(noisy: Array, t_and_next: tuple[Array | int, Array]) -> tuple[Array, Array]:
+            t, following = t_and_next
+            s = jnp.asarray(schedule.sigmas, noisy.dtype)
+            dt, here = s[following] - s[t], velocity(noisy, t)
+            there = velocity(noisy + dt * here, following)
+            return noisy + 0.5 * dt * (here + there), noisy
+
+        start = self.first_scale * noise["start"]
+        noisy, later = _run_backwards(step, start, times[1:], jnp.asarray(times[:-1], jnp.int32))
+        return Rollout(predict(noisy, times[0]), jnp.concatenate([noisy[None], later]))
+
+    def __call__(self, policy: Policy, obs: Array, noise: Noise) -> Array:
+        """The action of `rollout`; in a compiled program the states on the way are not kept."""
+        return self.rollout(policy, obs, noise).action
+
+
+class MeanFlowSampler(eqx.Module, declared.MeanFlowSampler):
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
+        """Runs all steps; obs may have fewer batch axes than the noise."""
+        check_mean_velocity(policy.actor)
+        grid = np.linspace(0, 1, self.num_steps + 1)
+
+        def step(noisy: Array, t_and_r: tuple[Array | int, Array]) -> tuple[Array, Array]:
+            k, r = t_and_r
+            t = jnp.asarray(grid, noisy.dtype)[k]
+            return noisy - (t - r) * policy.actor(obs, noisy, t, r), noisy
+
+        start = self.start_scale * noise["start"]
+        earlier = grid[:-1].astype(start.dtype)
+        action, states = _run_backwards(step, start, range(1, self.num_steps + 1), earlier)
+        return Rollout(_clip(action), states)
 
     def __call__(self, policy: Policy, obs: Array, noise: Noise) -> Array:
         """The action of `rollout`; in a compiled program the states on the way are not kept."""

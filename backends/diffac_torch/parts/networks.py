@@ -7,7 +7,7 @@ particles and denoising steps.
 
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from diffac.parts import networks as declared
 from diffac.parts.declaration import Ensemble
 from diffac.parts.initialisers import Initialiser
 from diffac.parts.inputs import check_width
+from diffac.parts.schedules import prediction_of
 from diffac_torch.devices import check_defaults
 from diffac_torch.kernels.products import affine, ensemble_outputs
 from diffac_torch.parts.activations import activation
@@ -92,7 +93,11 @@ class Condition(NamedTuple):
 
 
 def _condition(actor: Any, obs: Tensor, num_steps: int) -> Any:
-    """`actor.condition(obs, num_steps)` for a denoiser that offers it (`ConditionalDenoiser`), else obs itself."""
+    """`actor.condition(obs, num_steps)` for a denoiser that offers it (`ConditionalDenoiser`), else obs itself.
+
+    Before it is called, so that what is no denoiser is refused by name.
+    """
+    prediction_of(actor)
     return actor.condition(obs, num_steps) if hasattr(actor, "condition") else obs
 
 
@@ -157,6 +162,38 @@ class MLPDenoiser(declared.MLPDenoiser, nn.Module):
         first = _first(self.time_layers)
         embedding = time_embedding(t.to(first.weight.dtype), self.time_dim)
         return _after_first(self.time_layers, first(embedding), activation(self.activation))
+
+
+RealTime: TypeAlias = float | Float[Tensor, "*#batch"]
+
+
+class MeanFlowActor(declared.MeanFlowActor, nn.Module):
+    __call__ = nn.Module.__call__
+
+    def build(self, initialiser: Initialiser) -> None:
+        nn.Module.__init__(self)
+        self.time_layers = _layers(initialiser, (2 * self.time_dim, 2 * self.time_dim, self.time_dim))
+        inputs = self.obs_dim + self.action_dim + self.time_dim
+        self.layers = _layers(initialiser, (inputs, *self.hidden_sizes, self.action_dim))
+
+    def forward(
+        self, obs: Float[Tensor, "*#batch obs"], noisy: Float[Tensor, "*#batch act"], t: RealTime, r: RealTime
+    ) -> Float[Tensor, "*#batch act"]:
+        """The mean velocity [*batch act] from t down to r; both are numbers in [0, 1], or [*batch]."""
+        check_width("obs", obs, self.obs_dim)
+        check_width("noisy action", noisy, self.action_dim)
+        first = _first(self.layers)
+        sizes = [self.obs_dim, self.action_dim, self.time_dim]
+        obs_weight, action_weight, time_weight = first.weight.split(sizes, dim=1)
+        share = affine(obs, obs_weight, first.bias) + F.linear(self._time_features(t, r), time_weight)
+        return _after_first(self.layers, affine(noisy, action_weight) + share, activation(self.activation))
+
+    def _time_features(self, t: RealTime, r: RealTime) -> Tensor:
+        first = _first(self.time_layers)
+        like = {"dtype": first.weight.dtype, "device": first.weight.device}
+        t, r = torch.as_tensor(t, **like), torch.as_tensor(r, **like)
+        waves = [time_embedding(self.time_scale * time, self.time_dim) for time in torch.broadcast_tensors(t, t - r)]
+        return _after_first(self.time_layers, first(torch.cat(waves, dim=-1)), activation(self.activation))
 
 
 class DeterministicActor(declared.DeterministicActor, nn.Module):

@@ -15,9 +15,10 @@ from diffac.noise import Noise
 from diffac.parts import objectives as declared
 from diffac.parts.critics import LOG_PROB, next_rollout
 from diffac.parts.declaration import Ensemble
-from diffac.parts.objectives import MINIMUM_VARIANCE, Regression
-from diffac.parts.schedules import check_signal
+from diffac.parts.objectives import ALL_NOISE, MINIMUM_VARIANCE, Regression
+from diffac.parts.schedules import KEEP_SIGNAL, check_mean_velocity, check_signal
 from diffac.protocols import Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
+from diffac_torch.gradients import value_and_derivative
 from diffac_torch.parts.diffusion import (
     _output_of,
     add_noise,
@@ -32,6 +33,7 @@ from diffac_torch.parts.samplers import Scalar
 
 __all__ = [
     "EntropyRegularisedValue",
+    "MeanFlowMatching",
     "PolicyProposal",
     "QWeightedProposal",
     "Regression",
@@ -126,6 +128,28 @@ class ReweightedScoreMatching(declared.ReweightedScoreMatching):
         return Loss((data.weight * error + data.spread).mean(), data.metrics, data.state)
 
 
+class MeanFlowMatching(declared.MeanFlowMatching):
+    def __call__(
+        self, actor: Any, critic: Critic, batch: Batch, noise: Noise, temperature: Scalar, state: State
+    ) -> Loss:
+        """The loss on a batch, as `ActorObjective` says."""
+        check_mean_velocity(actor)
+        with torch.no_grad():
+            data = self.proposal(actor, critic, batch, noise["proposal"], temperature, state, ALL_NOISE)
+            r, t = noise["times"].sort(0).values
+            r = torch.where(noise["equal"] < self.equal_fraction, t, r)
+            velocity = data.target - data.action
+            noisy = data.action + t.unsqueeze(-1) * velocity
+
+        def mean_velocity(noisy: Tensor, t: Tensor) -> Tensor:
+            return actor(data.obs, noisy, t, r)
+
+        output, change = value_and_derivative(mean_velocity, (noisy, t), (velocity, torch.ones_like(t)))
+        target = velocity - (t - r).unsqueeze(-1) * change
+        error = (output - target).square().sum(-1)
+        return Loss((data.weight * error).mean(), data.metrics, data.state)
+
+
 class ReverseProposal(declared.ReverseProposal):
     @torch.no_grad()
     def __call__(
@@ -139,7 +163,7 @@ class ReverseProposal(declared.ReverseProposal):
         schedule: NoiseSchedule,
     ) -> Regression:
         """Regression data at noised actions of the policy."""
-        check_signal(schedule)
+        check_signal(schedule, KEEP_SIGNAL)
         t, action = noise["t"], batch.action
         if self.source == "policy":
             action = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["rollout"])

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffac.noise import EXPLORATION, Noise
 from diffac.parts import samplers as declared
-from diffac.parts.schedules import tabulated
+from diffac.parts.schedules import check_mean_velocity, tabulated
 from diffac.protocols import Policy, Rollout
 from diffac_torch.parts.diffusion import _add_scaled, add_noise, noise_between, posterior_mean, predicted_action
 from diffac_torch.parts.networks import _condition, _reduced
@@ -22,6 +22,8 @@ __all__ = [
     "DDIMSampler",
     "DDPMSampler",
     "DeterministicSampler",
+    "HeunSampler",
+    "MeanFlowSampler",
     "LogProbability",
     "TanhGaussianSampler",
 ]
@@ -58,15 +60,15 @@ class DDPMSampler(declared.DDPMSampler):
         return predicted_action(schedule, actor, actor(cond, noisy, 0), noisy, 0).clamp(-1, 1)
 
 
-class DDIMSampler(declared.DDIMSampler):
-    @property
-    def _times(self) -> list[int]:
-        """The times at which the denoiser is evaluated, increasing."""
-        last = self.schedule.num_steps - 1
-        if self.num_steps == 1:
-            return [last]
-        return np.linspace(0, last, self.num_steps or last + 1).round().astype(int).tolist()
+def _times(sampler: declared.DeterministicDiffusionSampler) -> list[int]:
+    """The times at which the denoiser is evaluated, increasing."""
+    last = sampler.schedule.num_steps - 1
+    if sampler.num_steps == 1:
+        return [last]
+    return np.linspace(0, last, sampler.num_steps or last + 1).round().astype(int).tolist()
 
+
+class DDIMSampler(declared.DDIMSampler):
     def rollout(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Rollout:
         """Action and the states at which the denoiser was evaluated, in the order of time."""
         states: list[Tensor] = []
@@ -81,7 +83,7 @@ class DDIMSampler(declared.DDIMSampler):
         schedule = tabulated(self.schedule)
         cond = _condition(actor, obs, schedule.num_steps)
         noisy = self.first_scale * noise["start"]
-        *earlier, t = self._times
+        *earlier, t = _times(self)
         while True:
             if states is not None:
                 states.append(noisy)
@@ -91,6 +93,60 @@ class DDIMSampler(declared.DDIMSampler):
             eps = noise_between(schedule, action, noisy, t)
             t = earlier.pop()
             noisy = add_noise(schedule, action, eps, t)
+
+
+class HeunSampler(declared.HeunSampler):
+    def rollout(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Rollout:
+        """Action and the states from which steps were taken, in the order of time."""
+        states: list[Tensor] = []
+        action = self._chain(policy.actor, obs, noise, states)
+        return Rollout(action, noisy=torch.stack(states[::-1]))
+
+    def __call__(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Float[Tensor, "*#batch act"]:
+        """The action alone, [*batch act] in [-1, 1]."""
+        return self._chain(policy.actor, obs, noise)
+
+    def _chain(self, actor: Any, obs: Tensor, noise: Noise, states: list[Tensor] | None = None) -> Tensor:
+        schedule = tabulated(self.schedule)
+        cond = _condition(actor, obs, schedule.num_steps)
+
+        def clean(noisy: Tensor, t: int) -> Tensor:
+            return predicted_action(schedule, actor, actor(cond, noisy, t), noisy, t).clamp(-1, 1)
+
+        noisy = self.first_scale * noise["start"]
+        *earlier, t = _times(self)
+        while True:
+            if states is not None:
+                states.append(noisy)
+            action = clean(noisy, t)
+            if not earlier:
+                return action
+            s, following = float(schedule.sigma(t)), earlier.pop()
+            s_following = float(schedule.sigma(following))
+            velocity = (noisy - action) / s
+            euler = _add_scaled(noisy, s_following - s, velocity)
+            velocity_there = (euler - clean(euler, following)) / s_following
+            noisy, t = _add_scaled(noisy, (s_following - s) / 2, velocity + velocity_there), following
+
+
+class MeanFlowSampler(declared.MeanFlowSampler):
+    def rollout(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Rollout:
+        """Action and the states from which steps were taken, in the order of time."""
+        states: list[Tensor] = []
+        action = self._chain(policy.actor, obs, noise, states)
+        return Rollout(action, noisy=torch.stack(states[::-1]))
+
+    def __call__(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Float[Tensor, "*#batch act"]:
+        """The action alone, [*batch act] in [-1, 1]."""
+        return self._chain(policy.actor, obs, noise, [])
+
+    def _chain(self, actor: Any, obs: Tensor, noise: Noise, states: list[Tensor]) -> Tensor:
+        check_mean_velocity(actor)
+        noisy, dt = self.start_scale * noise["start"], 1 / self.num_steps
+        for k in range(self.num_steps, 0, -1):
+            states.append(noisy)
+            noisy = _add_scaled(noisy, -dt, actor(obs, noisy, k * dt, (k - 1) * dt))
+        return noisy.clamp(-1, 1)
 
 
 class DeterministicSampler(declared.DeterministicSampler):

@@ -63,11 +63,33 @@ def perceptron(
     return x, pull
 
 
+def perceptron_derivative(
+    parameters: Parameters, x: Array, dx: Array, act: str = "mish", prefix: str = "layers"
+) -> Array:
+    """The derivative of a `perceptron` without members along dx: each layer's, one after the other."""
+    depth = sum(name.startswith(f"{prefix}.") and name.endswith(".weight") for name in parameters)
+    for i in range(depth):
+        weight = parameters[f"{prefix}.{i}.weight"]
+        x, dx = x @ weight.T + parameters[f"{prefix}.{i}.bias"], dx @ weight.T
+        if i < depth - 1:
+            x, slope = activation(act, x)
+            dx = slope * dx
+    return dx
+
+
 def time_embedding(t: Any, dim: int = 16) -> Array:
     """Sines, then cosines, of t times a geometric series of frequencies (Vaswani et al. 2017), over sqrt(dim)."""
     t = np.asarray(t, np.float64)
     waves = [wave(t / 10_000 ** (2 * j / dim)) for wave in (np.sin, np.cos) for j in range(dim // 2)]
     return np.stack(waves, axis=-1) / math.sqrt(dim)
+
+
+def wave_slopes(embedding: Array) -> Array:
+    """The derivative of a `time_embedding` in its time, from its value: frequencies times (cosines, -sines)."""
+    sines, cosines = np.split(embedding, 2, axis=-1)
+    half = sines.shape[-1]
+    frequencies = 10_000 ** (-np.arange(half) / half)
+    return np.concatenate([frequencies * cosines, -frequencies * sines], axis=-1)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -91,6 +113,48 @@ class MLPDenoiser:
             return add(gradient, pull_time(dtime)[0]), dnoisy
 
         return output, pull
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeanFlowActor:
+    """An MLP of (obs, noisy action, features of 10 t and 10 (t - r)), t and r the times of a mean velocity."""
+
+    parameters: Parameters
+    activation: str = "mish"
+    prediction = "mean_velocity"
+
+    def waves(self, t: Any, r: Any) -> Array:
+        """The embeddings of both, side by side."""
+        dim = self.parameters["time_layers.0.weight"].shape[1] // 2
+        times = np.broadcast_arrays(10 * np.asarray(t), 10 * (np.asarray(t) - np.asarray(r)))
+        return np.concatenate([time_embedding(time, dim) for time in times], axis=-1)
+
+    def __call__(self, obs: Array, noisy: Array, t: Any, r: Any) -> tuple[Array, Pull]:
+        """The mean velocity [*batch act]; pull(doutput) -> (gradient, dnoisy)."""
+        time, pull_time = perceptron(self.parameters, self.waves(t, r), self.activation, "time_layers")
+        x, split = concatenate(obs, noisy, time)
+        output, pull_layers = perceptron(self.parameters, x, self.activation)
+
+        def pull(doutput: Array) -> tuple[Gradient, Array]:
+            gradient, dx = pull_layers(doutput)
+            _, dnoisy, dtime = split(dx)
+            return add(gradient, pull_time(dtime)[0]), dnoisy
+
+        return output, pull
+
+    def derivative(self, obs: Array, noisy: Array, t: Array, r: Array, dnoisy: Array, dt: Array) -> Array:
+        """Of the mean velocity along (dnoisy, dt), at fixed r: the chain rule forwards. A wave's slope is another one.
+
+        All arrays have the batch axes of dt, [*batch].
+        """
+        waves = self.waves(t, r)
+        of_t, of_difference = np.split(waves, 2, axis=-1)
+        slopes = np.concatenate([wave_slopes(of_t), wave_slopes(of_difference)], axis=-1)
+        arguments = (self.activation, "time_layers")
+        dtime = perceptron_derivative(self.parameters, waves, 10 * slopes * dt[..., None], *arguments)
+        time, _ = perceptron(self.parameters, waves, *arguments)
+        dx = np.concatenate([np.zeros(obs.shape), dnoisy, dtime], axis=-1)
+        return perceptron_derivative(self.parameters, concatenate(obs, noisy, time)[0], dx, self.activation)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
+from diffac.parts.schedules import flow_schedule
 from diffac.protocols import Batch, Loss, Metrics, NoiseSchedule, Policy, State
 from diffac.testing.reference.gradients import Array, Gradient, add, clip, reduced, scaled, softmax, zeros
 from diffac.testing.reference.samplers import RolloutAndPull
@@ -23,6 +24,7 @@ from diffac.testing.reference.schedules import (
 
 __all__ = [
     "EntropyRegularisedValue",
+    "MeanFlowMatching",
     "PolicyProposal",
     "QWeightedProposal",
     "Regression",
@@ -244,6 +246,56 @@ class ReweightedScoreMatching:
         regression = noise_regression if self.space == "eps" else output_regression
         value, gradient = regression(self.schedule, actor, data)
         return Loss(value, data.metrics, data.state), gradient
+
+    def track(self, critic: Any, batch: Batch, state: State) -> State:
+        """The proposal's."""
+        return self.proposal.track(critic, batch, state) if hasattr(self.proposal, "track") else state
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeanFlowMatching:
+    """MeanFlow: the mean velocity from r to t is the velocity less (t - r) times its own rate of change in t.
+
+    That rate, along the path a_t = (1 - t) a + t eps, is a derivative of the network in (a_t, t) along (eps - a, 1). It
+    is part of the target, which is held fixed.
+    """
+
+    proposal: Any
+    equal_fraction: float = 0.25
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The proposal's, two times, and which pairs are made equal."""
+        batch = shape[:-1]
+        return {
+            "proposal": self.proposal.noise_spec(shape, 1),
+            "times": Uniform((2, *batch)),
+            "equal": Uniform(batch),
+        }
+
+    def init_state(self) -> State:
+        """The proposal's."""
+        return self.proposal.init_state(1)
+
+    def __call__(
+        self, actor: Any, critic: Any, batch: Batch, noise: Noise, temperature: Any, state: State
+    ) -> tuple[Loss, Gradient]:
+        """Mean over the batch of weight |u - target|^2."""
+        data = self.proposal(actor, critic, batch, noise["proposal"], temperature, state, flow_schedule(1))
+        (eps,), (weight,), action = data.noises, data.weights, data.action
+        pairs = [sorted(pair) for pair in np.transpose(noise["times"])]
+        t = np.array([later for _, later in pairs])
+        share = self.equal_fraction
+        r = np.array([b if e < share else a for (a, b), e in zip(pairs, noise["equal"], strict=True)])
+        noisy = action + t[:, None] * (eps - action)
+        u, pull = actor(data.obs, noisy, t, r)
+        error = u - self.aimed_at(actor, data.obs, noisy, t, r, eps - action)
+        gradient, _ = pull(2 / len(u) * weight[:, None] * error)
+        return Loss((weight[:, None] * error**2).sum() / len(u), data.metrics, data.state), gradient
+
+    def aimed_at(self, actor: Any, obs: Array, noisy: Array, t: Array, r: Array, velocity: Array) -> Array:
+        """The target, held fixed."""
+        change = actor.derivative(obs, noisy, t, r, velocity, np.ones(len(t)))
+        return velocity - (t - r)[:, None] * change
 
     def track(self, critic: Any, batch: Batch, state: State) -> State:
         """The proposal's."""

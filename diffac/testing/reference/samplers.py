@@ -25,6 +25,8 @@ __all__ = [
     "DDIMSampler",
     "DDPMSampler",
     "DeterministicSampler",
+    "HeunSampler",
+    "MeanFlowSampler",
     "LogProbability",
     "RolloutAndPull",
     "TanhGaussianSampler",
@@ -140,6 +142,92 @@ class DDIMSampler:
             return gradient
 
         return Rollout(action, np.stack([states[t] for t in times])), pull
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class HeunSampler:
+    """Heun's method (the trapezoidal rule with Euler's step as prediction) for dx/ds = (x - a) / s, s = sigma.
+
+    a is the predicted action, clipped; the last step is Euler's, which ends in it. The times are DDIM's.
+    """
+
+    schedule: NoiseSchedule
+    start_scale: float | None = None
+    num_steps: int | None = None
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The start; the rest is deterministic."""
+        return {"start": Normal(shape)}
+
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> tuple[Rollout, Pull]:
+        """The action, and the states from which steps were taken, in the order of time."""
+        schedule, times = self.schedule, DDIMSampler(self.schedule, num_steps=self.num_steps).times
+
+        def clean(x: Array, t: int) -> tuple[Array, Pull]:
+            action, pull = predicted_action(schedule, policy.actor, obs, x, t)
+            action, slope = clip(action)
+            return action, lambda daction: pull(daction * slope)
+
+        def velocity(x: Array, t: int) -> tuple[Array, Pull]:
+            action, pull_action = clean(x, t)
+
+            def pull(dv: Array) -> tuple[Gradient, Array]:
+                gradient, dx = pull_action(-dv / schedule.sigma(t))
+                return gradient, dx + dv / schedule.sigma(t)
+
+            return (x - action) / schedule.sigma(t), pull
+
+        x, states, pulls = first_scale(self) * noise["start"], [], []
+        for t, following in zip(times[:0:-1], times[-2::-1], strict=True):
+            states.append(x)
+            h = schedule.sigma(following) - schedule.sigma(t)
+            first, pull_first = velocity(x, t)
+            second, pull_second = velocity(x + h * first, following)
+            pulls.append((h, pull_first, pull_second))
+            x = x + h / 2 * (first + second)
+        states.append(x)
+        action, pull_last = clean(x, times[0])
+
+        def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
+            gradient, dx = pull_last(daction)
+            for h, pull_first, pull_second in reversed(pulls):
+                through_second, deuler = pull_second(h / 2 * dx)
+                through_first, dstart = pull_first(h / 2 * dx + h * deuler)
+                gradient, dx = add(gradient, through_second, through_first), dx + deuler + dstart
+            return gradient
+
+        return Rollout(action, np.stack(states[::-1])), pull
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeanFlowSampler:
+    """x(r) = x(t) - (t - r) u(x(t), t, r) from t = 1 to 0 in equal steps; the end is clipped."""
+
+    num_steps: int = 1
+    start_scale: float = 1.0
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The start; the rest is deterministic."""
+        return {"start": Normal(shape)}
+
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> tuple[Rollout, Pull]:
+        """The action, and the states from which steps were taken, in the order of time."""
+        x, states, pulls = self.start_scale * noise["start"], [], []
+        for k in reversed(range(self.num_steps)):
+            states.append(x)
+            u, pull_u = policy.actor(obs, x, (k + 1) / self.num_steps, k / self.num_steps)
+            pulls.append(pull_u)
+            x = x - u / self.num_steps
+        action, slope = clip(x)
+
+        def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
+            gradient, dx = zeros(policy.actor.parameters), daction * slope
+            for pull_u in reversed(pulls):
+                through_actor, dstate = pull_u(-dx / self.num_steps)
+                gradient, dx = add(gradient, through_actor), dx + dstate
+            return gradient
+
+        return Rollout(action, np.stack(states[::-1])), pull
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
