@@ -121,10 +121,10 @@ class MLPDenoiser(Network):
 class MeanFlowActor(Network):
     """A flow policy's actor that says mean velocities: a multilayer perceptron on (obs, noisy, time features).
 
-    A `MeanVelocity`. Time features: the sinusoidal embeddings (`time_embedding`) of 10 t and of 10 (t - r) side by
-    side, then Linear(2 time_dim), activation, Linear(time_dim). MeanFlow (Geng et al. 2025, arXiv 2505.13447) also
-    tells its network t and t - r; the factor 10, ours, lets the fastest wave, of frequency 1, turn one and a half times
-    over [0, 1], and no faster, because the loss differentiates in t.
+    A `MeanVelocity`. Time features: the sinusoidal embeddings (`time_embedding`) of t and of t - r side by side, then
+    Linear(2 time_dim), activation, Linear(time_dim). MeanFlow (Geng et al. 2025, arXiv 2505.13447) also tells its
+    network t and t - r. Times enter as they are, in [0, 1], so that no wave turns faster than the output should: the
+    loss differentiates in t, and steep features make it noisy.
 
     Args:
         obs_dim: length of an observation.
@@ -141,7 +141,6 @@ class MeanFlowActor(Network):
 
     time_dim: Count = dataclasses.field(default=16, kw_only=True, metadata=STATIC)
     prediction: ClassVar[Literal["mean_velocity"]] = "mean_velocity"
-    time_scale: ClassVar[float] = 10.0
 
     def check(self, **others: Any) -> None:
         """As every part's; time_dim is even."""

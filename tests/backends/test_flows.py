@@ -148,7 +148,7 @@ def test_networks_of_one_and_of_two_times_are_told_apart(backend: ModuleType) ->
     "schedule", [vp_schedule(4), TabularSchedule([1, 1], [0.5, 1]), TabularSchedule([0.5, 0.0], [0.5, 0.9])], ids=str
 )
 def test_heun_off_the_flow(backend: ModuleType, schedule: TabularSchedule) -> None:
-    with pytest.raises(UsageError, match="HeunSampler needs a flow.*for any other schedule use DDIMSampler"):
+    with pytest.raises(UsageError, match=r"HeunSampler needs a flow.*for any other schedule use DDIMSampler"):
         backend.HeunSampler(schedule)
 
 
@@ -159,7 +159,7 @@ def test_one_step_of_heun_is_one_of_euler(backend: ModuleType) -> None:
 
 
 def test_a_step_of_heun_averages_two_velocities(backend: ModuleType) -> None:
-    """Where the denoiser is asked and what comes of it: at s = 1, at Euler's guess for 1/2, at what Heun makes of it."""
+    """Where the denoiser is asked, and what comes of it: at s = 1, at Euler's guess for 1/2, at Heun's state there."""
     asked: list[tuple[int, np.ndarray]] = []
 
     class Linear:

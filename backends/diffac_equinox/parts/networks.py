@@ -158,8 +158,11 @@ class MeanFlowActor(declared.MeanFlowActor, eqx.Module):
         check_width("noisy action", noisy, self.action_dim)
         first, function = self.layers[0], activation(self.activation)
         t, r = jnp.broadcast_arrays(jnp.asarray(t), jnp.asarray(r))
-        times = jnp.stack([t, t - r], axis=-1) * self.time_scale
-        waves = time_embedding(times, self.time_dim).astype(first.weight.dtype).reshape(*t.shape, -1)
+        waves = (
+            time_embedding(jnp.stack([t, t - r], axis=-1), self.time_dim)
+            .astype(first.weight.dtype)
+            .reshape(*t.shape, -1)
+        )
         features = _rest(self.time_layers, function, self.time_layers[0](waves))
         of_obs, of_noisy, of_time = jnp.split(first.weight, (self.obs_dim, self.obs_dim + self.action_dim), axis=1)
         hidden = obs @ of_obs.T + noisy @ of_noisy.T + features @ of_time.T + first.bias

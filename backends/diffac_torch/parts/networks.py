@@ -192,7 +192,7 @@ class MeanFlowActor(declared.MeanFlowActor, nn.Module):
         first = _first(self.time_layers)
         like = {"dtype": first.weight.dtype, "device": first.weight.device}
         t, r = torch.as_tensor(t, **like), torch.as_tensor(r, **like)
-        waves = [time_embedding(self.time_scale * time, self.time_dim) for time in torch.broadcast_tensors(t, t - r)]
+        waves = [time_embedding(time, self.time_dim) for time in torch.broadcast_tensors(t, t - r)]
         return _after_first(self.time_layers, first(torch.cat(waves, dim=-1)), activation(self.activation))
 
 

@@ -117,7 +117,7 @@ class MLPDenoiser:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MeanFlowActor:
-    """An MLP of (obs, noisy action, features of 10 t and 10 (t - r)), t and r the times of a mean velocity."""
+    """An MLP of (obs, noisy action, features of t and t - r), t and r the times of a mean velocity."""
 
     parameters: Parameters
     activation: str = "mish"
@@ -126,7 +126,7 @@ class MeanFlowActor:
     def waves(self, t: Any, r: Any) -> Array:
         """The embeddings of both, side by side."""
         dim = self.parameters["time_layers.0.weight"].shape[1] // 2
-        times = np.broadcast_arrays(10 * np.asarray(t), 10 * (np.asarray(t) - np.asarray(r)))
+        times = np.broadcast_arrays(np.asarray(t), np.asarray(t) - np.asarray(r))
         return np.concatenate([time_embedding(time, dim) for time in times], axis=-1)
 
     def __call__(self, obs: Array, noisy: Array, t: Any, r: Any) -> tuple[Array, Pull]:
@@ -151,7 +151,7 @@ class MeanFlowActor:
         of_t, of_difference = np.split(waves, 2, axis=-1)
         slopes = np.concatenate([wave_slopes(of_t), wave_slopes(of_difference)], axis=-1)
         arguments = (self.activation, "time_layers")
-        dtime = perceptron_derivative(self.parameters, waves, 10 * slopes * dt[..., None], *arguments)
+        dtime = perceptron_derivative(self.parameters, waves, slopes * dt[..., None], *arguments)
         time, _ = perceptron(self.parameters, waves, *arguments)
         dx = np.concatenate([np.zeros(obs.shape), dnoisy, dtime], axis=-1)
         return perceptron_derivative(self.parameters, concatenate(obs, noisy, time)[0], dx, self.activation)
