@@ -158,12 +158,8 @@ class MeanFlowActor(declared.MeanFlowActor, eqx.Module):
         check_width("noisy action", noisy, self.action_dim)
         first, function = self.layers[0], activation(self.activation)
         t, r = jnp.broadcast_arrays(jnp.asarray(t), jnp.asarray(r))
-        waves = (
-            time_embedding(jnp.stack([t, t - r], axis=-1), self.time_dim)
-            .astype(first.weight.dtype)
-            .reshape(*t.shape, -1)
-        )
-        features = _rest(self.time_layers, function, self.time_layers[0](waves))
+        waves = time_embedding(jnp.stack([t, t - r], axis=-1), self.time_dim).reshape(*t.shape, -1)
+        features = _rest(self.time_layers, function, self.time_layers[0](waves.astype(first.weight.dtype)))
         of_obs, of_noisy, of_time = jnp.split(first.weight, (self.obs_dim, self.obs_dim + self.action_dim), axis=1)
         hidden = obs @ of_obs.T + noisy @ of_noisy.T + features @ of_time.T + first.bias
         return _rest(self.layers, function, hidden)
