@@ -155,11 +155,6 @@ class MeanVelocity(Protocol):
     the velocity itself. It is an actor of `MeanFlowSampler` and `MeanFlowMatching`, and no `Denoiser`.
     """
 
-    @property
-    def prediction(self) -> Literal["mean_velocity"]:
-        """Tells it from a `Denoiser`."""
-        ...
-
     def __call__(self, obs: Array, noisy: Array, t: Array | float, r: Array | float) -> Array:
         """
         Args:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
 from diffac.errors import UsageError, check_count
 from diffac.parts.arguments import Argument
@@ -140,7 +140,6 @@ class MeanFlowActor(Network):
     """
 
     time_dim: Count = dataclasses.field(default=16, kw_only=True, metadata=STATIC)
-    prediction: ClassVar[Literal["mean_velocity"]] = "mean_velocity"
 
     def check(self, **others: Any) -> None:
         """As every part's; time_dim is even."""

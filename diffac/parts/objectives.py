@@ -33,7 +33,7 @@ from diffac.parts.declaration import (
     declared,
     part_of,
 )
-from diffac.parts.samplers import DENOISER_ARGUMENTS
+from diffac.parts.samplers import DENOISER_ARGUMENTS, MEAN_VELOCITY_ARGUMENTS
 from diffac.parts.schedules import LinearSchedule, flow_schedule
 from diffac.protocols import (
     ActorObjective,
@@ -369,8 +369,11 @@ class MeanFlowMatching(ActorObjectivePart):
 
     Raises:
         UsageError: equal_fraction is outside [0, 1], the proposal is a `ReverseProposal`, whose targets are no noises
-            that belong to an action; on a call, the actor is no `MeanVelocity`.
+            that belong to an action.
     """
+
+    actor_arguments = MEAN_VELOCITY_ARGUMENTS
+    actor_example = "MeanFlowActor"
 
     proposal: Proposal
     equal_fraction: Unit = 0.25

@@ -28,6 +28,8 @@ __all__ = [
 
 DENOISER_ARGUMENTS = ("obs", "noisy", "t")
 """What a `Denoiser` is called with."""
+MEAN_VELOCITY_ARGUMENTS = ("obs", "noisy", "t", "r")
+"""What a `MeanVelocity` is called with."""
 
 
 class SamplerPart(Part):
@@ -185,8 +187,11 @@ class MeanFlowSampler(SamplerPart):
         start_scale: standard deviation of the first state; 1 is what the flow leads to, the official FPMD code has 0.5.
 
     Raises:
-        UsageError: num_steps is not positive, start_scale is negative, or (on a call) the actor is no `MeanVelocity`.
+        UsageError: num_steps is not positive, or start_scale is negative.
     """
+
+    actor_arguments = MEAN_VELOCITY_ARGUMENTS
+    actor_example = "MeanFlowActor"
 
     num_steps: Count = 1
     start_scale: NotNegative = 1.0

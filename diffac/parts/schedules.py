@@ -143,31 +143,8 @@ def prediction_of(denoiser: Any) -> Prediction:
         UsageError: its attribute `prediction` is none of these.
     """
     prediction: Any = getattr(denoiser, "prediction", "eps")
-    if prediction == MEAN_VELOCITY:
-        raise UsageError(
-            f"{type(denoiser).__name__} says the mean velocity between two times; draw from it with MeanFlowSampler, "
-            "train it with MeanFlowMatching, or take a denoiser of one time, such as MLPDenoiser"
-        )
     check_choice(f"{type(denoiser).__name__}.prediction", prediction, get_args(Prediction))
     return prediction
-
-
-MEAN_VELOCITY = "mean_velocity"
-"""What a network says that it predicts where it is a `MeanVelocity`."""
-
-
-def check_mean_velocity(actor: Any) -> None:
-    """Refuses a network that is no `MeanVelocity`, by its attribute `prediction`.
-
-    Raises:
-        UsageError: it does not say that it predicts one.
-    """
-    prediction = getattr(actor, "prediction", "eps")
-    if prediction != MEAN_VELOCITY:
-        raise UsageError(
-            f'a mean flow needs a network of two times with prediction="{MEAN_VELOCITY}", such as MeanFlowActor, got '
-            f"{type(actor).__name__}, which predicts {prediction!r}"
-        )
 
 
 _PREDICT_OTHERWISE = 'use a denoiser with prediction="velocity" or "action", or a schedule that keeps some signal'

@@ -626,11 +626,10 @@ def _step(B: Any, **change: Any) -> Any:
     return engine.step(state, batch, parts.make_noise(rng, engine))
 
 
-def _sample(B: Any, sampler: Any, actor: Any = None) -> Any:
+def _sample(B: Any, sampler: Any) -> Any:
     t, rng = tools(B), np.random.default_rng(0)
     obs = t.to_backend(rng.standard_normal((DIMS.batch, DIMS.obs)))
-    actor = parts.ACTORS["denoiser"](B, DIMS, 0) if actor is None else actor
-    return sampler(Policy(actor), obs, t.to_backend(parts.make_noise(rng, sampler)))
+    return sampler(Policy(parts.ACTORS["denoiser"](B, DIMS, 0)), obs, t.to_backend(parts.make_noise(rng, sampler)))
 
 
 def _loss(B: Any, objective: Any, module: Any, other: Any, state: Any, **change: Any) -> Any:
@@ -670,18 +669,6 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], tuple[str, ...]]] = {
     "noise in Heun's method": (
         lambda B: _sample(B, B.HeunSampler(flow_schedule(4))),
         ("alpha(3) of the schedule is 0", 'prediction="velocity"'),
-    ),
-    "one time for a mean flow": (
-        lambda B: _sample(B, B.MeanFlowSampler()),
-        ('prediction="mean_velocity"', "MeanFlowActor", "MLPDenoiser, which predicts 'eps'"),
-    ),
-    "one time for a mean flow's loss": (
-        lambda B: _actor_loss(B, B.MeanFlowMatching(B.PolicyProposal())),
-        ('prediction="mean_velocity"', "MeanFlowActor", "MLPDenoiser, which predicts 'eps'"),
-    ),
-    "two times for a chain": (
-        lambda B: _sample(B, _chain(B), parts.ACTORS["mean_velocity"](B, DIMS, 0)),
-        ("MeanFlowActor says the mean velocity between two times", "MeanFlowSampler", "MLPDenoiser"),
     ),
     "equal times": (lambda B: B.MeanFlowMatching(B.PolicyProposal(), 1.5), ("equal_fraction", "1.5")),
     "learning rate": (lambda B: B.Adam(-1.0), ("learning_rate", "-1")),

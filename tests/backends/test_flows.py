@@ -129,19 +129,30 @@ def test_noises_are_learnt_on_a_whole_flow(backend: ModuleType) -> None:
 
 
 def test_networks_of_one_and_of_two_times_are_told_apart(backend: ModuleType) -> None:
-    """Where one is given in place of the other, a sentence says so, in samplers and in losses."""
-    one, two = "needs a network of two times.*MLPDenoiser, which predicts", "MeanFlowActor says the mean velocity"
-    for actor in ("denoiser", "velocity"):
+    """Where one is given in place of the other, a sentence says so when a learner is put together."""
+    critic, pairs = CRITICS["twin"](backend, DIMS, 1), backend.MeanFlowMatching(backend.PolicyProposal())
+    euler, matched = sampler(backend, "euler"), OBJECTIVES["policy"](backend)
+
+    def started(sampler: Any, objective: Any, actor: str) -> Any:
+        learner = backend.Learner(
+            sampler=sampler,
+            actor_objective=objective,
+            critic_objective=backend.MeanSquaredTD(),
+            temperature=backend.FixedTemperature(),
+            actor_optimiser=backend.Adam(),
+            critic_optimiser=backend.Adam(),
+        )
+        return learner.init(ACTORS[actor](backend, DIMS, 0), critic)
+
+    started(backend.MeanFlowSampler(), pairs, "mean_velocity")
+    started(euler, matched, "velocity")
+    one = r"as actor\(obs, noisy, t, r\), and MLPDenoiser takes \(obs, noisy, t\); use an actor such as MeanFlowActor"
+    two = r"as actor\(obs, noisy, t\), and MeanFlowActor takes \(obs, noisy, t, r\); use an actor such as MLPDenoiser"
+    for part, objective in ((backend.MeanFlowSampler(), matched), (euler, pairs)):
         with pytest.raises(UsageError, match=one):
-            sampled(backend, backend.MeanFlowSampler(), actor)
-        with pytest.raises(UsageError, match=one):
-            slopes(backend, backend.MeanFlowMatching(backend.PolicyProposal()), actor)
-    for name in BACKWARDS:
+            started(part, objective, "velocity")
         with pytest.raises(UsageError, match=two):
-            sampled(backend, sampler(backend, name), "mean_velocity")
-    for name in ("policy", "reverse", "pull on the chain", "pull at replayed actions"):
-        with pytest.raises(UsageError, match=two):
-            slopes(backend, OBJECTIVES[name](backend), "mean_velocity")
+            started(part, objective, "mean_velocity")
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ ACTORS: Mapping[str, str] = {
     "denoiser of noise": "denoiser",
     "denoiser of velocities": "velocity",
     "denoiser of actions": "clean",
+    "mean velocity": "mean_velocity",
     "deterministic": "deterministic",
     "Gaussian": "gaussian",
 }
@@ -28,6 +29,8 @@ SAMPLERS: Mapping[str, Make] = {
     "DDPM, states clipped": lambda B, d, schedule: B.DDPMSampler(schedule, 1.0, "state", "forward"),
     "DDIM": lambda B, d, schedule: B.DDIMSampler(schedule),
     "DDIM, two steps": lambda B, d, schedule: B.DDIMSampler(schedule, num_steps=2),
+    "Heun": lambda B, d, schedule: B.HeunSampler(schedule),
+    "mean flow": lambda B, d, schedule: B.MeanFlowSampler(2),
     "best of DDPM": lambda B, d, schedule: B.BestOf(B.DDPMSampler(schedule), 2),
     "deterministic": lambda B, d, schedule: B.DeterministicSampler(),
     "tanh-Gaussian": lambda B, d, schedule: B.TanhGaussianSampler(),
@@ -62,6 +65,7 @@ OBJECTIVES: Mapping[str, MakeObjective] = {
     "reverse samples, least variance": _matching(_reverse(truncated=False, gradient_weight="minimum_variance")),
     "policy's actions": _matching(lambda B, d, sampler: B.PolicyProposal(rate=0.1)),
     "policy's actions, outputs": _matching(lambda B, d, sampler: B.PolicyProposal(rate=0.1), "output"),
+    "mean flow": lambda B, d, sampler, schedule: B.MeanFlowMatching(B.PolicyProposal(rate=0.1)),
     "entropy and value": lambda B, d, sampler, schedule: B.EntropyRegularisedValue(sampler),
     "value and Q-gradient": lambda B, d, sampler, schedule: B.Sum(
         (1.0, B.ValueThroughSampler(sampler)),

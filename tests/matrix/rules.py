@@ -10,11 +10,12 @@ from typing import Any, NamedTuple
 from .axes import AXES, Choice, choices
 
 DENOISERS = tuple(actor for actor in AXES["actor"] if actor.startswith("denoiser"))
-CHAINS = tuple(sampler for sampler in AXES["sampler"] if "DDPM" in sampler or "DDIM" in sampler)
+CHAINS = tuple(name for name in AXES["sampler"] if any(method in name for method in ("DDPM", "DDIM", "Heun")))
 GAUSSIANS = ("tanh-Gaussian", "best of tanh-Gaussian")
 WITH_STATES = tuple(sampler for sampler in CHAINS if sampler != "DDIM, two steps")
 OF_CHAIN = ("Q-gradient, chain", "value and Q-gradient")
-OF_DENOISER = tuple(o for o in AXES["objective"] if o not in ("value through the sampler", "entropy and value"))
+OF_ANY = ("value through the sampler", "entropy and value")
+OF_DENOISER = tuple(objective for objective in AXES["objective"] if objective not in (*OF_ANY, "mean flow"))
 
 
 class Rule(NamedTuple):
@@ -33,9 +34,24 @@ def _log_prob_known(choice: Choice) -> bool:
 
 RULES: tuple[Rule, ...] = (
     Rule(
-        "DDPM and DDIM run a denoiser backwards in time; other actors have no time.",
+        "DDPM, DDIM and Heun run a denoiser of one time backwards; other actors have no time, or two.",
         lambda c: c.sampler in CHAINS and c.actor not in DENOISERS,
         r"calls the actor as actor\(obs, noisy, t\)",
+    ),
+    Rule(
+        "Heun's method here is for a flow, alpha = 1 - s and sigma = s.",
+        lambda c: c.sampler == "Heun" and c.schedule != "flow",
+        r"HeunSampler needs a flow",
+    ),
+    Rule(
+        "A mean flow's sampler steps from one time to another, by a network that is told both.",
+        lambda c: c.sampler == "mean flow" and c.actor != "mean velocity",
+        r"MeanFlowSampler calls the actor as actor\(obs, noisy, t, r\)",
+    ),
+    Rule(
+        "A mean flow's loss is that of a network of two times.",
+        lambda c: c.objective == "mean flow" and c.actor != "mean velocity",
+        r"MeanFlowMatching calls the actor as actor\(obs, noisy, t, r\)",
     ),
     Rule(
         "A deterministic sampler takes the actor's action as it is, so the actor must give one action.",

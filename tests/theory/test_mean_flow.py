@@ -41,8 +41,6 @@ def actor_of(backend: ModuleType, std: float) -> Any:
         import torch
 
         class Exact(torch.nn.Module):
-            prediction = "mean_velocity"
-
             def __init__(self) -> None:
                 super().__init__()
                 self.offset, self.slope = (torch.nn.Parameter(torch.zeros(2)) for _ in range(2))
@@ -59,7 +57,6 @@ def actor_of(backend: ModuleType, std: float) -> Any:
     class Other(eqx.Module):
         offset: Any
         slope: Any
-        prediction = "mean_velocity"
 
         def __call__(self, obs: Any, noisy: Any, t: Any, r: Any) -> Any:
             slope, centre = affine(jnp.asarray(t)[..., None], jnp.asarray(r)[..., None], std, jnp.sqrt)

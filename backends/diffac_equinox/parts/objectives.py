@@ -15,7 +15,7 @@ from diffac.noise import Noise
 from diffac.parts import objectives as declared
 from diffac.parts.critics import LOG_PROB, next_rollout
 from diffac.parts.objectives import ALL_NOISE, Regression
-from diffac.parts.schedules import KEEP_SIGNAL, check_mean_velocity, check_signal, prediction_of
+from diffac.parts.schedules import KEEP_SIGNAL, check_signal
 from diffac.protocols import Array, Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
 from diffac_equinox.gradients import value_and_derivative
 from diffac_equinox.parts.diffusion import (
@@ -86,7 +86,6 @@ class TimeWeightedQGradient(eqx.Module, declared.TimeWeightedQGradient):
             noisy = add_noise(self.schedule, self.clean_actions(batch.action, rollout), noise["eps"], t)
         noisy = jax.lax.stop_gradient(noisy)
 
-        prediction_of(actor)  # before the call, so that what is no denoiser is refused by name
         output = actor(batch.obs, noisy, t)
         eps = predicted_eps(self.schedule, actor, output, noisy, t)
         start = noisy
@@ -132,7 +131,6 @@ class MeanFlowMatching(eqx.Module, declared.MeanFlowMatching):
         self, actor: Any, critic: Critic, batch: Batch, noise: Noise, temperature: Array, state: State
     ) -> Loss:
         """The loss on a batch."""
-        check_mean_velocity(actor)
         arguments = (_detached(actor), critic, batch, noise["proposal"], temperature, state, ALL_NOISE)
         data = _detached(self.proposal(*arguments))
         t, r = noise["times"].max(0), noise["times"].min(0)

@@ -13,7 +13,7 @@ import numpy as np
 
 from diffac.noise import EXPLORATION, Noise
 from diffac.parts import samplers as declared
-from diffac.parts.schedules import check_mean_velocity, prediction_of, tabulated
+from diffac.parts.schedules import tabulated
 from diffac.protocols import Array, Policy, Rollout
 from diffac_equinox.parts.diffusion import add_noise, noise_between, posterior_mean, predicted_action
 from diffac_equinox.parts.networks import _clip, _reduced
@@ -36,11 +36,7 @@ _LONGEST_UNROLLED = 8
 
 
 def _condition(actor: Any, obs: Array, num_steps: int) -> Any:
-    """What stands for `obs` along a chain: the share that does not change, where the actor offers one.
-
-    Refuses by name what is no denoiser, before it is called.
-    """
-    prediction_of(actor)
+    """What stands for `obs` along a chain: the share that does not change, where the actor offers one."""
     return actor.condition(obs, num_steps) if hasattr(actor, "condition") else obs
 
 
@@ -158,7 +154,6 @@ class HeunSampler(eqx.Module, declared.HeunSampler):
 class MeanFlowSampler(eqx.Module, declared.MeanFlowSampler):
     def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
         """Runs all steps; obs may have fewer batch axes than the noise."""
-        check_mean_velocity(policy.actor)
         grid = np.linspace(0, 1, self.num_steps + 1)
 
         def step(noisy: Array, t_and_r: tuple[Array | int, Array]) -> tuple[Array, Array]:

@@ -20,7 +20,6 @@ from diffac.parts import networks as declared
 from diffac.parts.declaration import Ensemble
 from diffac.parts.initialisers import Initialiser
 from diffac.parts.inputs import check_width
-from diffac.parts.schedules import prediction_of
 from diffac_torch.devices import check_defaults
 from diffac_torch.kernels.products import affine, ensemble_outputs
 from diffac_torch.parts.activations import activation
@@ -93,11 +92,7 @@ class Condition(NamedTuple):
 
 
 def _condition(actor: Any, obs: Tensor, num_steps: int) -> Any:
-    """`actor.condition(obs, num_steps)` for a denoiser that offers it (`ConditionalDenoiser`), else obs itself.
-
-    Before it is called, so that what is no denoiser is refused by name.
-    """
-    prediction_of(actor)
+    """`actor.condition(obs, num_steps)` for a denoiser that offers it (`ConditionalDenoiser`), else obs itself."""
     return actor.condition(obs, num_steps) if hasattr(actor, "condition") else obs
 
 

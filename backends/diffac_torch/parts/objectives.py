@@ -16,7 +16,7 @@ from diffac.parts import objectives as declared
 from diffac.parts.critics import LOG_PROB, next_rollout
 from diffac.parts.declaration import Ensemble
 from diffac.parts.objectives import ALL_NOISE, MINIMUM_VARIANCE, Regression
-from diffac.parts.schedules import KEEP_SIGNAL, check_mean_velocity, check_signal
+from diffac.parts.schedules import KEEP_SIGNAL, check_signal
 from diffac.protocols import Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
 from diffac_torch.gradients import value_and_derivative
 from diffac_torch.parts.diffusion import (
@@ -133,7 +133,6 @@ class MeanFlowMatching(declared.MeanFlowMatching):
         self, actor: Any, critic: Critic, batch: Batch, noise: Noise, temperature: Scalar, state: State
     ) -> Loss:
         """The loss on a batch, as `ActorObjective` says."""
-        check_mean_velocity(actor)
         with torch.no_grad():
             data = self.proposal(actor, critic, batch, noise["proposal"], temperature, state, ALL_NOISE)
             r, t = noise["times"].sort(0).values

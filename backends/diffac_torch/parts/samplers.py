@@ -11,7 +11,7 @@ from torch import Tensor
 
 from diffac.noise import EXPLORATION, Noise
 from diffac.parts import samplers as declared
-from diffac.parts.schedules import check_mean_velocity, tabulated
+from diffac.parts.schedules import tabulated
 from diffac.protocols import Policy, Rollout
 from diffac_torch.parts.diffusion import _add_scaled, add_noise, noise_between, posterior_mean, predicted_action
 from diffac_torch.parts.networks import _condition, _reduced
@@ -141,7 +141,6 @@ class MeanFlowSampler(declared.MeanFlowSampler):
         return self._chain(policy.actor, obs, noise, [])
 
     def _chain(self, actor: Any, obs: Tensor, noise: Noise, states: list[Tensor]) -> Tensor:
-        check_mean_velocity(actor)
         noisy, dt = self.start_scale * noise["start"], 1 / self.num_steps
         for k in range(self.num_steps, 0, -1):
             states.append(noisy)

@@ -121,7 +121,6 @@ class MeanFlowActor:
 
     parameters: Parameters
     activation: str = "mish"
-    prediction = "mean_velocity"
 
     def waves(self, t: Any, r: Any) -> Array:
         """The embeddings of both, side by side."""

@@ -12,7 +12,7 @@ from typing import Any
 from diffac.errors import check_present
 from diffac.parts import PARTS, critics, normalisers, objectives, samplers, temperatures
 from diffac.parts.critics import LOG_PROB, next_rollout
-from diffac.parts.schedules import KEEP_SIGNAL, check_mean_velocity, check_signal, prediction_of
+from diffac.parts.schedules import KEEP_SIGNAL, check_signal, prediction_of
 from diffac.protocols import Loss, Policy, Rollout
 from diffac.testing import reference
 from diffac_numpy.networks import lifted
@@ -55,8 +55,6 @@ class Sampler(Part):
                 )
             if hasattr(part, "schedule") and prediction_of(actor) == "eps":
                 check_signal(part.schedule)
-            if isinstance(part, reference.MeanFlowSampler):
-                check_mean_velocity(actor)
         return self.bare.rollout(Policy(lifted(actor), lifted(critic), temperature), obs, noise)[0]
 
     def __call__(self, policy: Policy, obs: Any, noise: Any) -> Any:
@@ -78,8 +76,6 @@ class ActorObjective(Part):
         return None if self.bare.rollout_sampler is None else self.sampler_given
 
     def __call__(self, actor: Any, critic: Any, batch: Any, noise: Any, temperature: Any, state: Any) -> Loss:
-        if isinstance(self.bare, reference.MeanFlowMatching):
-            check_mean_velocity(actor)
         return self.bare(lifted(actor), lifted(critic), batch, noise, temperature, state)[0]
 
 
