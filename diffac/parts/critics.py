@@ -25,6 +25,11 @@ def next_rollout(part: Any, batch: Batch) -> Rollout:
 class CriticObjectivePart(Part):
     """A `CriticObjective`, which a backend computes."""
 
+    def next_log_prob(self, batch: Batch) -> Array:
+        """The log-probabilities [batch] of the next actions, for a soft target; refuses a batch without them."""
+        part, name = f"{type(self).__name__}(soft=True)", "batch.next_rollout.log_prob"
+        return check_present(part, name, next_rollout(self, batch).log_prob, LOG_PROB)
+
     def __call__(
         self, critic: Any, target_critic: Any, batch: Batch, noise: Noise, temperature: Array, state: State
     ) -> Loss:
@@ -66,11 +71,6 @@ class MeanSquaredTD(CriticObjectivePart):
         """No state."""
         return {}
 
-    def next_log_prob(self, batch: Batch) -> Array:
-        """The log-probabilities [batch] of the next actions; refuses a batch without them."""
-        name = "batch.next_rollout.log_prob"
-        return check_present("MeanSquaredTD(soft=True)", name, next_rollout(self, batch).log_prob, LOG_PROB)
-
 
 @declared
 class GaussianTD(CriticObjectivePart):
@@ -82,8 +82,10 @@ class GaussianTD(CriticObjectivePart):
 
     where y = r + discount min_i mean'_i, y_b = Q + clip(y_z - Q, -clip omega, clip omega), and y_z
     bootstraps from a sample z = mean' + std' clip(noise, -3, 3) of the critic whose mean is smaller, chosen for each
-    transition. omega is a moving average of the batch mean of std_i, set from the first batch. No entropy enters the
-    target.
+    transition. omega is a moving average of the batch mean of std_i, set from the first batch. With `soft`, as in
+    DSAC-T, temperature * log pi(a'|s') is subtracted from that mean' and from z; DACER leaves the entropy out. The
+    authors' code of DSAC-T has another form of the loss since July 2025, with Huber's loss and a bounded ratio in place
+    of omega^2 + 0.1 over each denominator; this is the paper's.
 
     State: "omega" [ensemble]; 0 means: no batch so far.
 
@@ -92,14 +94,16 @@ class GaussianTD(CriticObjectivePart):
     Args:
         tau: rate of omega, in (0, 1].
         clip: bound of the distance of y_z from Q, in units of omega; may be a schedule over updates.
+        soft: whether the targets contain the entropy of the policy.
 
     Raises:
         UsageError: a number is outside its range; in `init_state`, a critic without `distribution`; on a call, a batch
-            without next_rollout.
+            without next_rollout, or with soft targets without its log-probabilities.
     """
 
     tau: Rate = 0.005
     clip: PositiveCoefficient = 3.0
+    soft: bool = False
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for a batch of actions of that shape: "target" [batch], standard normal.

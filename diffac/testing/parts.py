@@ -429,6 +429,7 @@ CRITIC_OBJECTIVES: dict[str, Part] = {
     "gaussian": Part(lambda B, d: B.GaussianTD(tau=0.3), critic="gaussian"),
     "gaussian_loose": Part(lambda B, d: B.GaussianTD(clip=30.0), critic="gaussian"),
     "gaussian_tight": Part(lambda B, d: B.GaussianTD(clip=0.5), critic="gaussian"),
+    "gaussian_soft": Part(lambda B, d: B.GaussianTD(soft=True), critic="gaussian"),
 }
 
 
@@ -541,6 +542,20 @@ def _sac(B: Any, d: Dims) -> Any:
     )
 
 
+def _dsact(B: Any, d: Dims) -> Any:
+    sampler = B.TanhGaussianSampler()
+    return B.Learner(
+        sampler=sampler,
+        target_actor="ema",
+        actor_objective=B.EntropyRegularisedValue(sampler),
+        critic_objective=B.GaussianTD(soft=True),
+        temperature=B.TargetEntropyTemperature(d.action, interval=2),
+        actor_optimiser=B.Adam(1e-3),
+        critic_optimiser=B.Adam(1e-3),
+        reward_scale=0.2,
+    )
+
+
 def _td3(B: Any, d: Dims) -> Any:
     sampler = B.DeterministicSampler()
     return B.Learner(
@@ -614,6 +629,7 @@ LEARNERS: dict[str, Part] = {
     "maxentdp": Part(_maxentdp),
     "qvpo": Part(_qvpo),
     "sac": Part(_sac, actor="gaussian"),
+    "dsact": Part(_dsact, actor="gaussian", critic="gaussian"),
     "td3": Part(_td3, actor="deterministic"),
     "sac_normalised": Part(
         lambda B, d: dataclasses.replace(_sac(B, d), obs_normaliser=B.Standardiser(d.obs, eps=0.1)), actor="gaussian"

@@ -593,7 +593,7 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
             {},
             {"soft": True, "factor": 0.5, "ensemble": "mean"},
         ),
-        "GaussianTD": (outcome_of_critic_objective, B.GaussianTD, {}, {"tau": 0.5, "clip": 0.3}),
+        "GaussianTD": (outcome_of_critic_objective, B.GaussianTD, {}, {"tau": 0.5, "clip": 0.3, "soft": True}),
         "FixedTemperature": (outcome_of_temperature, B.FixedTemperature, {}, {"temperature": 0.5}),
         "NoiseEntropyTemperature": (
             outcome_of_temperature,

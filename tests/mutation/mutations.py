@@ -990,6 +990,41 @@ CRITICS = [
         "value = -((omega.square() + 0.1) *",
         "value = -(1.0 *",
     ),
+    both(
+        "gaussian td: entropy left out",
+        "critic_objective-gaussian_soft",
+        "parts/critics.py",
+        ("if self.soft:  # in the expected", "if False:  # in the expected"),
+        ("if self.soft:  # in both", "if False:  # in both"),
+    ),
+    both(
+        "gaussian td: always soft",
+        "critic_objective-gaussian",
+        "parts/critics.py",
+        ("if self.soft:  # in the expected", "if True:  # in the expected"),
+        ("if self.soft:  # in both", "if True:  # in both"),
+    ),
+    torch(
+        "gaussian td: entropy in the expected target alone",
+        "critic_objective-gaussian_soft",
+        "parts/critics.py",
+        "z = next_mean + next_std *",
+        "z = next_means.gather(0, smaller).squeeze(0) + next_std *",
+    ),
+    torch(
+        "gaussian td: entropy without the temperature",
+        "critic_objective-gaussian_soft",
+        "parts/critics.py",
+        "next_mean = next_mean - temperature * self",
+        "next_mean = next_mean - self",
+    ),
+    torch(
+        "gaussian td: entropy with the wrong sign",
+        "critic_objective-gaussian_soft",
+        "parts/critics.py",
+        "next_mean = next_mean - temperature * self",
+        "next_mean = next_mean + temperature * self",
+    ),
 ]
 
 TEMPERATURES = [

@@ -249,7 +249,7 @@ def test_critic_objectives(name: str) -> None:
         arguments = (c.batch, c.noise, TEMPERATURE, state)
         loss, gradient = c.part(c.critic, c.target, *arguments)
         if isinstance(c.part, ref.GaussianTD):
-            y, y_z = c.part.targets(c.target, c.batch, c.noise)
+            y, y_z = c.part.targets(c.target, c.batch, c.noise, TEMPERATURE)
             (mean, std), _ = c.critic.distribution(c.batch.obs, c.batch.action)
             a, b = ref.gaussian_td_slopes(mean, std, y, y_z, loss.state["omega"], c.part.clip)
 

@@ -64,6 +64,8 @@ class GaussianTD(eqx.Module, declared.GaussianTD):
         next_mean, next_std = target_critic.distribution(batch.next_obs, next_rollout(self, batch).action)
         smaller = next_mean.argmin(0, keepdims=True)
         next_mean, next_std = (jnp.take_along_axis(x, smaller, 0)[0] for x in (next_mean, next_std))
+        if self.soft:  # in both targets
+            next_mean = next_mean - temperature * self.next_log_prob(batch)
         y = batch.reward + batch.discount * next_mean
         y_z = batch.reward + batch.discount * (next_mean + next_std * jnp.clip(noise["target"], -3, 3))
 

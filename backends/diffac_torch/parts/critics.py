@@ -55,6 +55,8 @@ class GaussianTD(declared.GaussianTD):
             smaller = next_means.argmin(0, keepdim=True)
             next_mean = next_means.gather(0, smaller).squeeze(0)
             next_std = next_stds.gather(0, smaller).squeeze(0)
+            if self.soft:  # in the expected target, and in the sampled one below
+                next_mean = next_mean - temperature * self.next_log_prob(batch)
             target = batch.reward + batch.discount * next_mean
             z = next_mean + next_std * noise["target"].clamp(-3, 3)
             sampled_target = batch.reward + batch.discount * z

@@ -105,6 +105,7 @@ class GaussianTD:
 
     tau: float = 0.005
     clip: float = 3.0
+    soft: bool = False
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """One sampled return for each transition."""
@@ -114,21 +115,25 @@ class GaussianTD:
         """omega [ensemble]; 0 before the first batch."""
         return {"omega": np.zeros(len(critic.parameters["layers.0.weight"]))}
 
-    def targets(self, target_critic: Any, batch: Batch, noise: Noise) -> tuple[Array, Array]:
-        """y and y_z: mean and sample of the return of the critic with the smaller mean, chosen for each transition."""
+    def targets(self, target_critic: Any, batch: Batch, noise: Noise, temperature: Any) -> tuple[Array, Array]:
+        """y and y_z: mean and sample of the return of the critic with the smaller mean, chosen for each transition.
+
+        Soft: both less temperature * log pi.
+        """
         policy: Any = batch.next_rollout
         (mean, std), _ = target_critic.distribution(batch.next_obs, policy.action)
         smaller = mean.argmin(0)
         value = np.array([mean[i, b] for b, i in enumerate(smaller)])
         deviation = np.array([std[i, b] for b, i in enumerate(smaller)])
         sample = value + deviation * np.clip(noise["target"], -3, 3)
-        return td_target(batch, value), td_target(batch, sample)
+        cost = temperature * policy.log_prob if self.soft else 0.0
+        return td_target(batch, value - cost), td_target(batch, sample - cost)
 
     def __call__(
         self, critic: Any, target_critic: Any, batch: Batch, noise: Noise, temperature: Any, state: State
     ) -> tuple[Loss, Gradient]:
         """The targets, the slopes and omega are held fixed."""
-        y, y_z = self.targets(target_critic, batch, noise)
+        y, y_z = self.targets(target_critic, batch, noise, temperature)
         (mean, std), pull = critic.distribution(batch.obs, batch.action)
         old, present = state["omega"], std.mean(-1)
         omega = np.where(old == 0, present, (1 - self.tau) * old + self.tau * present)

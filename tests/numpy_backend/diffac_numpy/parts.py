@@ -102,8 +102,8 @@ class CriticObjective(Part):
     def __call__(self, critic: Any, target_critic: Any, batch: Any, noise: Any, temperature: Any, state: Any) -> Loss:
         policy = next_rollout(self.bare, batch)
         if getattr(self.bare, "soft", False):
-            what = "batch.next_rollout.log_prob"
-            check_present("MeanSquaredTD(soft=True)", what, policy.log_prob, LOG_PROB)
+            part, what = f"{type(self.bare).__name__}(soft=True)", "batch.next_rollout.log_prob"
+            check_present(part, what, policy.log_prob, LOG_PROB)
         return self.bare(lifted(critic), lifted(target_critic), batch, noise, temperature, state)[0]
 
 
