@@ -124,7 +124,7 @@ def test_the_file_computes_what_the_run_computes(recipe: str, backend: str, name
     noise = draw(rng, spec)
     expected = action_scaler(agent.action_space)(agent.engine.act(agent.state, obs, noise, deterministic=True))
     arrays = drawn(spec, noise)
-    assert len(arrays) == {"sac": 0, "td3": 0, "fpmd": 1, "meanflow": 1}.get(recipe, 2)
+    assert len(arrays) == {"sac": 0, "dsact": 0, "td3": 0, "fpmd": 1, "meanflow": 1}.get(recipe, 2)
     found = reader(name)(path)(obs, *arrays)
     assert (found.shape, found.dtype) == ((5, 1), np.float32)
     assert np.ptp(found) > 0.1, "the test would be empty"
