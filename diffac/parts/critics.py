@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from diffac.errors import UsageError, check_present
-from diffac.noise import Noise, NoiseSpec, Normal, Shape
-from diffac.parts.declaration import Ensemble, Part, PositiveCoefficient, Rate, declared
+from diffac.noise import Noise, NoiseSpec, Normal, Shape, Uniform
+from diffac.parts.declaration import Part, PositiveCoefficient, Rate, TargetEnsemble, declared
 from diffac.protocols import Array, Batch, Critic, Loss, Rollout, State
 
 __all__ = ["GaussianTD", "MeanSquaredTD"]
@@ -20,6 +20,20 @@ LOG_PROB = "use a sampler that knows the log-probability of its actions, such as
 def next_rollout(part: Any, batch: Batch) -> Rollout:
     """What the policy does at next_obs; refuses a batch without it."""
     return check_present(type(part).__name__, "batch.next_rollout", batch.next_rollout, NEXT_ROLLOUT)
+
+
+def pair_spec(ensemble: TargetEnsemble) -> NoiseSpec:
+    """Noise that chooses the members of a target: "pair" [2], uniform, one choice for the whole batch; or nothing.
+
+    Of n members these are the first, floor(n pair[0]), and the second, floor((n - 1) pair[1]) of those that are left.
+    """
+    return {"pair": Uniform((2,))} if ensemble == "random_pair" else {}
+
+
+def check_pair(size: int) -> None:
+    """Refuses an ensemble of that size where a pair of its members is to be drawn."""
+    if size < 2:
+        raise UsageError(f"ensemble='random_pair' needs a critic with two members or more, and this one has {size}")
 
 
 class CriticObjectivePart(Part):
@@ -52,20 +66,21 @@ class MeanSquaredTD(CriticObjectivePart):
     Args:
         soft: whether the target contains the entropy of the policy.
         factor: of the loss; Stable-Baselines3's SAC has 0.5. It changes nothing but what Adam's eps is added to.
-        ensemble: how the target critics' values become one, the "min", the "mean", or the "first" of them.
+        ensemble: how the target critics' values become one, the "min", the "mean", the "first" of them, or the smaller
+            of a "random_pair", two different members drawn for each batch (REDQ, arXiv 2101.05982).
 
     Raises:
         UsageError: factor is not positive; on a call, a batch without next_rollout, or with a soft target without its
-            log-probabilities.
+            log-probabilities, or a pair of a critic with one member.
     """
 
     soft: bool = False
     factor: PositiveCoefficient = 1.0
-    ensemble: Ensemble = "min"
+    ensemble: TargetEnsemble = "min"
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """No noise."""
-        return {}
+        """No noise, but with ensemble="random_pair" "pair" [2], uniform: the members that a whole batch sees."""
+        return pair_spec(self.ensemble)
 
     def init_state(self, critic: Critic) -> State:
         """No state."""

@@ -54,6 +54,9 @@ POSITIONAL, KEYWORD = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter
 
 Ensemble = Literal["min", "mean", "first"]
 """How the values of an ensemble [ensemble *batch] become one."""
+TargetEnsemble = Literal["min", "mean", "first", "random_pair"]
+"""Likewise for a target, which may also be the smaller of two members drawn anew for each batch. Not for an actor: with
+other critics in each step it would climb another hill."""
 
 STATIC = {"static": True}
 """Metadata of a field that is no array: in Equinox it is a part of the compiled program."""

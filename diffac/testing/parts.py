@@ -425,6 +425,7 @@ CRITIC_OBJECTIVES: dict[str, Part] = {
     "mean_squared_three": Part(lambda B, d: B.MeanSquaredTD(), critic="three"),
     "mean_squared_soft": Part(lambda B, d: B.MeanSquaredTD(soft=True)),
     "mean_squared_mean": Part(lambda B, d: B.MeanSquaredTD(ensemble="mean"), critic="three"),
+    "mean_squared_pair": Part(lambda B, d: B.MeanSquaredTD(ensemble="random_pair"), critic="three"),
     "mean_squared_half": Part(lambda B, d: B.MeanSquaredTD(factor=0.5)),
     "gaussian": Part(lambda B, d: B.GaussianTD(tau=0.3), critic="gaussian"),
     "gaussian_loose": Part(lambda B, d: B.GaussianTD(clip=30.0), critic="gaussian"),
@@ -542,6 +543,16 @@ def _sac(B: Any, d: Dims) -> Any:
     )
 
 
+def _redq(B: Any, d: Dims) -> Any:
+    sampler = B.TanhGaussianSampler()
+    return dataclasses.replace(
+        _sac(B, d),
+        actor_objective=B.EntropyRegularisedValue(sampler, ensemble="mean"),
+        critic_objective=B.MeanSquaredTD(soft=True, ensemble="random_pair"),
+        critic_steps_before_actor=0,
+    )
+
+
 def _dsact(B: Any, d: Dims) -> Any:
     sampler = B.TanhGaussianSampler()
     return B.Learner(
@@ -629,6 +640,7 @@ LEARNERS: dict[str, Part] = {
     "maxentdp": Part(_maxentdp),
     "qvpo": Part(_qvpo),
     "sac": Part(_sac, actor="gaussian"),
+    "redq": Part(_redq, actor="gaussian", critic="three"),
     "dsact": Part(_dsact, actor="gaussian", critic="gaussian"),
     "td3": Part(_td3, actor="deterministic"),
     "sac_normalised": Part(

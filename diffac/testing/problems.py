@@ -116,8 +116,9 @@ def with_batches(
         filled = problem.kind != "learner"
         batches.append(parts.make_batch(rng, problem.dims, magnitude=magnitude, termination=termination, filled=filled))
         noise = draw(rng, spec, np.float64)
-        # three times as wide for critics, so that the bound on their noise, 3, is reached by some entries
-        noises.append(_map(lambda entry: 3 * entry, noise) if problem.kind == "critic objective" else noise)
+        if problem.kind == "critic objective" and "target" in noise:
+            noise["target"] = 3 * noise["target"]  # so wide that the bound on it, 3, is reached by some entries
+        noises.append(noise)
     return dataclasses.replace(problem, batches=batches, noises=noises)
 
 

@@ -990,6 +990,34 @@ CRITICS = [
         "value = -((omega.square() + 0.1) *",
         "value = -(1.0 *",
     ),
+    torch(
+        "td: pair with one member twice",
+        "critic_objective-mean_squared_pair",
+        "parts/networks.py",
+        "torch.stack([first, second + (second >= first)])",
+        "torch.stack([first, second])",
+    ),
+    torch(
+        "td: pair leaves out the last member",
+        "critic_objective-mean_squared_pair",
+        "parts/networks.py",
+        "torch.arange(size, size - 2, -1",
+        "torch.arange(size - 1, size - 3, -1",
+    ),
+    both(
+        "td: minimum of all where a pair is wanted",
+        "critic_objective-mean_squared_pair",
+        "parts/networks.py",
+        ("values if pair is None else values[_pair(pair, len(values))]", "values"),
+        ("values[_pair(pair, len(values))]", "values"),
+    ),
+    torch(
+        "td: number of a pair rounded up to the ensemble's size",
+        "critic_objective-mean_squared_pair",
+        "parts/networks.py",
+        "(noise * left).long().minimum(left - 1)",
+        "(noise * left).long()",
+    ),
     both(
         "gaussian td: entropy left out",
         "critic_objective-gaussian_soft",
@@ -1417,11 +1445,13 @@ IN_BOTH = [
         "critic_objective-mean_squared_three",
         "parts/critics.py",
         (
-            "_reduced(target_critic(batch.next_obs, next_action), self.ensemble)",
+            '_reduced(target_critic(batch.next_obs, next_action), self.ensemble, noise.get("pair"))',
             "target_critic(batch.next_obs, next_action).amax(0)",
         ),
         (
-            "_reduced(target_critic(batch.next_obs, next_rollout(self, batch).action), self.ensemble)",
+            """_reduced(
+            target_critic(batch.next_obs, next_rollout(self, batch).action), self.ensemble, noise.get("pair")
+        )""",
             "target_critic(batch.next_obs, next_rollout(self, batch).action).max(0)",
         ),
     ),

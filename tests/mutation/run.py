@@ -43,7 +43,7 @@ KIT = "tests/testing/test_conformance.py"
 OTHERS = [
     *(
         f"tests/backends/test_{name}.py"
-        for name in ("learner", "frozen", "normaliser", "traps", "properties", "networks", "temperatures")
+        for name in ("learner", "frozen", "normaliser", "traps", "properties", "networks", "critics", "temperatures")
     ),
     *(f"tests/parts/test_{name}.py" for name in ("bad_input", "schedules")),
 ]

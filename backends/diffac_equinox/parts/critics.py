@@ -37,7 +37,9 @@ class MeanSquaredTD(eqx.Module, declared.MeanSquaredTD):
         self, critic: Critic, target_critic: Critic, batch: Batch, noise: Noise, temperature: Array, state: State
     ) -> Loss:
         """The loss on a batch."""
-        next_value = _reduced(target_critic(batch.next_obs, next_rollout(self, batch).action), self.ensemble)
+        next_value = _reduced(
+            target_critic(batch.next_obs, next_rollout(self, batch).action), self.ensemble, noise.get("pair")
+        )
         entropy = {}
         if self.soft:
             log_prob = self.next_log_prob(batch)

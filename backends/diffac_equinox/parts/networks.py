@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int
 
 from diffac.errors import UsageError, check_count
 from diffac.parts import networks as declared
-from diffac.parts.declaration import Ensemble
+from diffac.parts.critics import check_pair
+from diffac.parts.declaration import TargetEnsemble
 from diffac.parts.initialisers import Initialiser
 from diffac.parts.inputs import check_width
 from diffac_equinox.devices import all_devices
@@ -67,11 +68,25 @@ def _rest(layers: tuple[Linear, ...], function: Function, hidden: Array) -> Arra
     return hidden
 
 
-def _reduced(values: Array, ensemble: Ensemble) -> Array:
-    """One value [*batch] of those of an ensemble [ensemble *batch]."""
-    if ensemble == "min":
-        return _smallest(values)
-    return values.mean(0) if ensemble == "mean" else values[0]
+def _reduced(values: Array, ensemble: TargetEnsemble, pair: Array | None = None) -> Array:
+    """One value [*batch] of those of an ensemble [ensemble *batch]; pair: the noise of `pair_spec`."""
+    match ensemble:
+        case "mean":
+            return values.mean(0)
+        case "first":
+            return values[0]
+        case "random_pair":
+            return _smallest(values[_pair(pair, len(values))])
+        case _:
+            return _smallest(values)
+
+
+def _pair(noise: Any, size: int) -> Array:
+    """Two different members [2] of an ensemble, as `pair_spec` says."""
+    check_pair(size)
+    first = jnp.minimum(jnp.floor(noise[0] * size), size - 1)  # float32 may round a product up to n
+    second = jnp.minimum(jnp.floor(noise[1] * (size - 1)), size - 2)
+    return jnp.stack([first, jnp.where(second < first, second, second + 1)]).astype(int)
 
 
 def _smallest(values: Array) -> Array:

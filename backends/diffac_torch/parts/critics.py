@@ -26,7 +26,7 @@ class MeanSquaredTD(declared.MeanSquaredTD):
         """The loss on a batch, as `CriticObjective` says."""
         next_action, entropy = next_rollout(self, batch).action, {}
         with torch.no_grad():
-            next_value = _reduced(target_critic(batch.next_obs, next_action), self.ensemble)
+            next_value = _reduced(target_critic(batch.next_obs, next_action), self.ensemble, noise.get("pair"))
             if self.soft:
                 log_prob = self.next_log_prob(batch)
                 next_value = next_value - temperature * log_prob

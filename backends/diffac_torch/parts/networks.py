@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from diffac.errors import UsageError, check_count
 from diffac.parts import networks as declared
-from diffac.parts.declaration import Ensemble
+from diffac.parts.critics import check_pair
+from diffac.parts.declaration import TargetEnsemble
 from diffac.parts.initialisers import Initialiser
 from diffac.parts.inputs import check_width
 from diffac_torch.devices import check_defaults
@@ -96,11 +97,19 @@ def _condition(actor: Any, obs: Tensor, num_steps: int) -> Any:
     return actor.condition(obs, num_steps) if hasattr(actor, "condition") else obs
 
 
-def _reduced(values: Tensor, ensemble: Ensemble) -> Tensor:
-    """One value [*batch] of those of an ensemble [ensemble *batch]."""
-    if ensemble == "min":
-        return _smallest(values)
-    return values.mean(0) if ensemble == "mean" else values[0]
+def _reduced(values: Tensor, ensemble: TargetEnsemble, pair: Tensor | None = None) -> Tensor:
+    """One value [*batch] of those of an ensemble [ensemble *batch]; pair: the noise of `pair_spec`."""
+    if ensemble in ("mean", "first"):
+        return values.mean(0) if ensemble == "mean" else values[0]
+    return _smallest(values if pair is None else values[_pair(pair, len(values))])
+
+
+def _pair(noise: Tensor, size: int) -> Tensor:
+    """Two different members [2] of an ensemble, as `pair_spec` says."""
+    check_pair(size)
+    left = torch.arange(size, size - 2, -1, device=noise.device)
+    first, second = (noise * left).long().minimum(left - 1)  # float32 rounds a product up to n
+    return torch.stack([first, second + (second >= first)])
 
 
 def _smallest(values: Tensor) -> Tensor:

@@ -7,11 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from diffac.noise import Noise, NoiseSpec, Normal, Shape
+from diffac.noise import Noise, NoiseSpec, Normal, Shape, Uniform
 from diffac.protocols import Batch, Loss, State
-from diffac.testing.reference.gradients import Array, Gradient, reduced
+from diffac.testing.reference.gradients import Array, Gradient
 
-__all__ = ["GaussianTD", "MeanSquaredTD", "gaussian_td_slopes", "td_target", "value_metrics", "weights"]
+__all__ = [
+    "GaussianTD",
+    "MeanSquaredTD",
+    "gaussian_td_slopes",
+    "members",
+    "pair_spec",
+    "td_target",
+    "value_metrics",
+    "weights",
+]
 
 
 def td_target(batch: Batch, next_value: Array) -> Array:
@@ -22,6 +31,19 @@ def td_target(batch: Batch, next_value: Array) -> Array:
 def weights(batch: Batch) -> Array:
     """Of each transition [batch]."""
     return np.ones(len(batch.reward)) if batch.weight is None else np.asarray(batch.weight)
+
+
+def members(ensemble: str, size: int, noise: Noise) -> list[int]:
+    """Which members count in a target: all, the first, or two drawn without replacement (REDQ)."""
+    if ensemble != "random_pair":
+        return [0] if ensemble == "first" else list(range(size))
+    left = list(range(size))
+    return [left.pop(int(number * len(left))) for number in noise["pair"]]
+
+
+def pair_spec(ensemble: str) -> NoiseSpec:
+    """Two numbers for a whole batch, if a pair is drawn."""
+    return {"pair": Uniform((2,))} if ensemble == "random_pair" else {}
 
 
 def value_metrics(q: Array) -> dict[str, Any]:
@@ -48,8 +70,8 @@ class MeanSquaredTD:
     ensemble: str = "min"
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
-        """None."""
-        return {}
+        """None, but for a random pair."""
+        return pair_spec(self.ensemble)
 
     def init_state(self, critic: Any) -> State:
         """None."""
@@ -60,7 +82,9 @@ class MeanSquaredTD:
     ) -> tuple[Loss, Gradient]:
         """The target is held fixed."""
         policy: Any = batch.next_rollout
-        next_value, _ = reduced(target_critic(batch.next_obs, policy.action)[0], self.ensemble)
+        next_values, _ = target_critic(batch.next_obs, policy.action)
+        counted = next_values[members(self.ensemble, len(next_values), noise)]
+        next_value = counted.mean(0) if self.ensemble == "mean" else counted.min(0)
         if self.soft:
             next_value = next_value - temperature * policy.log_prob
         y = td_target(batch, next_value)
