@@ -40,6 +40,7 @@ class Backend(Protocol):
     EnsembleCritic: type[networks.EnsembleCritic]
     TwinCritic: type[networks.TwinCritic]
     GaussianCritic: type[networks.GaussianCritic]
+    CategoricalCritic: type[networks.CategoricalCritic]
     # normalisers
     Standardiser: type[normalisers.Standardiser]
     # samplers
@@ -65,6 +66,7 @@ class Backend(Protocol):
     # critic objectives
     MeanSquaredTD: type[critics.MeanSquaredTD]
     GaussianTD: type[critics.GaussianTD]
+    CategoricalTD: type[critics.CategoricalTD]
     # temperatures
     FixedTemperature: type[temperatures.FixedTemperature]
     NoiseEntropyTemperature: type[temperatures.NoiseEntropyTemperature]

@@ -190,6 +190,25 @@ class DistributionalCritic(Critic, Protocol):
         ...
 
 
+@runtime_checkable
+class HistogramCritic(Critic, Protocol):
+    """A critic that knows probabilities of returns on atoms, equally spaced from v_min to v_max."""
+
+    @property
+    def v_min(self) -> float:
+        """The smallest atom."""
+        ...
+
+    @property
+    def v_max(self) -> float:
+        """The largest."""
+        ...
+
+    def logits(self, obs: Array, action: Array) -> Array:
+        """Unnormalised log-probabilities [ensemble *batch atoms]; the values are the means."""
+        ...
+
+
 class Policy(NamedTuple):
     """What a sampler acts with."""
 

@@ -18,6 +18,7 @@ from diffac_equinox.parts.diffusion import predicted_action as predicted_action
 from diffac_equinox.parts.diffusion import predicted_eps as predicted_eps
 from diffac_equinox.parts.diffusion import remove_noise as remove_noise
 from diffac_equinox.parts.diffusion import score as score
+from diffac_equinox.parts.networks import CategoricalCritic as CategoricalCritic
 from diffac_equinox.parts.networks import DeterministicActor as DeterministicActor
 from diffac_equinox.parts.networks import EnsembleCritic as EnsembleCritic
 from diffac_equinox.parts.networks import GaussianActor as GaussianActor
@@ -39,6 +40,7 @@ name = "equinox"
 __all__ = [
     "Adam",
     "AdamW",
+    "CategoricalCritic",
     "DeterministicActor",
     "DeviceStorage",
     "Engine",

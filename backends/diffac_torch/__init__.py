@@ -17,6 +17,7 @@ from diffac_torch.parts.diffusion import predicted_action as predicted_action
 from diffac_torch.parts.diffusion import predicted_eps as predicted_eps
 from diffac_torch.parts.diffusion import remove_noise as remove_noise
 from diffac_torch.parts.diffusion import score as score
+from diffac_torch.parts.networks import CategoricalCritic as CategoricalCritic
 from diffac_torch.parts.networks import DeterministicActor as DeterministicActor
 from diffac_torch.parts.networks import EnsembleCritic as EnsembleCritic
 from diffac_torch.parts.networks import GaussianActor as GaussianActor
@@ -38,6 +39,7 @@ name = "torch"
 __all__ = [
     "Adam",
     "AdamW",
+    "CategoricalCritic",
     "DeterministicActor",
     "DeviceStorage",
     "Engine",

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from diffac.errors import UsageError, check_present
 from diffac.noise import Noise, NoiseSpec, Normal, Shape, Uniform
-from diffac.parts.declaration import Part, PositiveCoefficient, Rate, TargetEnsemble, declared
-from diffac.protocols import Array, Batch, Critic, Loss, Rollout, State
+from diffac.parts.declaration import Part, Positive, PositiveCoefficient, Rate, TargetEnsemble, declared
+from diffac.protocols import Array, Batch, Critic, HistogramCritic, Loss, Rollout, State, provides
 
-__all__ = ["GaussianTD", "MeanSquaredTD"]
+__all__ = ["CategoricalTD", "GaussianTD", "MeanSquaredTD"]
 
 NEXT_ROLLOUT = "it is what the policy does at next_obs, which the learner fills in"
 LOG_PROB = "use a sampler that knows the log-probability of its actions, such as TanhGaussianSampler or LogProbability"
@@ -135,3 +135,54 @@ class GaussianTD(CriticObjectivePart):
                 f"GaussianCritic, got {type(critic).__name__}"
             )
         return {"omega": np.zeros(critic.size)}
+
+
+@declared
+class CategoricalTD(CriticObjectivePart):
+    """Cross-entropy of categorical distributions of the return with a projected target.
+
+    sum_i mean w sum_k -p_k log q_ik, where q_i are the probabilities that critic i gives to the atoms z_k. With
+    y = r + discount (Q' - temperature log pi(a'|s')), the second term only with `soft`, the target p is
+
+    * "hl_gauss" (Farebrother et al. 2024, arXiv 2403.03950): y, clipped to [v_min, v_max], smeared by a normal
+      distribution of standard deviation `sigma` times the distance of two atoms. p_k is its mass in the bin around z_k,
+      from half a distance below to half a distance above, over the mass in all bins.
+    * "c51" (Bellemare et al. 2017, arXiv 1707.06887, algorithm 1): the target critic's distribution with its atoms
+      moved to r + discount (z_k - temperature log pi), clipped; the mass of each is divided among the two atoms beside
+      it in proportion to its nearness, so all of it stays where it meets one. Inside the range this keeps the mean.
+
+    Q' is one value of the ensemble. C51's distribution is then that of the member with the smaller mean, chosen for
+    each transition, or with "mean" the average of the members' (DIME, arXiv 2502.02316).
+
+    Metrics: those of `MeanSquaredTD` for the means, with "target_mean" that of y, not clipped; "q_std", the standard
+    deviation of the distributions, mean over batch and ensemble.
+
+    Args:
+        projection: one of the two.
+        soft: whether the target contains the entropy of the policy.
+        ensemble: as in `MeanSquaredTD`.
+        sigma: standard deviation of "hl_gauss", over the distance of two atoms.
+
+    Raises:
+        UsageError: a number is outside its range; in `init_state`, a critic without `logits`; on a call, a batch
+            without next_rollout, or with a soft target without its log-probabilities, or a pair of a critic with one
+            member.
+    """
+
+    projection: Literal["hl_gauss", "c51"] = "hl_gauss"
+    soft: bool = False
+    ensemble: TargetEnsemble = "min"
+    sigma: Positive = 0.75
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """No noise, but with ensemble="random_pair" "pair" [2], uniform: the members that a whole batch sees."""
+        return pair_spec(self.ensemble)
+
+    def init_state(self, critic: Critic) -> State:
+        """No state."""
+        if not provides(critic, HistogramCritic):
+            raise UsageError(
+                "CategoricalTD needs a critic with a method `logits` and the numbers `v_min` and `v_max`, such as "
+                f"CategoricalCritic, got {type(critic).__name__}"
+            )
+        return {}

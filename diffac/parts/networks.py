@@ -8,12 +8,13 @@ from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
 
 from diffac.errors import UsageError, check_count
-from diffac.parts.arguments import Argument
+from diffac.parts.arguments import Argument, count
 from diffac.parts.declaration import STATIC, Count, Part, Real, Whole, declared
 from diffac.parts.initialisers import Initialiser, Law
 from diffac.protocols import Activation, Array, Prediction
 
 __all__ = [
+    "CategoricalCritic",
     "DeterministicActor",
     "EnsembleCritic",
     "GaussianActor",
@@ -278,4 +279,45 @@ class GaussianCritic(CriticNetwork, Network):
 
     def distribution(self, obs: Array, action: Array) -> tuple[Array, Array]:
         """Mean and standard deviation of the return, each [size *batch]; the standard deviation is positive."""
+        raise NotImplementedError
+
+
+@network
+class CategoricalCritic(CriticNetwork, Network):
+    """An ensemble of distributions of the return on fixed atoms (C51, Bellemare et al. 2017, arXiv 1707.06887).
+
+    A `HistogramCritic`. Outputs are the logits of the probabilities of num_atoms returns, equally spaced from v_min to
+    v_max; a value is their mean, so it never leaves that range. The defaults are ours, for locomotion with rewards
+    times 0.2.
+
+    Args:
+        obs_dim: length of an observation.
+        action_dim: length of an action.
+        key: seed of the initial parameters, equal in all backends.
+        hidden_sizes: widths of the hidden layers.
+        activation: between the layers.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch.
+        size: number of members.
+        num_atoms: at least 2.
+        v_min: the smallest return that can be told apart, in units of the scaled reward.
+        v_max: the largest.
+
+    Raises:
+        UsageError: a size is not positive, there are less than 2 atoms, v_min >= v_max, or the activation or the
+            initialiser is unknown.
+    """
+
+    size: Count = dataclasses.field(default=2, kw_only=True, metadata=STATIC)
+    num_atoms: Annotated[int, count(least=2)] = dataclasses.field(default=101, kw_only=True, metadata=STATIC)
+    v_min: Real = dataclasses.field(default=-400.0, kw_only=True, metadata=STATIC)
+    v_max: Real = dataclasses.field(default=400.0, kw_only=True, metadata=STATIC)
+
+    def check(self, **others: Any) -> None:
+        """As every part's; the range is one."""
+        super().check(**others)
+        if self.v_min >= self.v_max:
+            raise UsageError(f"v_min must be below v_max, got {self.v_min!r} and {self.v_max!r}")
+
+    def logits(self, obs: Array, action: Array) -> Array:
+        """Unnormalised log-probabilities [size *batch num_atoms]."""
         raise NotImplementedError

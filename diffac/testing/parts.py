@@ -95,10 +95,17 @@ ACTORS: dict[str, Callable[..., Any]] = {
     ),
     "gaussian": lambda B, d, key, **kw: B.GaussianActor(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
 }
+ATOMS = {"v_min": -3.0, "v_max": 4.0}
+"""Range of the categorical critic; some targets of a test lie outside."""
+NUM_ATOMS = 11
+
 CRITICS: dict[str, Callable[..., Any]] = {
     "twin": lambda B, d, key, **kw: B.TwinCritic(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
     "three": lambda B, d, key, **kw: B.EnsembleCritic(d.obs, d.action, key=key, size=3, hidden_sizes=d.hidden, **kw),
     "gaussian": lambda B, d, key, **kw: B.GaussianCritic(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
+    "categorical": lambda B, d, key, **kw: B.CategoricalCritic(
+        d.obs, d.action, key=key, size=3, num_atoms=NUM_ATOMS, hidden_sizes=d.hidden, **ATOMS, **kw
+    ),
 }
 ACTIVATIONS = ("mish", "gelu", "relu", "silu", "tanh")
 
@@ -137,6 +144,7 @@ SHAPES: dict[str, Callable[[Dims], dict[str, Shape]]] = {
     "critic twin": _critic_shapes(2, 1),
     "critic three": _critic_shapes(3, 1),
     "critic gaussian": _critic_shapes(2, 2),
+    "critic categorical": _critic_shapes(3, NUM_ATOMS),
 }
 """Role and name of a network -> names and shapes of its parameters, the same in every backend."""
 
@@ -420,6 +428,11 @@ OBJECTIVES: dict[str, Part] = {
 
 # critic objectives and temperatures
 
+
+def _categorical(projection: str, **arguments: Any) -> Part:
+    return Part(lambda B, d: B.CategoricalTD(projection, **arguments), critic="categorical")
+
+
 CRITIC_OBJECTIVES: dict[str, Part] = {
     "mean_squared": Part(lambda B, d: B.MeanSquaredTD()),
     "mean_squared_three": Part(lambda B, d: B.MeanSquaredTD(), critic="three"),
@@ -427,6 +440,12 @@ CRITIC_OBJECTIVES: dict[str, Part] = {
     "mean_squared_mean": Part(lambda B, d: B.MeanSquaredTD(ensemble="mean"), critic="three"),
     "mean_squared_pair": Part(lambda B, d: B.MeanSquaredTD(ensemble="random_pair"), critic="three"),
     "mean_squared_half": Part(lambda B, d: B.MeanSquaredTD(factor=0.5)),
+    **{
+        f"categorical_{projection}_{ensemble}": _categorical(projection, ensemble=ensemble)
+        for projection, ensemble in itertools.product(("hl_gauss", "c51"), ("min", "mean", "first", "random_pair"))
+    },
+    "categorical_hl_gauss_soft": _categorical("hl_gauss", soft=True, sigma=1.5),
+    "categorical_c51_soft": _categorical("c51", soft=True),
     "gaussian": Part(lambda B, d: B.GaussianTD(tau=0.3), critic="gaussian"),
     "gaussian_loose": Part(lambda B, d: B.GaussianTD(clip=30.0), critic="gaussian"),
     "gaussian_tight": Part(lambda B, d: B.GaussianTD(clip=0.5), critic="gaussian"),
@@ -553,6 +572,11 @@ def _redq(B: Any, d: Dims) -> Any:
     )
 
 
+def _categorical_sac(B: Any, d: Dims) -> Any:
+    objective = B.CategoricalTD("c51", soft=True, ensemble="mean")
+    return dataclasses.replace(_sac(B, d), critic_objective=objective, critic_optimiser=B.Adam(1e-2))
+
+
 def _dsact(B: Any, d: Dims) -> Any:
     sampler = B.TanhGaussianSampler()
     return B.Learner(
@@ -640,6 +664,7 @@ LEARNERS: dict[str, Part] = {
     "maxentdp": Part(_maxentdp),
     "qvpo": Part(_qvpo),
     "sac": Part(_sac, actor="gaussian"),
+    "categorical": Part(_categorical_sac, actor="gaussian", critic="categorical"),
     "redq": Part(_redq, actor="gaussian", critic="three"),
     "dsact": Part(_dsact, actor="gaussian", critic="gaussian"),
     "td3": Part(_td3, actor="deterministic"),

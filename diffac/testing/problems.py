@@ -310,6 +310,7 @@ BOUND = {
     "critic twin": reference.EnsembleCritic,
     "critic three": reference.EnsembleCritic,
     "critic gaussian": reference.GaussianCritic,
+    "critic categorical": functools.partial(reference.CategoricalCritic, **parts.ATOMS),
 }
 """The reference's network of every name in `parts.SHAPES`."""
 
@@ -338,6 +339,7 @@ def _network_outputs(nets: Any, obs: Any, action: Any, times: Any, num_steps: in
     denoise = nets["actor denoiser"]
     answer = {name: net(obs, action) for name, net in nets.items() if name.startswith("critic")}
     answer |= {"distribution": nets["critic gaussian"].distribution(obs, action)}
+    answer |= {"logits": nets["critic categorical"].logits(obs, action)}
     answer |= {name: nets[name](obs) for name in ("actor gaussian", "actor deterministic")}
     answer |= {"times": denoise(obs, action, times), "integer": denoise(obs, action, 1)}
     mean_velocity, t = nets["actor mean_velocity"], times / num_steps
@@ -353,6 +355,7 @@ def _refer_networks(problem: Problem) -> Answer:
     nets = {name: bound(problem.networks[name], activation=problem.name) for name, bound in BOUND.items()}
     answer = {name: net(obs, action)[0] for name, net in nets.items() if name.startswith("critic")}
     answer |= {"distribution": nets["critic gaussian"].distribution(obs, action)[0]}
+    answer |= {"logits": nets["critic categorical"].logits(obs, action)[0]}
     answer |= {name: nets[name](obs)[0] for name in ("actor gaussian", "actor deterministic")}
     mean_velocity, t = nets["actor mean_velocity"], times / problem.dims.steps
     answer |= {"mean velocity": mean_velocity(obs, action, t, 0.3 * t)[0]}

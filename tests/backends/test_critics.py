@@ -34,6 +34,107 @@ def of_zeros(backend: ModuleType, size: int = 4) -> Batch:
     return backend.testing.to_backend(batch)
 
 
+# categorical distributions
+
+LOW, HIGH, NUM_ATOMS = -2.0, 4.0, 7
+ATOMS = np.linspace(LOW, HIGH, NUM_ATOMS)
+WIDTH = 1.0
+
+
+class Table:
+    """A critic with one distribution for each of its members, everywhere."""
+
+    v_min, v_max = LOW, HIGH
+
+    def __init__(self, backend: ModuleType, logits: Any) -> None:
+        self.table = backend.testing.to_backend(np.asarray(logits, np.float64)[:, None])
+
+    def logits(self, obs: Any, action: Any) -> Any:
+        """[size batch atoms]"""
+        return self.table + 0 * action[..., :1]
+
+    def __call__(self, obs: Any, action: Any) -> Any:
+        raise AssertionError("the objective needs the logits, of which it has the means")
+
+
+def goal(
+    backend: ModuleType, probabilities: Any, reward: float, discount: float = 1.0, log_prob: float = 0.0, **fields: Any
+) -> np.ndarray:
+    """The distribution that an objective aims at, from its losses alone: logits L cost logsumexp(L) - L goal."""
+    objective = backend.CategoricalTD(**fields)
+    target = Table(backend, np.log(probabilities))
+    batch = of_zeros(backend, 1)
+    rollout = Rollout(batch.action, log_prob=backend.testing.to_backend(np.array([log_prob])))
+    batch = batch._replace(next_rollout=rollout, reward=batch.reward + reward, discount=discount * batch.discount)
+    temperature, shares = backend.testing.to_backend(TEMPERATURE), []
+    for k in range(NUM_ATOMS):
+        critic = Table(backend, np.eye(NUM_ATOMS)[[k]])
+        loss = objective(critic, target, batch, {}, temperature, {})
+        shares.append(np.log(np.e + NUM_ATOMS - 1) - float(backend.testing.to_numpy(loss.value)))
+    return np.array(shares)
+
+
+def random_law(rng: np.random.Generator, members: int = 1) -> np.ndarray:
+    return rng.dirichlet(np.ones(NUM_ATOMS), members)
+
+
+def test_projection_of_c51_keeps_the_mean(backend: ModuleType) -> None:
+    """As long as no atom leaves the range: r in [(1 - discount) v_min, (1 - discount) v_max]."""
+    rng = np.random.default_rng(0)
+    for discount in (0.0, 0.3, 0.99):
+        law, reward = random_law(rng), (1 - discount) * rng.uniform(LOW, HIGH)
+        found = goal(backend, law, reward, discount, projection="c51")
+        assert found.sum() == pytest.approx(1, abs=1e-12)
+        assert found.min() > -1e-12
+        assert found @ ATOMS == pytest.approx(reward + discount * law[0] @ ATOMS, abs=1e-12)
+
+
+def test_hl_gauss_does_not_keep_the_mean(backend: ModuleType) -> None:
+    """On the border by half of what the normal law has beyond it, between two atoms by little; it sums to 1."""
+    rng = np.random.default_rng(0)
+    law = random_law(rng)
+    for y, off in ((HIGH, 0.3), (1.25, 1e-5), (LOW - 100, 0.3)):
+        found = goal(backend, law, y, 0.0)
+        assert found.sum() == pytest.approx(1, abs=1e-12)
+        error = abs(found @ ATOMS - np.clip(y, LOW, HIGH))
+        assert off < error < WIDTH
+    assert goal(backend, law, 1.0, 0.0) @ ATOMS == pytest.approx(1, abs=1e-3)  # in the middle by symmetry
+
+
+def test_a_shift_by_whole_atoms_keeps_all_mass(backend: ModuleType) -> None:
+    """Where returns meet atoms nothing is lost: a known mistake adds 0 to both neighbours."""
+    law = random_law(np.random.default_rng(1))
+    shifted = np.concatenate([[0], law[0][:-2], [law[0][-2:].sum()]])  # what leaves the range stays on its border
+    np.testing.assert_allclose(goal(backend, law, WIDTH, projection="c51"), shifted, atol=1e-12)
+    np.testing.assert_allclose(goal(backend, law, 0.0, projection="c51"), law[0], atol=1e-12)
+    np.testing.assert_allclose(goal(backend, law, 2 * WIDTH, 0.0, projection="c51"), np.eye(7)[4], atol=1e-12)
+
+
+def test_entropy_moves_the_target(backend: ModuleType) -> None:
+    """temperature log pi, discounted, is taken from every return."""
+    law, cost = random_law(np.random.default_rng(2)), 0.5 * float(TEMPERATURE) * 0.7
+    for projection in ("c51", "hl_gauss"):
+        soft = goal(backend, law, 0.2, 0.5, 0.7, soft=True, projection=projection)
+        np.testing.assert_allclose(soft, goal(backend, law, 0.2 - cost, 0.5, projection=projection), atol=1e-12)
+
+
+def test_one_distribution_of_an_ensemble(backend: ModuleType) -> None:
+    """The one with the smaller mean, the average, or the first; for HL-Gauss only the number counts."""
+    laws = random_law(np.random.default_rng(3), 3)
+    laws = laws[np.argsort(laws @ ATOMS)[[1, 0, 2]]]
+    for ensemble, law in {"min": laws[1], "mean": laws.mean(0), "first": laws[0]}.items():
+        for projection in ("c51", "hl_gauss"):
+            fields = {"ensemble": ensemble, "projection": projection}
+            alone = goal(backend, law[None], 0.1, 0.9, projection=projection)
+            np.testing.assert_allclose(goal(backend, laws, 0.1, 0.9, **fields), alone, atol=1e-12)
+
+
+def test_a_critic_without_logits(backend: ModuleType) -> None:
+    critic = backend.TwinCritic(3, 2, key=0, hidden_sizes=(4,))
+    with pytest.raises(UsageError, match=r"CategoricalTD needs a critic with a method `logits`.* got TwinCritic"):
+        backend.CategoricalTD().init_state(critic)
+
+
 # a random pair
 
 

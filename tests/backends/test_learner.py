@@ -20,6 +20,7 @@ from diffac.noise import Zeros, draw
 from diffac.parts.inputs import entry
 from diffac.parts.schedules import LinearSchedule
 from diffac.protocols import Batch, Loss, Policy
+from diffac.testing import reference
 from diffac.testing.parts import DIMS, LEARNERS, changed, make_actor, make_batch, make_critic, make_noise, randomise
 
 Arrays = dict[str, np.ndarray]
@@ -314,8 +315,11 @@ def test_only_termination_ends_the_bootstrap(backend: ModuleType, name: str) -> 
     rollout = engine.learner.of_target.rollout(
         Policy(actor, critic, temperature), next_obs, to_backend(noise["next_action"])
     )
-    future = to_numpy(critic(next_obs, rollout.action)).min(0)
-    if getattr(engine.learner.critic_objective, "soft", False):
+    objective, future = engine.learner.critic_objective, to_numpy(critic(next_obs, rollout.action))
+    ensemble = getattr(objective, "ensemble", "min")
+    future = future[reference.members(ensemble, len(future), noise["critic"])]
+    future = future.mean(0) if ensemble == "mean" else future.min(0)
+    if getattr(objective, "soft", False):
         future = future - float(to_numpy(temperature)) * to_numpy(rollout.log_prob)
     assert targets[1] == pytest.approx(reward + 0.97 * future.mean(), rel=1e-9)
     assert abs(targets[1] - targets[0]) > 1e-3

@@ -12,7 +12,7 @@ from conftest import load_backend
 
 from diffac.errors import UsageError
 from diffac.testing.conformance import unchecked_shapes
-from diffac.testing.parts import ACTIVATIONS, ACTORS, CRITICS, DIMS, randomise
+from diffac.testing.parts import ACTIVATIONS, ACTORS, ATOMS, CRITICS, DIMS, NUM_ATOMS, randomise
 
 OBS, ACT, B, T = DIMS.obs, DIMS.action, DIMS.batch, DIMS.steps
 
@@ -306,7 +306,7 @@ def test_critic_broadcasts(backend: ModuleType, kind: str) -> None:
     rng = np.random.default_rng(4)
     critic = randomise(backend, CRITICS[kind](backend, DIMS, 1), rng)
     size = critic.size
-    assert size == (3 if kind == "three" else 2)
+    assert size == (3 if kind in ("three", "categorical") else 2)
     obs, action = rng.standard_normal((B, OBS)), rng.uniform(-1, 1, (4, B, ACT))
     given = call(backend, critic, obs, action)
     assert given.shape == (size, 4, B)
@@ -329,8 +329,10 @@ def test_ensemble_is_separate_networks(backend: ModuleType, kind: str) -> None:
     arrays = {name: np.array(value) for name, value in backend.to_arrays(critic).items()}
     obs, action = rng.standard_normal((B, OBS)), rng.uniform(-1, 1, (B, ACT))
     values = call(backend, critic, obs, action)
-    maker = backend.GaussianCritic if kind == "gaussian" else backend.EnsembleCritic
-    single = maker(OBS, ACT, key=0, size=1, hidden_sizes=DIMS.hidden)
+    makers = {"gaussian": backend.GaussianCritic, "categorical": backend.CategoricalCritic}
+    options = {"num_atoms": NUM_ATOMS, **ATOMS} if kind == "categorical" else {}
+    maker = makers.get(kind, backend.EnsembleCritic)
+    single = maker(OBS, ACT, key=0, size=1, hidden_sizes=DIMS.hidden, **options)
     for i in range(critic.size):
         alone = backend.from_arrays(single, {name: value[i : i + 1] for name, value in arrays.items()})
         np.testing.assert_allclose(call(backend, alone, obs, action)[0], values[i], rtol=1e-9, atol=1e-12)
@@ -350,6 +352,17 @@ def test_gaussian_critic_distribution(backend: ModuleType) -> None:
     np.testing.assert_allclose(mean, call(backend, critic, obs, action))
     assert mean.shape == std.shape == (2, B)
     assert (std > 0).all()
+
+
+def test_categorical_critic_values_are_means_of_its_atoms(backend: ModuleType) -> None:
+    rng = np.random.default_rng(7)
+    critic = randomise(backend, CRITICS["categorical"](backend, DIMS, 1), rng, magnitude=3)
+    obs, action = rng.standard_normal((B, OBS)), rng.uniform(-1, 1, (B, ACT))
+    to_backend, to_numpy = backend.testing.to_backend, backend.testing.to_numpy
+    logits = to_numpy(critic.logits(to_backend(obs), to_backend(action)))
+    assert logits.shape == (3, B, NUM_ATOMS)
+    powers, atoms = np.exp(logits), np.linspace(-3, 4, NUM_ATOMS)
+    np.testing.assert_allclose(call(backend, critic, obs, action), powers @ atoms / powers.sum(-1))
 
 
 def test_gaussian_actor(backend: ModuleType) -> None:

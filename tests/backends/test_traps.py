@@ -368,10 +368,10 @@ def outcome_of_objective(backend: ModuleType, objective: Any, actor: str = "deno
     return [float(loss.value), *[np.asarray(value).sum() for _, value in sorted(loss.state.items())]]
 
 
-def outcome_of_critic_objective(backend: ModuleType, objective: Any) -> Any:
+def outcome_of_critic_objective(backend: ModuleType, objective: Any, critic_name: str = "gaussian") -> Any:
     rng = np.random.default_rng(0)
     critic, target = (
-        randomise(backend, CRITICS["gaussian"](backend, DIMS, 1), np.random.default_rng(seed), 3.0) for seed in (1, 5)
+        randomise(backend, CRITICS[critic_name](backend, DIMS, 1), np.random.default_rng(seed), 3.0) for seed in (1, 5)
     )
     noise = {name: 4 * value for name, value in make_noise(rng, objective).items()}
     state = {name: value + 0.05 for name, value in objective.init_state(critic).items()}
@@ -593,6 +593,12 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
             {},
             {"soft": True, "factor": 0.5, "ensemble": "mean"},
         ),
+        "CategoricalTD": (
+            lambda backend, objective: outcome_of_critic_objective(backend, objective, "categorical"),
+            B.CategoricalTD,
+            {},
+            {"projection": "c51", "soft": True, "ensemble": "mean", "sigma": 1.5},
+        ),
         "GaussianTD": (outcome_of_critic_objective, B.GaussianTD, {}, {"tau": 0.5, "clip": 0.3, "soft": True}),
         "FixedTemperature": (outcome_of_temperature, B.FixedTemperature, {}, {"temperature": 0.5}),
         "NoiseEntropyTemperature": (
@@ -664,7 +670,7 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
 VARIED = (  # noqa: SIM905
     "DDPMSampler DDIMSampler HeunSampler MeanFlowSampler BestOf AdditiveNoise LogProbability ValueThroughSampler "
     "TimeWeightedQGradient ReweightedScoreMatching MeanFlowMatching ReverseProposal PolicyProposal QWeightedProposal "
-    "EntropyRegularisedValue MeanSquaredTD GaussianTD FixedTemperature NoiseEntropyTemperature "
+    "EntropyRegularisedValue MeanSquaredTD GaussianTD CategoricalTD FixedTemperature NoiseEntropyTemperature "
     "MixtureEntropyTemperature TargetEntropyTemperature Adam Learner"
 ).split()
 

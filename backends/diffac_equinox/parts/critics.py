@@ -9,10 +9,10 @@ import jax.numpy as jnp
 from diffac.noise import Noise
 from diffac.parts import critics as declared
 from diffac.parts.critics import next_rollout
-from diffac.protocols import Array, Batch, Critic, DistributionalCritic, Loss, State
-from diffac_equinox.parts.networks import _reduced
+from diffac.protocols import Array, Batch, Critic, DistributionalCritic, HistogramCritic, Loss, State
+from diffac_equinox.parts.networks import _atoms, _counted, _reduced
 
-__all__ = ["GaussianTD", "MeanSquaredTD"]
+__all__ = ["CategoricalTD", "GaussianTD", "MeanSquaredTD"]
 
 
 def _weighted(batch: Batch, errors: Array) -> Array:
@@ -82,3 +82,55 @@ class GaussianTD(eqx.Module, declared.GaussianTD):
         loss = -((omega**2 + 0.1) * _weighted(batch, mean_term + std_term).mean(-1)).sum()
         metrics = {**_value_metrics(q_fixed), "q_std": std.mean(), "target_mean": y.mean()}
         return Loss(loss, metrics, {"omega": omega})
+
+
+def _gaussian_goal(y: Array, z: Array, sigma: float) -> Array:
+    """Mass [batch atoms] of N(y, (sigma * distance of atoms)^2) in the bins around the atoms z [atoms], y [batch]."""
+    width = (z[-1] - z[0]) / (len(z) - 1)
+    edges = z[0] + width * (jnp.arange(len(z) + 1) - 0.5)
+    below = jax.scipy.special.erf((edges - jnp.clip(y, z[0], z[-1])[:, None]) / (2**0.5 * sigma * width))
+    return (below[:, 1:] - below[:, :-1]) / (below[:, -1:] - below[:, :1])
+
+
+def _shifted_goal(probability: Array, returns: Array, z: Array) -> Array:
+    """Probabilities of the atoms z [atoms] after C51's projection of those of returns, both [batch atoms]."""
+    position = (jnp.clip(returns, z[0], z[-1]) - z[0]) * (len(z) - 1) / (z[-1] - z[0])
+    share = jnp.maximum(1 - jnp.abs(position[..., None] - jnp.arange(len(z))), 0)
+    return jnp.einsum("bj,bjk->bk", probability, share)
+
+
+class CategoricalTD(eqx.Module, declared.CategoricalTD):
+    def __call__(
+        self,
+        critic: HistogramCritic,
+        target_critic: HistogramCritic,
+        batch: Batch,
+        noise: Noise,
+        temperature: Array,
+        state: State,
+    ) -> Loss:
+        """The loss on a batch."""
+        pair = noise.get("pair")
+        next_p = jax.nn.softmax(target_critic.logits(batch.next_obs, next_rollout(self, batch).action))
+        next_q = next_p @ _atoms(target_critic, next_p)
+        cost = temperature * self.next_log_prob(batch) if self.soft else jnp.zeros_like(batch.reward)
+        y = batch.reward + batch.discount * (_reduced(next_q, self.ensemble, pair) - cost)
+
+        logits = critic.logits(batch.obs, batch.action)
+        z = _atoms(critic, logits)
+        if self.projection == "hl_gauss":
+            goal = _gaussian_goal(y, z, self.sigma)
+        else:
+            returns = batch.reward[:, None] + batch.discount[:, None] * (z - cost[:, None])
+            if self.ensemble == "mean":
+                chosen = next_p.mean(0)
+            else:
+                smaller = _counted(next_q, self.ensemble, pair).argmin(0)
+                chosen = jnp.take_along_axis(_counted(next_p, self.ensemble, pair), smaller[None, :, None], 0)[0]
+            goal = _shifted_goal(chosen, returns, z)
+        loss = -_weighted(batch, (goal * jax.nn.log_softmax(logits)).sum(-1)).mean(-1).sum()
+
+        p = jax.nn.softmax(jax.lax.stop_gradient(logits))
+        q = p @ z
+        q_std = jnp.sqrt((p * (z - q[..., None]) ** 2).sum(-1)).mean()
+        return Loss(loss, {**_value_metrics(q), "q_std": q_std, "target_mean": y.mean()}, state)

@@ -17,6 +17,7 @@ from diffac.parts.critics import check_pair
 from diffac.parts.declaration import TargetEnsemble
 from diffac.parts.initialisers import Initialiser
 from diffac.parts.inputs import check_width
+from diffac.protocols import HistogramCritic
 from diffac_equinox.devices import all_devices
 from diffac_equinox.kernels.products import ensemble_outputs, repeated
 from diffac_equinox.parts.activations import Function, activation
@@ -70,15 +71,18 @@ def _rest(layers: tuple[Linear, ...], function: Function, hidden: Array) -> Arra
 
 def _reduced(values: Array, ensemble: TargetEnsemble, pair: Array | None = None) -> Array:
     """One value [*batch] of those of an ensemble [ensemble *batch]; pair: the noise of `pair_spec`."""
+    return values.mean(0) if ensemble == "mean" else _smallest(_counted(values, ensemble, pair))
+
+
+def _counted(values: Array, ensemble: TargetEnsemble, pair: Array | None = None) -> Array:
+    """What is given of an ensemble [ensemble ...], of the members of which the smallest is taken."""
     match ensemble:
-        case "mean":
-            return values.mean(0)
         case "first":
-            return values[0]
+            return values[:1]
         case "random_pair":
-            return _smallest(values[_pair(pair, len(values))])
+            return values[_pair(pair, len(values))]
         case _:
-            return _smallest(values)
+            return values
 
 
 def _pair(noise: Any, size: int) -> Array:
@@ -255,3 +259,30 @@ class GaussianCritic(_Values, declared.GaussianCritic, eqx.Module):
         """Mean and standard deviation, each [size *batch]."""
         outputs = self._outputs(obs, action)
         return outputs[..., 0], jax.nn.softplus(outputs[..., 1])
+
+
+class CategoricalCritic(_Values, declared.CategoricalCritic, eqx.Module):
+    layers: tuple[Linear, ...] = eqx.field(kw_only=True)
+
+    @property
+    def outputs(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Of the last layer."""
+        return self.num_atoms
+
+    def __call__(
+        self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*#batch act"]
+    ) -> Float[Array, "size *#batch"]:
+        """Means [size *batch]."""
+        probabilities = jax.nn.softmax(self._outputs(obs, action))
+        return probabilities @ _atoms(self, probabilities)
+
+    def logits(
+        self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*#batch act"]
+    ) -> Float[Array, "size *#batch atoms"]:
+        """Unnormalised log-probabilities [size *batch atoms]."""
+        return self._outputs(obs, action)
+
+
+def _atoms(critic: HistogramCritic, logits: Array) -> Array:
+    """The returns [atoms] of which a critic has given logits [... atoms]."""
+    return jnp.linspace(critic.v_min, critic.v_max, logits.shape[-1], dtype=logits.dtype)

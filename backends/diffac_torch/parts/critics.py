@@ -1,16 +1,18 @@
 """Critic objectives, which `diffac.parts.critics` declares."""
 
+import math
+
 import torch
 from torch import Tensor
 
 from diffac.noise import Noise
 from diffac.parts import critics as declared
 from diffac.parts.critics import next_rollout
-from diffac.protocols import Batch, Critic, DistributionalCritic, Loss, State
-from diffac_torch.parts.networks import _reduced
+from diffac.protocols import Batch, Critic, DistributionalCritic, HistogramCritic, Loss, State
+from diffac_torch.parts.networks import _atoms, _counted, _reduced
 from diffac_torch.parts.samplers import Scalar
 
-__all__ = ["GaussianTD", "MeanSquaredTD"]
+__all__ = ["CategoricalTD", "GaussianTD", "MeanSquaredTD"]
 
 
 class MeanSquaredTD(declared.MeanSquaredTD):
@@ -72,6 +74,61 @@ class GaussianTD(declared.GaussianTD):
         value = -((omega.square() + 0.1) * _weighted(batch, mean * mean_slope + std * std_slope).mean(-1)).sum()
         metrics = {**_value_metrics(mean.detach()), "q_std": batch_std.mean(), "target_mean": target.mean()}
         return Loss(value, metrics, {"omega": omega})
+
+
+class CategoricalTD(declared.CategoricalTD):
+    def __call__(
+        self,
+        critic: HistogramCritic,
+        target_critic: HistogramCritic,
+        batch: Batch,
+        noise: Noise,
+        temperature: Scalar,
+        state: State,
+    ) -> Loss:
+        """The loss on a batch, as `CriticObjective` says."""
+        next_action, pair = next_rollout(self, batch).action, noise.get("pair")
+        logits = critic.logits(batch.obs, batch.action)
+        atoms = _atoms(critic, logits)
+        with torch.no_grad():
+            next_probabilities = target_critic.logits(batch.next_obs, next_action).softmax(-1)
+            next_q = next_probabilities @ _atoms(target_critic, next_probabilities)
+            cost = temperature * self.next_log_prob(batch) if self.soft else torch.zeros_like(batch.reward)
+            target = batch.reward + batch.discount * (_reduced(next_q, self.ensemble, pair) - cost)
+            if self.projection == "hl_gauss":
+                goal = _smeared(target, atoms, self.sigma)
+            else:
+                returns = batch.reward + batch.discount * (atoms.unsqueeze(-1) - cost)
+                goal = _projected(self._chosen(next_probabilities, next_q, pair), returns.mT, atoms)
+            probabilities = logits.softmax(-1)
+            q = probabilities @ atoms
+            variance = (probabilities * (atoms - q.unsqueeze(-1)).square()).sum(-1)
+        errors = -(goal * logits.log_softmax(-1)).sum(-1)
+        metrics = {**_value_metrics(q), "q_std": variance.sqrt().mean(), "target_mean": target.mean()}
+        return Loss(_weighted(batch, errors).mean(-1).sum(), metrics, state)
+
+    def _chosen(self, probabilities: Tensor, q: Tensor, pair: Tensor | None) -> Tensor:
+        """One distribution [batch atoms] of those of an ensemble [ensemble batch atoms] with means [ensemble batch]."""
+        if self.ensemble == "mean":
+            return probabilities.mean(0)
+        counted, smaller = (_counted(x, self.ensemble, pair) for x in (probabilities, q))
+        return counted.take_along_dim(smaller.argmin(0)[None, :, None], 0).squeeze(0)
+
+
+def _smeared(target: Tensor, atoms: Tensor, sigma: float) -> Tensor:
+    """Mass [batch atoms] of normal distributions about targets [batch] in the bins around atoms [atoms]."""
+    width = (atoms[-1] - atoms[0]) / (len(atoms) - 1)
+    edges = torch.cat([atoms - width / 2, atoms[-1:] + width / 2])
+    distance = edges - target.clamp(atoms[0], atoms[-1]).unsqueeze(-1)
+    below = torch.erf(distance / (math.sqrt(2) * sigma * width))
+    return below.diff(dim=-1) / (below[..., -1:] - below[..., :1])
+
+
+def _projected(probabilities: Tensor, returns: Tensor, atoms: Tensor) -> Tensor:
+    """Probabilities [batch atoms] of returns [batch atoms], clipped to the atoms' range, divided among the atoms."""
+    width = (atoms[-1] - atoms[0]) / (len(atoms) - 1)
+    distance = (returns.clamp(atoms[0], atoms[-1]).unsqueeze(-1) - atoms).abs() / width
+    return (probabilities.unsqueeze(-1) * (1 - distance).clamp(min=0)).sum(-2)
 
 
 def _value_metrics(q: Tensor) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from diffac.parts.critics import check_pair
 from diffac.parts.declaration import TargetEnsemble
 from diffac.parts.initialisers import Initialiser
 from diffac.parts.inputs import check_width
+from diffac.protocols import HistogramCritic
 from diffac_torch.devices import check_defaults
 from diffac_torch.kernels.products import affine, ensemble_outputs
 from diffac_torch.parts.activations import activation
@@ -99,9 +100,16 @@ def _condition(actor: Any, obs: Tensor, num_steps: int) -> Any:
 
 def _reduced(values: Tensor, ensemble: TargetEnsemble, pair: Tensor | None = None) -> Tensor:
     """One value [*batch] of those of an ensemble [ensemble *batch]; pair: the noise of `pair_spec`."""
-    if ensemble in ("mean", "first"):
-        return values.mean(0) if ensemble == "mean" else values[0]
-    return _smallest(values if pair is None else values[_pair(pair, len(values))])
+    if ensemble == "mean":
+        return values.mean(0)
+    return _smallest(_counted(values, ensemble, pair))
+
+
+def _counted(values: Tensor, ensemble: TargetEnsemble, pair: Tensor | None = None) -> Tensor:
+    """What is given of an ensemble [ensemble ...], of the members of which the smallest is taken."""
+    if ensemble == "first":
+        return values[:1]
+    return values if pair is None else values[_pair(pair, len(values))]
 
 
 def _pair(noise: Tensor, size: int) -> Tensor:
@@ -283,3 +291,28 @@ class GaussianCritic(_Values, declared.GaussianCritic, nn.Module):
         """Mean and standard deviation of the return, each [size *batch]; the standard deviation is positive."""
         mean, raw_std = self._outputs(obs, action).unbind(-1)
         return mean, F.softplus(raw_std, threshold=40)  # the default, 20, costs 2e-9 in float64
+
+
+class CategoricalCritic(_Values, declared.CategoricalCritic, nn.Module):
+    @property
+    def outputs(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """Of the last layer."""
+        return self.num_atoms
+
+    def forward(
+        self, obs: Float[Tensor, "*#batch obs"], action: Float[Tensor, "*#batch act"]
+    ) -> Float[Tensor, "size *#batch"]:
+        """Means [size *batch] of obs [*batch obs] and action [*batch act]."""
+        logits = self._outputs(obs, action)
+        return logits.softmax(-1) @ _atoms(self, logits)
+
+    def logits(
+        self, obs: Float[Tensor, "*#batch obs"], action: Float[Tensor, "*#batch act"]
+    ) -> Float[Tensor, "size *#batch atoms"]:
+        """Unnormalised log-probabilities [size *batch atoms]."""
+        return self._outputs(obs, action)
+
+
+def _atoms(critic: HistogramCritic, logits: Tensor) -> Tensor:
+    """The returns [atoms] of which a critic has given logits [... atoms]."""
+    return torch.linspace(critic.v_min, critic.v_max, logits.shape[-1], dtype=logits.dtype, device=logits.device)

@@ -45,6 +45,7 @@ from diffac.testing.reference.learner import LearnerState as LearnerState
 from diffac.testing.reference.learner import nonfinite as nonfinite
 from diffac.testing.reference.learner import polyak as polyak
 from diffac.testing.reference.learner import prefixed as prefixed
+from diffac.testing.reference.networks import CategoricalCritic as CategoricalCritic
 from diffac.testing.reference.networks import DeterministicActor as DeterministicActor
 from diffac.testing.reference.networks import EnsembleCritic as EnsembleCritic
 from diffac.testing.reference.networks import GaussianActor as GaussianActor

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import numpy as np
 
 from diffac.noise import Noise, NoiseSpec, Normal, Shape, Uniform
 from diffac.protocols import Batch, Loss, State
-from diffac.testing.reference.gradients import Array, Gradient
+from diffac.testing.reference.gradients import Array, Gradient, softmax
 
 __all__ = [
+    "CategoricalTD",
     "GaussianTD",
     "MeanSquaredTD",
+    "c51",
     "gaussian_td_slopes",
+    "hl_gauss",
     "members",
     "pair_spec",
     "td_target",
@@ -167,3 +171,80 @@ class GaussianTD:
         value = (w * (mean * mean_slope + std * std_slope)).mean(-1).sum()
         metrics = {**value_metrics(mean), "q_std": std.mean(), "target_mean": y.mean()}
         return Loss(value, metrics, {"omega": omega}), gradient
+
+
+def hl_gauss(y: float, atoms: Array, sigma: float) -> Array:
+    """Probabilities of bins centred at the atoms under a normal law about y that is cut off outside of all bins."""
+    width = atoms[1] - atoms[0]
+    y = min(max(y, atoms[0]), atoms[-1])
+
+    def below(x: float) -> float:
+        return 0.5 * (1 + math.erf((x - y) / (sigma * width * math.sqrt(2))))
+
+    masses = np.array([below(atom + width / 2) - below(atom - width / 2) for atom in atoms])
+    return masses / masses.sum()
+
+
+def c51(probabilities: Array, returns: Array, atoms: Array) -> Array:
+    """Bellemare et al. 2017, algorithm 1, lines 6 to 10; a return on an atom leaves all its mass there."""
+    projected, width = np.zeros(len(atoms)), atoms[1] - atoms[0]
+    for p, value in zip(probabilities, returns, strict=True):
+        b = (min(max(value, atoms[0]), atoms[-1]) - atoms[0]) / width
+        if math.isnan(b):
+            return projected * b
+        low, high = math.floor(b), math.ceil(b)
+        if low == high:
+            projected[low] += p
+        else:
+            projected[low] += p * (high - b)
+            projected[min(high, len(atoms) - 1)] += p * (b - low)
+    return projected
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CategoricalTD:
+    """Cross-entropy with the projected target: C51, or HL-Gauss (Farebrother et al. 2024)."""
+
+    projection: str = "hl_gauss"
+    soft: bool = False
+    ensemble: str = "min"
+    sigma: float = 0.75
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """None, but for a random pair."""
+        return pair_spec(self.ensemble)
+
+    def init_state(self, critic: Any) -> State:
+        """None."""
+        return {}
+
+    def goals(self, target_critic: Any, batch: Batch, noise: Noise, temperature: Any) -> tuple[Array, Array]:
+        """y [batch], and the distributions [batch atoms] aimed at, one transition after the other."""
+        policy: Any = batch.next_rollout
+        logits, _ = target_critic.logits(batch.next_obs, policy.action)
+        atoms, laws = target_critic.atoms(), np.moveaxis(softmax(np.moveaxis(logits, -1, 0)), 0, -1)
+        ys, goals = [], []
+        for b, counted in enumerate(np.moveaxis(laws[members(self.ensemble, len(laws), noise)], 1, 0)):
+            means = [float(law @ atoms) for law in counted]
+            law = counted.mean(0) if self.ensemble == "mean" else counted[int(np.argmin(means))]
+            cost = temperature * policy.log_prob[b] if self.soft else 0.0
+            y = batch.reward[b] + batch.discount[b] * (float(law @ atoms) - cost)
+            returns = [batch.reward[b] + batch.discount[b] * (atom - cost) for atom in atoms]
+            goals.append(hl_gauss(y, atoms, self.sigma) if self.projection == "hl_gauss" else c51(law, returns, atoms))
+            ys.append(y)
+        return np.array(ys), np.stack(goals)
+
+    def __call__(
+        self, critic: Any, target_critic: Any, batch: Batch, noise: Noise, temperature: Any, state: State
+    ) -> tuple[Loss, Gradient]:
+        """The slope of the cross-entropy in the logits is the predicted distribution minus the goal."""
+        y, goals = self.goals(target_critic, batch, noise, temperature)
+        logits, pull = critic.logits(batch.obs, batch.action)
+        law = np.moveaxis(softmax(np.moveaxis(logits, -1, 0)), 0, -1)
+        w = weights(batch)
+        gradient, _ = pull(w[:, None] * (law - goals) / len(y))
+        value = sum(np.mean(w * -(goals * np.log(member)).sum(-1)) for member in law)
+        atoms = critic.atoms()
+        q = law @ atoms
+        spread = np.sqrt(law @ atoms**2 - q**2)
+        return Loss(value, {**value_metrics(q), "q_std": spread.mean(), "target_mean": y.mean()}, state), gradient

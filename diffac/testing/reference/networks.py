@@ -8,7 +8,18 @@ from typing import Any
 
 import numpy as np
 
-from diffac.testing.reference.gradients import Array, Gradient, Parameters, Pull, add, clip, concatenate, sigmoid, zeros
+from diffac.testing.reference.gradients import (
+    Array,
+    Gradient,
+    Parameters,
+    Pull,
+    add,
+    clip,
+    concatenate,
+    sigmoid,
+    softmax,
+    zeros,
+)
 
 
 def activation(name: str, x: Array) -> tuple[Array, Array]:
@@ -237,6 +248,37 @@ class GaussianCritic:
             return pull_outputs(np.stack([dmean, dstd * sigmoid(raw)], axis=-1))
 
         return (mean, np.logaddexp(0, raw)), pull
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class CategoricalCritic:
+    """Several distributions of the return on fixed atoms (C51); as a plain critic, their means."""
+
+    parameters: Parameters
+    activation: str = "mish"
+    v_min: float = -400.0
+    v_max: float = 400.0
+
+    def atoms(self) -> Array:
+        """Returns, equally spaced, as many as the last layer has outputs."""
+        last = sum(name.startswith("layers.") for name in self.parameters) // 2 - 1
+        count = self.parameters[f"layers.{last}.bias"].shape[-1]
+        return self.v_min + (self.v_max - self.v_min) * np.arange(count) / (count - 1)
+
+    def logits(self, obs: Array, action: Array) -> tuple[Array, Pull]:
+        """Logits [ensemble *batch atoms]; pull(dlogits) -> (gradient, daction)."""
+        return ensemble(self.parameters, obs, action, self.activation)
+
+    def __call__(self, obs: Array, action: Array) -> tuple[Array, Pull]:
+        """Means [ensemble *batch]; pull(dmean) -> (gradient, daction). d mean / d logit_k = p_k (z_k - mean)."""
+        logits, pull_logits = self.logits(obs, action)
+        atoms, law = self.atoms(), np.moveaxis(softmax(np.moveaxis(logits, -1, 0)), 0, -1)
+        mean = law @ atoms
+
+        def pull(dmean: Array) -> tuple[Gradient, Array]:
+            return pull_logits(dmean[..., None] * law * (atoms - mean[..., None]))
+
+        return mean, pull
 
 
 def bound(network: Any, parameters: Parameters) -> Any:

@@ -17,6 +17,7 @@ from diffac_numpy.learner import Adam as Adam
 from diffac_numpy.learner import AdamW as AdamW
 from diffac_numpy.learner import Engine as Engine
 from diffac_numpy.learner import Learner as Learner
+from diffac_numpy.networks import CategoricalCritic as CategoricalCritic
 from diffac_numpy.networks import DeterministicActor as DeterministicActor
 from diffac_numpy.networks import EnsembleCritic as EnsembleCritic
 from diffac_numpy.networks import GaussianActor as GaussianActor

@@ -105,6 +105,18 @@ class GaussianCritic(Values, declared.GaussianCritic):
         return self.bound.distribution(obs, action)[0]
 
 
+class CategoricalCritic(Values, declared.CategoricalCritic):
+    @property
+    def outputs(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return self.num_atoms
+
+    def kind(self, arrays: Any, activation: str) -> Any:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return reference.CategoricalCritic(arrays, activation, self.v_min, self.v_max)
+
+    def logits(self, obs: Any, action: Any) -> Any:
+        return self.bound.logits(obs, action)[0]
+
+
 def lifted(network: Any) -> Any:
     """What the reference takes for a network: it returns (value, pullback). A plain function has no pullback."""
     if network is None:

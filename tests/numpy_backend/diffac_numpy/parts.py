@@ -95,8 +95,8 @@ class CriticObjective(Part):
     """Returns the loss alone."""
 
     def init_state(self, critic: Any) -> Any:
-        if isinstance(self.bare, reference.GaussianTD):
-            critics.GaussianTD().init_state(critic)  # refuses other critics
+        if isinstance(self.bare, reference.GaussianTD | reference.CategoricalTD):
+            PARTS[type(self.bare).__name__]().init_state(critic)  # refuses other critics
         return self.bare.init_state(lifted(critic))
 
     def __call__(self, critic: Any, target_critic: Any, batch: Any, noise: Any, temperature: Any, state: Any) -> Loss:
