@@ -35,6 +35,41 @@ class Initialiser:
         leading = () if ensemble is None else (ensemble,)
         return [self._layer((*leading, n_out, n_in), n_in) for n_in, n_out in itertools.pairwise(sizes)]
 
+    def simba(
+        self, inputs: int, widths: tuple[int, ...], outputs: int, ensemble: int | None = None
+    ) -> list[dict[str, np.ndarray]]:
+        """Parameters by name of every layer of a SimBa (arXiv 2410.09754), in float64, shaped as those of `layers`.
+
+        A linear layer; a block for each width, its LayerNorm "norm", its linear layers "up" and "down"; a LayerNorm;
+        a linear layer. Linear layers outside blocks are orthogonal, those in blocks normal with variance 2/fan_in.
+        """
+        leading, width = () if ensemble is None else (ensemble,), widths[0]
+
+        def named(prefix: str, weight: np.ndarray) -> dict[str, np.ndarray]:
+            return {f"{prefix}weight": weight, f"{prefix}bias": np.zeros((*leading, weight.shape[len(leading)]))}
+
+        def he_normal(n_out: int, n_in: int) -> np.ndarray:
+            return math.sqrt(2 / n_in) * self._rng.standard_normal((*leading, n_out, n_in))
+
+        def block() -> dict[str, np.ndarray]:
+            up, down = he_normal(4 * width, width), he_normal(width, 4 * width)
+            return {**named("norm.", np.ones((*leading, width))), **named("up.", up), **named("down.", down)}
+
+        return [
+            named("", self._orthogonal((*leading, width, inputs))),
+            *(block() for _ in widths),
+            named("", np.ones((*leading, width))),
+            named("", self._orthogonal((*leading, outputs, width))),
+        ]
+
+    def _orthogonal(self, shape: tuple[int, ...]) -> np.ndarray:
+        """Matrices [... out in] with orthonormal rows, or columns where these are fewer, uniform among all such."""
+        *leading, n_out, n_in = shape
+        normal = self._rng.standard_normal((*leading, max(n_out, n_in), min(n_out, n_in)))
+        columns, triangle = np.linalg.qr(normal)
+        columns = columns * np.sign(np.diagonal(triangle, axis1=-2, axis2=-1))[..., None, :]
+        return columns if n_out >= n_in else np.swapaxes(columns, -1, -2)
+
     def _layer(self, shape: tuple[int, ...], fan_in: int) -> tuple[np.ndarray, np.ndarray]:
         if self.law == "truncated_normal":
             return self._truncated_normal(shape) / math.sqrt(fan_in), np.zeros(shape[:-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Annotated, Any, ClassVar, TypeVar, dataclass_transform
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, dataclass_transform
 
 from diffac.errors import UsageError, check_count
 from diffac.parts.arguments import Argument, count
@@ -37,6 +37,13 @@ def _check_even(time_dim: int) -> None:
         raise UsageError(f"time_dim must be even (half sines, half cosines), got {time_dim!r}")
 
 
+Body = Literal["mlp", "simba"]
+"""What is between input and output: a multilayer perceptron, or the residual blocks of SimBa (arXiv 2410.09754).
+
+A SimBa of widths (w, ..., w) is a linear layer of width w, a block x + Linear(ReLU(Linear_4w(LayerNorm(x)))) for each
+width, LayerNorm (with 1e-6 beside the variance), and a linear output. Its blocks begin He-normal, its first and last
+layer orthogonal, biases at 0.
+"""
 _WRONG_SIZES = ((8, 0), (8, -1), (2.5,), (None,), 256, "256", None)
 Widths = Annotated[Sequence[int], Argument(_check_sizes, wrong=_WRONG_SIZES, convert=tuple)]
 """Of hidden layers."""
@@ -73,6 +80,16 @@ class Network(Part):
     hidden_sizes: Widths = dataclasses.field(default=(256, 256, 256), kw_only=True, metadata=STATIC)
     activation: Activation = dataclasses.field(default="mish", kw_only=True, metadata=STATIC)
     initialiser: Law = dataclasses.field(default="truncated_normal", kw_only=True, metadata=STATIC)
+    body: Body = dataclasses.field(default="mlp", kw_only=True, metadata=STATIC)
+
+    def check(self, **others: Any) -> None:
+        """As every part's; the blocks of a SimBa have one width."""
+        super().check(**others)
+        if self.body == "simba" and len(set(self.hidden_sizes)) != 1:
+            raise UsageError(
+                "hidden_sizes of a SimBa must be the same width once for each block, such as (256, 256), got "
+                f"{self.hidden_sizes!r}"
+            )
 
     def build(self, initialiser: Initialiser) -> None:
         """Draws the initial parameters; called when the arguments have been checked."""
@@ -84,21 +101,25 @@ class MLPDenoiser(Network):
     """A diffusion policy's actor, a multilayer perceptron on (obs, noisy, time features); a `ConditionalDenoiser`.
 
     Time features: a sinusoidal embedding of the time (`time_embedding`), then Linear(2 time_dim), activation,
-    Linear(time_dim), as in the official SDAC code. The concatenation is never formed: the first layer's shares of obs,
-    noisy and time are added, so batch axes broadcast, and the first and last share serve a whole chain.
+    Linear(time_dim), as in the official SDAC code, also before a SimBa. The concatenation is never formed: the first
+    layer's shares of obs, noisy and time are added, so batch axes broadcast, and the first and last share serve a whole
+    chain.
 
     Args:
         obs_dim: length of an observation.
         action_dim: length of an action.
         key: seed of the initial parameters, equal in all backends.
-        hidden_sizes: widths of the hidden layers.
-        activation: between the layers.
-        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch.
+        hidden_sizes: widths of the hidden layers, or of the blocks of a SimBa, which are equal.
+        activation: between the layers; a SimBa has ReLU.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch;
+            a SimBa has its own.
+        body: a perceptron, "mlp", or "simba" (arXiv 2410.09754).
         time_dim: number of time features, even.
         prediction: what it predicts, "eps", "velocity" or "action"; says how others read its output.
 
     Raises:
-        UsageError: a size is not positive, time_dim is odd, or the activation or the initialiser is unknown.
+        UsageError: a size is not positive, blocks differ in width, time_dim is odd, or the activation or the
+            initialiser is unknown.
     """
 
     time_dim: Count = dataclasses.field(default=16, kw_only=True, metadata=STATIC)
@@ -160,12 +181,14 @@ class DeterministicActor(Network):
         obs_dim: length of an observation.
         action_dim: length of an action.
         key: seed of the initial parameters, equal in all backends.
-        hidden_sizes: widths of the hidden layers.
-        activation: between the layers.
-        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch.
+        hidden_sizes: widths of the hidden layers, or of the blocks of a SimBa, which are equal.
+        activation: between the layers; a SimBa has ReLU.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch;
+            a SimBa has its own.
+        body: a perceptron, "mlp", or "simba" (arXiv 2410.09754).
 
     Raises:
-        UsageError: a size is not positive, or the activation or the initialiser is unknown.
+        UsageError: a size is not positive, blocks differ in width, or the activation or the initialiser is unknown.
     """
 
     def __call__(self, obs: Array) -> Array:
@@ -183,14 +206,17 @@ class GaussianActor(Network):
         obs_dim: length of an observation.
         action_dim: length of an action.
         key: seed of the initial parameters, equal in all backends.
-        hidden_sizes: widths of the hidden layers.
-        activation: between the layers.
-        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch.
+        hidden_sizes: widths of the hidden layers, or of the blocks of a SimBa, which are equal.
+        activation: between the layers; a SimBa has ReLU.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch;
+            a SimBa has its own.
+        body: a perceptron, "mlp", or "simba" (arXiv 2410.09754).
         log_std_min: lower bound of the logarithmic standard deviation.
         log_std_max: upper bound; beyond a bound it is clipped and its gradient is zero.
 
     Raises:
-        UsageError: a size is not positive, the activation or the initialiser is unknown, or log_std_min >= log_std_max.
+        UsageError: a size is not positive, blocks differ in width, the activation or the initialiser is unknown, or
+            log_std_min >= log_std_max.
     """
 
     log_std_min: Real = dataclasses.field(default=-20.0, kw_only=True, metadata=STATIC)
@@ -224,12 +250,14 @@ class TwinCritic(CriticNetwork, Network):
         obs_dim: length of an observation.
         action_dim: length of an action.
         key: seed of the initial parameters, equal in all backends.
-        hidden_sizes: widths of the hidden layers.
-        activation: between the layers.
-        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch.
+        hidden_sizes: widths of the hidden layers, or of the blocks of a SimBa, which are equal.
+        activation: between the layers; a SimBa has ReLU.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch;
+            a SimBa has its own.
+        body: a perceptron, "mlp", or "simba" (arXiv 2410.09754).
 
     Raises:
-        UsageError: a size is not positive, or the activation or the initialiser is unknown.
+        UsageError: a size is not positive, blocks differ in width, or the activation or the initialiser is unknown.
     """
 
     size: ClassVar[int] = 2
@@ -244,13 +272,15 @@ class EnsembleCritic(CriticNetwork, Network):
         obs_dim: length of an observation.
         action_dim: length of an action.
         key: seed of the initial parameters, equal in all backends.
-        hidden_sizes: widths of the hidden layers.
-        activation: between the layers.
-        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch.
+        hidden_sizes: widths of the hidden layers, or of the blocks of a SimBa, which are equal.
+        activation: between the layers; a SimBa has ReLU.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch;
+            a SimBa has its own.
+        body: a perceptron, "mlp", or "simba" (arXiv 2410.09754).
         size: number of members.
 
     Raises:
-        UsageError: a size is not positive, or the activation or the initialiser is unknown.
+        UsageError: a size is not positive, blocks differ in width, or the activation or the initialiser is unknown.
     """
 
     size: Count = dataclasses.field(default=2, kw_only=True, metadata=STATIC)
@@ -266,13 +296,15 @@ class GaussianCritic(CriticNetwork, Network):
         obs_dim: length of an observation.
         action_dim: length of an action.
         key: seed of the initial parameters, equal in all backends.
-        hidden_sizes: widths of the hidden layers.
-        activation: between the layers.
-        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch.
+        hidden_sizes: widths of the hidden layers, or of the blocks of a SimBa, which are equal.
+        activation: between the layers; a SimBa has ReLU.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch;
+            a SimBa has its own.
+        body: a perceptron, "mlp", or "simba" (arXiv 2410.09754).
         size: number of members.
 
     Raises:
-        UsageError: a size is not positive, or the activation or the initialiser is unknown.
+        UsageError: a size is not positive, blocks differ in width, or the activation or the initialiser is unknown.
     """
 
     size: Count = dataclasses.field(default=2, kw_only=True, metadata=STATIC)
@@ -294,17 +326,19 @@ class CategoricalCritic(CriticNetwork, Network):
         obs_dim: length of an observation.
         action_dim: length of an action.
         key: seed of the initial parameters, equal in all backends.
-        hidden_sizes: widths of the hidden layers.
-        activation: between the layers.
-        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch.
+        hidden_sizes: widths of the hidden layers, or of the blocks of a SimBa, which are equal.
+        activation: between the layers; a SimBa has ReLU.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch;
+            a SimBa has its own.
+        body: a perceptron, "mlp", or "simba" (arXiv 2410.09754).
         size: number of members.
         num_atoms: at least 2.
         v_min: the smallest return that can be told apart, in units of the scaled reward.
         v_max: the largest.
 
     Raises:
-        UsageError: a size is not positive, there are less than 2 atoms, v_min >= v_max, or the activation or the
-            initialiser is unknown.
+        UsageError: a size is not positive, blocks differ in width, there are less than 2 atoms, v_min >= v_max, or the
+            activation or the initialiser is unknown.
     """
 
     size: Count = dataclasses.field(default=2, kw_only=True, metadata=STATIC)

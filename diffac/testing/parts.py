@@ -85,6 +85,16 @@ class Part:
 
 # networks
 
+
+def _simba(name: str) -> Callable[..., Any]:
+    """The actor of that name with the body of a SimBa, whose blocks have one width."""
+    return lambda B, d, key, **kw: ACTORS[name](B, d._replace(hidden=_blocks(d)), key, body="simba", **kw)
+
+
+def _blocks(d: Dims) -> tuple[int, ...]:
+    return (d.hidden[0],) * len(d.hidden)
+
+
 ACTORS: dict[str, Callable[..., Any]] = {
     "denoiser": lambda B, d, key, **kw: B.MLPDenoiser(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
     "velocity": lambda B, d, key, **kw: ACTORS["denoiser"](B, d, key, prediction="velocity", **kw),
@@ -94,6 +104,7 @@ ACTORS: dict[str, Callable[..., Any]] = {
         d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw
     ),
     "gaussian": lambda B, d, key, **kw: B.GaussianActor(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
+    **{f"simba_{name}": _simba(name) for name in ("denoiser", "deterministic", "gaussian")},
 }
 ATOMS = {"v_min": -3.0, "v_max": 4.0}
 """Range of the categorical critic; some targets of a test lie outside."""
@@ -102,6 +113,9 @@ NUM_ATOMS = 11
 CRITICS: dict[str, Callable[..., Any]] = {
     "twin": lambda B, d, key, **kw: B.TwinCritic(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
     "three": lambda B, d, key, **kw: B.EnsembleCritic(d.obs, d.action, key=key, size=3, hidden_sizes=d.hidden, **kw),
+    "simba": lambda B, d, key, **kw: B.EnsembleCritic(
+        d.obs, d.action, key=key, size=3, hidden_sizes=_blocks(d), body="simba", **kw
+    ),
     "gaussian": lambda B, d, key, **kw: B.GaussianCritic(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
     "categorical": lambda B, d, key, **kw: B.CategoricalCritic(
         d.obs, d.action, key=key, size=3, num_atoms=NUM_ATOMS, hidden_sizes=d.hidden, **ATOMS, **kw
@@ -119,6 +133,21 @@ def _layer_shapes(sizes: Sequence[int], prefix: str = "layers", ensemble: tuple[
     for i, (n_in, n_out) in enumerate(itertools.pairwise(sizes)):
         shapes |= {f"{prefix}.{i}.weight": (*ensemble, n_out, n_in), f"{prefix}.{i}.bias": (*ensemble, n_out)}
     return shapes
+
+
+def _simba_shapes(d: Dims, n_in: int, n_out: int, ensemble: tuple[int, ...] = ()) -> dict[str, Shape]:
+    width, *others = _blocks(d)
+
+    def linear(name: str, n_in: int, n_out: int) -> dict[str, Shape]:
+        return {f"layers.{name}.weight": (*ensemble, n_out, n_in), f"layers.{name}.bias": (*ensemble, n_out)}
+
+    def norm(name: str) -> dict[str, Shape]:
+        return {f"layers.{name}.{end}": (*ensemble, width) for end in ("weight", "bias")}
+
+    shapes, last = linear("0", n_in, width), len(others) + 1
+    for i in range(1, last + 1):
+        shapes |= norm(f"{i}.norm") | linear(f"{i}.up", width, 4 * width) | linear(f"{i}.down", 4 * width, width)
+    return shapes | norm(f"{last + 1}") | linear(f"{last + 2}", width, n_out)
 
 
 def _critic_shapes(size: int, outputs: int) -> Callable[[Dims], dict[str, Shape]]:
@@ -141,6 +170,13 @@ SHAPES: dict[str, Callable[[Dims], dict[str, Shape]]] = {
     "actor mean_velocity": _mean_velocity_shapes,
     "actor deterministic": lambda d: _layer_shapes((d.obs, *d.hidden, d.action)),
     "actor gaussian": lambda d: _layer_shapes((d.obs, *d.hidden, 2 * d.action)),
+    "actor simba_denoiser": lambda d: {
+        **_layer_shapes((TIME_DIM, 2 * TIME_DIM, TIME_DIM), "time_layers"),
+        **_simba_shapes(d, d.obs + d.action + TIME_DIM, d.action),
+    },
+    "actor simba_deterministic": lambda d: _simba_shapes(d, d.obs, d.action),
+    "actor simba_gaussian": lambda d: _simba_shapes(d, d.obs, 2 * d.action),
+    "critic simba": lambda d: _simba_shapes(d, d.obs + d.action, 1, (3,)),
     "critic twin": _critic_shapes(2, 1),
     "critic three": _critic_shapes(3, 1),
     "critic gaussian": _critic_shapes(2, 2),
@@ -283,6 +319,7 @@ def _shared_sum(B: Any, d: Dims, noisy: bool = True) -> Any:
 
 OBJECTIVES: dict[str, Part] = {
     "value_ddpm": Part(lambda B, d: B.ValueThroughSampler(chain(B, d)), critic="gaussian"),
+    "value_simba": Part(lambda B, d: B.ValueThroughSampler(chain(B, d)), actor="simba_denoiser", critic="simba"),
     "value_ddim": Part(lambda B, d: B.ValueThroughSampler(B.DDIMSampler(schedule(d)))),
     "value_heun": Part(lambda B, d: B.ValueThroughSampler(B.HeunSampler(schedule(d, "flow"))), actor="velocity"),
     "value_mean_flow": Part(lambda B, d: B.ValueThroughSampler(B.MeanFlowSampler(2)), actor="mean_velocity"),
@@ -438,6 +475,7 @@ CRITIC_OBJECTIVES: dict[str, Part] = {
     "mean_squared_three": Part(lambda B, d: B.MeanSquaredTD(), critic="three"),
     "mean_squared_soft": Part(lambda B, d: B.MeanSquaredTD(soft=True)),
     "mean_squared_mean": Part(lambda B, d: B.MeanSquaredTD(ensemble="mean"), critic="three"),
+    "mean_squared_simba": Part(lambda B, d: B.MeanSquaredTD(), critic="simba"),
     "mean_squared_pair": Part(lambda B, d: B.MeanSquaredTD(ensemble="random_pair"), critic="three"),
     "mean_squared_half": Part(lambda B, d: B.MeanSquaredTD(factor=0.5)),
     **{
@@ -668,6 +706,7 @@ LEARNERS: dict[str, Part] = {
     "redq": Part(_redq, actor="gaussian", critic="three"),
     "dsact": Part(_dsact, actor="gaussian", critic="gaussian"),
     "td3": Part(_td3, actor="deterministic"),
+    "sac_simba": Part(_sac, actor="simba_gaussian", critic="simba"),
     "sac_normalised": Part(
         lambda B, d: dataclasses.replace(_sac(B, d), obs_normaliser=B.Standardiser(d.obs, eps=0.1)), actor="gaussian"
     ),

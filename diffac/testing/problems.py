@@ -307,12 +307,17 @@ BOUND = {
     "actor mean_velocity": reference.MeanFlowActor,
     "actor deterministic": reference.DeterministicActor,
     "actor gaussian": reference.GaussianActor,
+    "actor simba_denoiser": reference.MLPDenoiser,
+    "actor simba_deterministic": reference.DeterministicActor,
+    "actor simba_gaussian": reference.GaussianActor,
+    "critic simba": reference.EnsembleCritic,
     "critic twin": reference.EnsembleCritic,
     "critic three": reference.EnsembleCritic,
     "critic gaussian": reference.GaussianCritic,
     "critic categorical": functools.partial(reference.CategoricalCritic, **parts.ATOMS),
 }
 """The reference's network of every name in `parts.SHAPES`."""
+_ACTORS_WITHOUT_TIME = tuple(f"actor {body}{name}" for body in ("", "simba_") for name in ("gaussian", "deterministic"))
 
 
 def _network_inputs(problem: Problem) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -340,7 +345,8 @@ def _network_outputs(nets: Any, obs: Any, action: Any, times: Any, num_steps: in
     answer = {name: net(obs, action) for name, net in nets.items() if name.startswith("critic")}
     answer |= {"distribution": nets["critic gaussian"].distribution(obs, action)}
     answer |= {"logits": nets["critic categorical"].logits(obs, action)}
-    answer |= {name: nets[name](obs) for name in ("actor gaussian", "actor deterministic")}
+    answer |= {name: nets[name](obs) for name in _ACTORS_WITHOUT_TIME}
+    answer |= {"simba": nets["actor simba_denoiser"](obs, action, times)}
     answer |= {"times": denoise(obs, action, times), "integer": denoise(obs, action, 1)}
     mean_velocity, t = nets["actor mean_velocity"], times / num_steps
     answer |= {
@@ -356,7 +362,8 @@ def _refer_networks(problem: Problem) -> Answer:
     answer = {name: net(obs, action)[0] for name, net in nets.items() if name.startswith("critic")}
     answer |= {"distribution": nets["critic gaussian"].distribution(obs, action)[0]}
     answer |= {"logits": nets["critic categorical"].logits(obs, action)[0]}
-    answer |= {name: nets[name](obs)[0] for name in ("actor gaussian", "actor deterministic")}
+    answer |= {name: nets[name](obs)[0] for name in _ACTORS_WITHOUT_TIME}
+    answer |= {"simba": nets["actor simba_denoiser"](obs, action, times)[0]}
     mean_velocity, t = nets["actor mean_velocity"], times / problem.dims.steps
     answer |= {"mean velocity": mean_velocity(obs, action, t, 0.3 * t)[0]}
     answer |= {"one step": mean_velocity(obs, action, 1.0, 0.0)[0]}

@@ -306,7 +306,7 @@ def test_critic_broadcasts(backend: ModuleType, kind: str) -> None:
     rng = np.random.default_rng(4)
     critic = randomise(backend, CRITICS[kind](backend, DIMS, 1), rng)
     size = critic.size
-    assert size == (3 if kind in ("three", "categorical") else 2)
+    assert size == (2 if kind in ("twin", "gaussian") else 3)
     obs, action = rng.standard_normal((B, OBS)), rng.uniform(-1, 1, (4, B, ACT))
     given = call(backend, critic, obs, action)
     assert given.shape == (size, 4, B)
@@ -330,7 +330,7 @@ def test_ensemble_is_separate_networks(backend: ModuleType, kind: str) -> None:
     obs, action = rng.standard_normal((B, OBS)), rng.uniform(-1, 1, (B, ACT))
     values = call(backend, critic, obs, action)
     makers = {"gaussian": backend.GaussianCritic, "categorical": backend.CategoricalCritic}
-    options = {"num_atoms": NUM_ATOMS, **ATOMS} if kind == "categorical" else {}
+    options = {"categorical": {"num_atoms": NUM_ATOMS, **ATOMS}, "simba": {"body": "simba"}}.get(kind, {})
     maker = makers.get(kind, backend.EnsembleCritic)
     single = maker(OBS, ACT, key=0, size=1, hidden_sizes=DIMS.hidden, **options)
     for i in range(critic.size):
@@ -398,11 +398,11 @@ def test_same_key_same_parameters_in_both_backends(both: SimpleNamespace, kind: 
     for name in one:
         assert one[name].dtype == other[name].dtype == np.float64
         np.testing.assert_array_equal(one[name], other[name], err_msg=name)
-        if name.endswith("weight"):
+        if name.endswith("weight") and not (one[name] == 1).all():  # a LayerNorm's are
             assert np.abs(one[name] - third[name]).max() > 0
 
 
-@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("kind", [kind for kind in NETWORKS if "simba" not in kind])
 def test_initial_parameters(backend: ModuleType, kind: str) -> None:
     """Truncated normal, cut at 2/sqrt(fan_in), zero bias; ensemble members differ."""
     wide = DIMS._replace(hidden=(128, 128))
@@ -420,6 +420,35 @@ def test_initial_parameters(backend: ModuleType, kind: str) -> None:
             assert abs(scaled.mean()) < 5 / np.sqrt(array.size), name
         if kind in CRITICS:
             assert np.abs(array[0] - array[1]).min() > 0, name
+
+
+@pytest.mark.parametrize("kind", [kind for kind in NETWORKS if "simba" in kind])
+def test_initial_parameters_of_a_simba(backend: ModuleType, kind: str) -> None:
+    """First and last layer orthogonal, in blocks normal with variance 2 / fan in, LayerNorms 1, biases 0."""
+    arrays = backend.to_arrays(NETWORKS[kind](backend, DIMS._replace(hidden=(64, 64)), 0))
+    arrays = {name: np.asarray(array) for name, array in arrays.items() if not name.startswith("time_layers")}
+    normal = []
+    for name, array in arrays.items():
+        if name.endswith("bias"):
+            assert not array.any(), name
+        elif "norm" in name or name == "layers.3.weight":
+            assert (array == 1).all(), name
+        elif ".up." in name or ".down." in name:
+            normal.append((array * np.sqrt(array.shape[-1] / 2)).ravel())
+        else:
+            short = array if array.shape[-2] <= array.shape[-1] else array.swapaxes(-1, -2)
+            units = np.broadcast_to(np.eye(short.shape[-2]), (*short.shape[:-1], short.shape[-2]))
+            np.testing.assert_allclose(short @ short.swapaxes(-1, -2), units, atol=1e-12, err_msg=name)
+    values = np.concatenate(normal)
+    assert abs(values.std() - 1) < 5 / np.sqrt(2 * values.size)
+    assert abs(values.mean()) < 5 / np.sqrt(values.size)
+    assert np.abs(values).max() > 3, "a normal law is not cut off"
+
+
+@pytest.mark.parametrize("sizes", [(8, 4), ()])
+def test_blocks_of_a_simba_have_one_width(backend: ModuleType, sizes: tuple[int, ...]) -> None:
+    with pytest.raises(UsageError, match=r"hidden_sizes of a SimBa must be the same width once for each block"):
+        backend.EnsembleCritic(OBS, ACT, key=0, hidden_sizes=sizes, body="simba")
 
 
 def test_parameter_names(backend: ModuleType) -> None:

@@ -93,10 +93,12 @@ def test_networks(name: str, act: str) -> None:
         "actor gaussian": lambda n, a: n(obs),
         "actor deterministic": lambda n, a: n(obs),
     }
-    call = calls.get(name, lambda n, a: n(obs, a))
+    call = calls.get(name.replace("simba_", ""), lambda n, a: n(obs, a))
     check_network(call, net, action, rng)
     if name == "critic gaussian":
         check_network(lambda n, a: n.distribution(obs, a), net, action, rng)
+    if name == "critic categorical":
+        check_network(lambda n, a: n.logits(obs, a), net, action, rng)
     if name == "actor denoiser":  # one state and time for many actions, and many states for one action
         check_network(lambda n, a: n(obs[0], a, 2), net, action, rng)
         check_network(lambda n, a: n(obs, a, t), net, action[0, :1], rng)
@@ -349,7 +351,7 @@ def test_learners(name: str) -> None:
     learner = part.make(ref, DIMS)
     state = learner.init(network(rng, f"actor {part.actor}"), network(rng, f"critic {part.critic}"))
     start, first = state, ref.to_arrays(state)
-    assert {"actor.layers.0.weight", "critic_optimiser.m.layers.1.bias", "updates"} <= first.keys()
+    assert {"actor.layers.0.weight", "critic_optimiser.m.layers.0.bias", "updates"} <= first.keys()
     assert ("temperature.count" in first) == (learner.temperature.interval > 0)
     for i in range(6):
         before = ref.to_arrays(state)

@@ -31,7 +31,10 @@ def _ensemble_share(weight: Array, x: Array, num_axes: int) -> Array:
 
 
 def ensemble_outputs(layers: Sequence[Any], function: Callable[[Array], Array], obs: Array, action: Array) -> Array:
-    """Outputs [size *batch out] on concat(obs, action), which is never formed, so that batch axes broadcast."""
+    """Outputs [size *batch out] on concat(obs, action), which is never formed, so that batch axes broadcast.
+
+    The first layer is linear; all others are called on [size rows in].
+    """
     first, obs_dim = layers[0], obs.shape[-1]
     num_axes = max(obs.ndim, action.ndim) - 1
     hidden = _ensemble_share(first.weight[..., :obs_dim], obs, num_axes)
@@ -40,5 +43,5 @@ def ensemble_outputs(layers: Sequence[Any], function: Callable[[Array], Array], 
     # One leading row axis, so that each layer is one batched matrix product.
     hidden = hidden.reshape(len(hidden), -1, hidden.shape[-1]) + first.bias[:, None]
     for layer in layers[1:]:
-        hidden = jnp.einsum("eri,eoi->ero", function(hidden), layer.weight) + layer.bias[:, None]
+        hidden = layer(function(hidden))
     return hidden.reshape(len(hidden), *batch, hidden.shape[-1])

@@ -52,8 +52,35 @@ class Linear(eqx.Module):
     bias: Float[Array, "*ensemble out"]
 
     def __call__(self, x: Float[Array, "*batch in"]) -> Float[Array, "*batch out"]:
-        """x weight^T + bias, without an ensemble axis."""
+        """x weight^T + bias; for an ensemble x is [size rows in]."""
+        if self.weight.ndim == 3:
+            return jnp.einsum("eri,eoi->ero", x, self.weight) + self.bias[:, None]
         return x @ self.weight.T + self.bias
+
+
+class Norm(eqx.Module):
+    """LayerNorm; an ensemble of them has a further leading axis in both parameters."""
+
+    weight: Float[Array, "*ensemble features"]
+    bias: Float[Array, "*ensemble features"]
+
+    def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+        """x with mean 0 and variance 1 in each row, times weight, plus bias; for an ensemble x is [size rows in]."""
+        weight, bias = (p if p.ndim == 1 else p[:, None] for p in (self.weight, self.bias))
+        centred = x - x.mean(-1, keepdims=True)
+        return centred * jax.lax.rsqrt((centred**2).mean(-1, keepdims=True) + 1e-6) * weight + bias
+
+
+class Block(eqx.Module):
+    """x + Linear(ReLU(Linear(LayerNorm(x))))."""
+
+    norm: Norm
+    up: Linear
+    down: Linear
+
+    def __call__(self, x: Float[Array, "*batch features"]) -> Float[Array, "*batch features"]:
+        """The sum."""
+        return x + self.down(jax.nn.relu(self.up(self.norm(x))))
 
 
 def _layers(initialiser: Initialiser, sizes: tuple[int, ...], ensemble: int | None = None) -> tuple[Linear, ...]:
@@ -62,7 +89,32 @@ def _layers(initialiser: Initialiser, sizes: tuple[int, ...], ensemble: int | No
     return tuple(Linear(jnp.asarray(weight), jnp.asarray(bias)) for weight, bias in parameters)
 
 
-def _rest(layers: tuple[Linear, ...], function: Function, hidden: Array) -> Array:
+def _body(
+    network: declared.Network, initialiser: Initialiser, inputs: int, outputs: int, ensemble: int | None = None
+) -> tuple[Any, ...]:
+    """The layers of a network, from its input to its output."""
+    widths = tuple(network.hidden_sizes)
+    if network.body == "mlp":
+        return _layers(initialiser, (inputs, *widths, outputs), ensemble)
+    all_devices()
+    parameters = [
+        {n: jnp.asarray(x) for n, x in layer.items()} for layer in initialiser.simba(inputs, widths, outputs, ensemble)
+    ]
+    first, *blocks, norm, last = parameters
+
+    def part(arrays: dict[str, Array], kind: type, prefix: str) -> Any:
+        return kind(arrays[f"{prefix}.weight"], arrays[f"{prefix}.bias"])
+
+    made = (Block(part(b, Norm, "norm"), part(b, Linear, "up"), part(b, Linear, "down")) for b in blocks)
+    return (Linear(**first), *made, Norm(**norm), Linear(**last))
+
+
+def _between(network: declared.Network) -> Function:
+    """What stands between the layers; a SimBa's blocks have it inside."""
+    return activation(network.activation) if network.body == "mlp" else lambda hidden: hidden
+
+
+def _rest(layers: tuple[Any, ...], function: Function, hidden: Array) -> Array:
     """All layers after the first, given the output of the first."""
     for layer in layers[1:]:
         hidden = layer(function(hidden))
@@ -119,12 +171,12 @@ class Condition(NamedTuple):
 
 class MLPDenoiser(declared.MLPDenoiser, eqx.Module):
     time_layers: tuple[Linear, ...] = eqx.field(kw_only=True)
-    layers: tuple[Linear, ...] = eqx.field(kw_only=True)
+    layers: tuple[Any, ...] = eqx.field(kw_only=True)
 
     def build(self, initialiser: Initialiser) -> None:
         self.time_layers = _layers(initialiser, (self.time_dim, 2 * self.time_dim, self.time_dim))
         inputs = self.obs_dim + self.action_dim + self.time_dim
-        self.layers = _layers(initialiser, (inputs, *self.hidden_sizes, self.action_dim))
+        self.layers = _body(self, initialiser, inputs, self.action_dim)
 
     def condition(self, obs: Float[Array, "*batch obs"], num_steps: int) -> Condition:
         """The shares of obs and of all times t < num_steps; may stand for `obs` in `__call__`."""
@@ -144,7 +196,7 @@ class MLPDenoiser(declared.MLPDenoiser, eqx.Module):
             obs_share, time_share = self._obs_share(obs), self._time_share(t)
         obs_share = repeated(obs_share, noisy.shape[: max(0, noisy.ndim - obs_share.ndim)])
         weight = self.layers[0].weight[:, self.obs_dim : self.obs_dim + self.action_dim]
-        return _rest(self.layers, activation(self.activation), obs_share + noisy @ weight.T + time_share)
+        return _rest(self.layers, _between(self), obs_share + noisy @ weight.T + time_share)
 
     def _obs_share(self, obs: Array) -> Array:
         check_width("obs", obs, self.obs_dim)
@@ -185,29 +237,29 @@ class MeanFlowActor(declared.MeanFlowActor, eqx.Module):
 
 
 class DeterministicActor(declared.DeterministicActor, eqx.Module):
-    layers: tuple[Linear, ...] = eqx.field(kw_only=True)
+    layers: tuple[Any, ...] = eqx.field(kw_only=True)
 
     def build(self, initialiser: Initialiser) -> None:
-        self.layers = _layers(initialiser, (self.obs_dim, *self.hidden_sizes, self.action_dim))
+        self.layers = _body(self, initialiser, self.obs_dim, self.action_dim)
 
     def __call__(self, obs: Float[Array, "*batch obs"]) -> Float[Array, "*batch act"]:
         """The action [*batch act] in [-1, 1] for obs [*batch obs]."""
         check_width("obs", obs, self.obs_dim)
-        return jnp.tanh(_rest(self.layers, activation(self.activation), self.layers[0](obs)))
+        return jnp.tanh(_rest(self.layers, _between(self), self.layers[0](obs)))
 
 
 class GaussianActor(declared.GaussianActor, eqx.Module):
-    layers: tuple[Linear, ...] = eqx.field(kw_only=True)
+    layers: tuple[Any, ...] = eqx.field(kw_only=True)
 
     def build(self, initialiser: Initialiser) -> None:
-        self.layers = _layers(initialiser, (self.obs_dim, *self.hidden_sizes, 2 * self.action_dim))
+        self.layers = _body(self, initialiser, self.obs_dim, 2 * self.action_dim)
 
     def __call__(
         self, obs: Float[Array, "*batch obs"]
     ) -> tuple[Float[Array, "*batch act"], Float[Array, "*batch act"]]:
         """(mean, log_std), each [*batch action_dim]."""
         check_width("obs", obs, self.obs_dim)
-        output = _rest(self.layers, activation(self.activation), self.layers[0](obs))
+        output = _rest(self.layers, _between(self), self.layers[0](obs))
         mean, log_std = jnp.split(output, 2, axis=-1)
         return mean, _clip(log_std, self.log_std_min, self.log_std_max)
 
@@ -224,9 +276,8 @@ class _Values:
     activation: str
 
     def build(self, initialiser: Initialiser) -> None:
-        self.layers = _layers(
-            initialiser, (self.obs_dim + self.action_dim, *self.hidden_sizes, self.outputs), self.size
-        )
+        network: Any = self
+        self.layers = _body(network, initialiser, self.obs_dim + self.action_dim, self.outputs, self.size)
 
     def __call__(
         self, obs: Float[Array, "*#batch obs"], action: Float[Array, "*#batch act"]
@@ -238,19 +289,20 @@ class _Values:
         """[size *batch outputs]"""
         check_width("obs", obs, self.obs_dim)
         check_width("action", action, self.action_dim)
-        return ensemble_outputs(self.layers, activation(self.activation), obs, action)
+        network: Any = self
+        return ensemble_outputs(self.layers, _between(network), obs, action)
 
 
 class TwinCritic(_Values, declared.TwinCritic, eqx.Module):
-    layers: tuple[Linear, ...] = eqx.field(kw_only=True)
+    layers: tuple[Any, ...] = eqx.field(kw_only=True)
 
 
 class EnsembleCritic(_Values, declared.EnsembleCritic, eqx.Module):
-    layers: tuple[Linear, ...] = eqx.field(kw_only=True)
+    layers: tuple[Any, ...] = eqx.field(kw_only=True)
 
 
 class GaussianCritic(_Values, declared.GaussianCritic, eqx.Module):
-    layers: tuple[Linear, ...] = eqx.field(kw_only=True)
+    layers: tuple[Any, ...] = eqx.field(kw_only=True)
     outputs = 2
 
     def distribution(
@@ -262,7 +314,7 @@ class GaussianCritic(_Values, declared.GaussianCritic, eqx.Module):
 
 
 class CategoricalCritic(_Values, declared.CategoricalCritic, eqx.Module):
-    layers: tuple[Linear, ...] = eqx.field(kw_only=True)
+    layers: tuple[Any, ...] = eqx.field(kw_only=True)
 
     @property
     def outputs(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -85,13 +85,15 @@ def ensemble_outputs(
 ) -> Tensor:
     """Outputs [size *batch out] of networks with stacked parameters on concat(obs, action), which is never formed.
 
-    One product serves all members, or one each where oneDNN computes it; the share of an observation that lacks batch
+    The layers are linear, at least the first, and are called on [size rows in]. One product serves all members, or one
+    each where oneDNN computes it; the share of an observation that lacks batch
     axes of the action is computed once.
     """
     batch = torch.broadcast_shapes(obs.shape[:-1], action.shape[:-1])
     linears = list(layers)
     first, size, obs_dim = linears[0], len(linears[0].weight), obs.shape[-1]
-    if is_for_onednn(action, math.prod(batch) * max(linear.weight[0].numel() for linear in linears)):
+    perceptron = all(hasattr(layer, "weight") and layer.weight.ndim == 3 for layer in linears)
+    if perceptron and is_for_onednn(action, math.prod(batch) * max(linear.weight[0].numel() for linear in linears)):
         parameters = [(linear.weight.unbind(), linear.bias.unbind()) for linear in linears]
         members = [[(weights[i], biases[i]) for weights, biases in parameters] for i in range(size)]
         return torch.stack([_member_outputs(member, activate, obs, action, batch) for member in members])

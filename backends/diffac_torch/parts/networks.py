@@ -6,7 +6,7 @@ particles and denoising steps.
 """
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
@@ -66,9 +66,54 @@ class Linear(nn.Module):
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.mT)
 
 
+class Norm(nn.Module):
+    """LayerNorm of [rows features]; or an ensemble of them, of [size rows features]."""
+
+    def __init__(self, weight: np.ndarray, bias: np.ndarray) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.as_tensor(weight, dtype=torch.get_default_dtype()))
+        self.bias = nn.Parameter(torch.as_tensor(bias, dtype=torch.get_default_dtype()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed = F.layer_norm(x, x.shape[-1:], eps=1e-6)
+        if self.weight.ndim == 1:
+            return normed * self.weight + self.bias
+        return normed * self.weight.unsqueeze(1) + self.bias.unsqueeze(1)
+
+
+class Block(nn.Module):
+    """x + Linear(ReLU(Linear(LayerNorm(x))))."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+        super().__init__()
+        self.norm = Norm(arrays["norm.weight"], arrays["norm.bias"])
+        self.up = Linear(arrays["up.weight"], arrays["up.bias"])
+        self.down = Linear(arrays["down.weight"], arrays["down.bias"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(self.up(self.norm(x)).relu())
+
+
 def _layers(initialiser: Initialiser, sizes: tuple[int, ...], ensemble: int | None = None) -> nn.ModuleList:
     check_defaults()
     return nn.ModuleList([Linear(weight, bias) for weight, bias in initialiser.layers(sizes, ensemble)])
+
+
+def _body(
+    network: declared.Network, initialiser: Initialiser, inputs: int, outputs: int, ensemble: int | None = None
+) -> nn.ModuleList:
+    """The layers of a network, from its input to its output."""
+    widths = tuple(network.hidden_sizes)
+    if network.body == "mlp":
+        return _layers(initialiser, (inputs, *widths, outputs), ensemble)
+    check_defaults()
+    first, *blocks, norm, last = initialiser.simba(inputs, widths, outputs, ensemble)
+    return nn.ModuleList([Linear(**first), *map(Block, blocks), Norm(**norm), Linear(**last)])
+
+
+def _between(network: declared.Network) -> Callable[[Tensor], Tensor]:
+    """What stands between the layers; a SimBa's blocks have it inside."""
+    return activation(network.activation) if network.body == "mlp" else lambda hidden: hidden
 
 
 def _first(layers: nn.ModuleList) -> Linear:
@@ -135,7 +180,7 @@ class MLPDenoiser(declared.MLPDenoiser, nn.Module):
         nn.Module.__init__(self)
         self.time_layers = _layers(initialiser, (self.time_dim, 2 * self.time_dim, self.time_dim))
         inputs = self.obs_dim + self.action_dim + self.time_dim
-        self.layers = _layers(initialiser, (inputs, *self.hidden_sizes, self.action_dim))
+        self.layers = _body(self, initialiser, inputs, self.action_dim)
 
     def condition(self, obs: Float[Tensor, "*#batch obs"], num_steps: int) -> Condition:
         """The shares of obs and of all times t < num_steps, to be passed to the network in place of obs."""
@@ -165,7 +210,7 @@ class MLPDenoiser(declared.MLPDenoiser, nn.Module):
         if torch.compiler.is_exporting() or noisy.shape[:-1] != share.shape[:-1]:
             batch = torch.broadcast_shapes(noisy.shape[:-1], share.shape[:-1])
             noisy, share = noisy.expand(*batch, -1), share.expand(*batch, -1)
-        return _after_first(self.layers, affine(noisy, action_weight).add_(share), activation(self.activation))
+        return _after_first(self.layers, affine(noisy, action_weight).add_(share), _between(self))
 
     def _first_weights(self) -> tuple[Tensor, ...]:
         return _first(self.layers).weight.split([self.obs_dim, self.action_dim, self.time_dim], dim=1)
@@ -213,12 +258,12 @@ class DeterministicActor(declared.DeterministicActor, nn.Module):
 
     def build(self, initialiser: Initialiser) -> None:
         nn.Module.__init__(self)
-        self.layers = _layers(initialiser, (self.obs_dim, *self.hidden_sizes, self.action_dim))
+        self.layers = _body(self, initialiser, self.obs_dim, self.action_dim)
 
     def forward(self, obs: Float[Tensor, "*batch obs"]) -> Float[Tensor, "*batch act"]:
         """The action [*batch act] in [-1, 1] for obs [*batch obs]."""
         check_width("obs", obs, self.obs_dim)
-        return _after_first(self.layers, _first(self.layers)(obs), activation(self.activation)).tanh()
+        return _after_first(self.layers, _first(self.layers)(obs), _between(self)).tanh()
 
 
 class GaussianActor(declared.GaussianActor, nn.Module):
@@ -226,16 +271,14 @@ class GaussianActor(declared.GaussianActor, nn.Module):
 
     def build(self, initialiser: Initialiser) -> None:
         nn.Module.__init__(self)
-        self.layers = _layers(initialiser, (self.obs_dim, *self.hidden_sizes, 2 * self.action_dim))
+        self.layers = _body(self, initialiser, self.obs_dim, 2 * self.action_dim)
 
     def forward(
         self, obs: Float[Tensor, "*batch obs"]
     ) -> tuple[Float[Tensor, "*batch act"], Float[Tensor, "*batch act"]]:
         """(mean, log_std), each [*batch act], for obs [*batch obs]."""
         check_width("obs", obs, self.obs_dim)
-        mean, log_std = _after_first(self.layers, _first(self.layers)(obs), activation(self.activation)).chunk(
-            2, dim=-1
-        )
+        mean, log_std = _after_first(self.layers, _first(self.layers)(obs), _between(self)).chunk(2, dim=-1)
         return mean, log_std.clamp(self.log_std_min, self.log_std_max)
 
 
@@ -253,15 +296,13 @@ class _Ensemble:
 
     def build(self, initialiser: Initialiser) -> None:
         nn.Module.__init__(self)  # type: ignore[arg-type]
-        self.layers = _layers(
-            initialiser, (self.obs_dim + self.action_dim, *self.hidden_sizes, self.outputs), self.size
-        )
+        self.layers = _body(self, initialiser, self.obs_dim + self.action_dim, self.outputs, self.size)  # type: ignore[arg-type]
 
     def _outputs(self, obs: Tensor, action: Tensor) -> Tensor:
         """[size *batch outputs]"""
         check_width("obs", obs, self.obs_dim)
         check_width("action", action, self.action_dim)
-        return ensemble_outputs(self.layers, activation(self.activation), obs, action)
+        return ensemble_outputs(self.layers, _between(self), obs, action)  # type: ignore[arg-type]
 
 
 class _Values(_Ensemble):

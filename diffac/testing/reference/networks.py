@@ -88,6 +88,79 @@ def perceptron_derivative(
     return dx
 
 
+def layer_norm(x: Array, weight: Array, bias: Array) -> tuple[Array, Pull]:
+    """(x - mean) / sqrt(variance + 1e-6), times weight, plus bias, over the last axis (Ba et al. 2016, 1607.06450).
+
+    pull(dy) -> (dx, dweight, dbias). x moves mean and variance too, so dx has no share along 1 and little along y.
+    """
+    centred = x - x.mean(-1, keepdims=True)
+    std = np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+    y = centred / std
+
+    def pull(d: Array) -> tuple[Array, Array, Array]:
+        dy, rows = d * weight, tuple(range(x.ndim - 1))
+        dx = (dy - dy.mean(-1, keepdims=True) - y * (dy * y).mean(-1, keepdims=True)) / std
+        return dx, (d * y).sum(rows), d.sum(rows)
+
+    return y * weight + bias, pull
+
+
+def simba(parameters: Parameters, x: Array, member: int | None = None) -> tuple[Array, Pull]:
+    """Linear; x + Linear(relu(Linear(LayerNorm(x)))) again and again; LayerNorm; Linear (arXiv 2410.09754).
+
+    pull(dy) -> (gradient, dx), as that of `perceptron`.
+    """
+    which: Any = ... if member is None else member
+    blocks = sum(name.startswith("layers.") and name.endswith(".up.weight") for name in parameters)
+    pulls: list[tuple[str, str, Pull]] = []
+
+    def apply(kind: str, name: str, x: Array) -> Array:
+        weight, bias = (parameters[f"{name}.{end}"][which] for end in ("weight", "bias"))
+        if kind == "norm":
+            y, pull = layer_norm(x, weight, bias)
+        else:
+            y = x @ weight.T + bias
+
+            def pull(d: Array) -> tuple[Array, Array, Array]:
+                rows, columns = (a.reshape(-1, a.shape[-1]) for a in (d, x))
+                return d @ weight, rows.T @ columns, rows.sum(0)
+
+        pulls.append((kind, name, pull))
+        return y
+
+    x = apply("linear", "layers.0", x)
+    slopes = []
+    for i in range(1, blocks + 1):
+        inner = apply("linear", f"layers.{i}.up", apply("norm", f"layers.{i}.norm", x))
+        inner, slope = activation("relu", inner)
+        slopes.append(slope)
+        x = x + apply("linear", f"layers.{i}.down", inner)
+    x = apply("norm", f"layers.{blocks + 1}", x)
+    x = apply("linear", f"layers.{blocks + 2}", x)
+
+    def pull(dy: Array) -> tuple[Gradient, Array]:
+        gradient, left = zeros(parameters), list(pulls)
+
+        def back(d: Array) -> Array:
+            _, name, pull_one = left.pop()
+            d, gradient[f"{name}.weight"][which], gradient[f"{name}.bias"][which] = pull_one(d)
+            return d
+
+        d = back(back(dy))
+        for slope in reversed(slopes):
+            d = d + back(back(back(d) * slope))
+        return gradient, back(d)
+
+    return x, pull
+
+
+def body(parameters: Parameters, x: Array, act: str, member: int | None = None) -> tuple[Array, Pull]:
+    """A SimBa if the parameters are one's, else a perceptron."""
+    if "layers.1.up.weight" in parameters:
+        return simba(parameters, x, member)
+    return perceptron(parameters, x, act, member=member)
+
+
 def time_embedding(t: Any, dim: int = 16) -> Array:
     """Sines, then cosines, of t times a geometric series of frequencies (Vaswani et al. 2017), over sqrt(dim)."""
     t = np.asarray(t, np.float64)
@@ -116,7 +189,7 @@ class MLPDenoiser:
         dim = self.parameters["time_layers.0.weight"].shape[1]
         time, pull_time = perceptron(self.parameters, time_embedding(t, dim), self.activation, "time_layers")
         x, split = concatenate(obs, noisy, time)
-        output, pull_layers = perceptron(self.parameters, x, self.activation)
+        output, pull_layers = body(self.parameters, x, self.activation)
 
         def pull(doutput: Array) -> tuple[Gradient, Array]:
             gradient, dx = pull_layers(doutput)
@@ -176,7 +249,7 @@ class DeterministicActor:
 
     def __call__(self, obs: Array) -> tuple[Array, Pull]:
         """The action [*batch act]; pull(daction) -> gradient."""
-        outputs, pull_outputs = perceptron(self.parameters, obs, self.activation)
+        outputs, pull_outputs = body(self.parameters, obs, self.activation)
         action = np.tanh(outputs)
         return action, lambda daction: pull_outputs(daction / np.cosh(outputs) ** 2)[0]
 
@@ -192,7 +265,7 @@ class GaussianActor:
 
     def __call__(self, obs: Array) -> tuple[tuple[Array, Array], Pull]:
         """(mean, log_std), each [*batch act]; pull(dmean, dlog_std) -> gradient."""
-        outputs, pull_outputs = perceptron(self.parameters, obs, self.activation)
+        outputs, pull_outputs = body(self.parameters, obs, self.activation)
         mean, raw = np.split(outputs, 2, axis=-1)
         log_std, slope = clip(raw, self.log_std_min, self.log_std_max)
 
@@ -205,7 +278,7 @@ class GaussianActor:
 def ensemble(parameters: Parameters, obs: Array, action: Array, act: str) -> tuple[Array, Pull]:
     """Outputs of all critics, [ensemble *batch outputs]; pull(doutputs) -> (gradient, daction)."""
     x, split = concatenate(obs, action)
-    members = [perceptron(parameters, x, act, member=i) for i in range(len(parameters["layers.0.weight"]))]
+    members = [body(parameters, x, act, i) for i in range(len(parameters["layers.0.weight"]))]
 
     def pull(doutputs: Array) -> tuple[Gradient, Array]:
         gradients, dx = zip(*(pull_one(d) for (_, pull_one), d in zip(members, doutputs, strict=True)), strict=True)
@@ -261,7 +334,7 @@ class CategoricalCritic:
 
     def atoms(self) -> Array:
         """Returns, equally spaced, as many as the last layer has outputs."""
-        last = sum(name.startswith("layers.") for name in self.parameters) // 2 - 1
+        last = max(int(name.split(".")[1]) for name in self.parameters)
         count = self.parameters[f"layers.{last}.bias"].shape[-1]
         return self.v_min + (self.v_max - self.v_min) * np.arange(count) / (count - 1)
 

@@ -21,6 +21,17 @@ def layers(
     return named
 
 
+def body(
+    network: declared.Network, initialiser: Initialiser, inputs: int, outputs: int, ensemble: int | None = None
+) -> dict[str, Any]:
+    """Initial parameters by name of what is between input and output."""
+    widths = tuple(network.hidden_sizes)
+    if network.body == "mlp":
+        return layers(initialiser, (inputs, *widths, outputs), ensemble=ensemble)
+    made = initialiser.simba(inputs, widths, outputs, ensemble)
+    return {f"layers.{i}.{name}": array for i, layer in enumerate(made) for name, array in layer.items()}
+
+
 class Network:
     """A network of the reference, `bound` to its parameters; training replaces it."""
 
@@ -36,9 +47,7 @@ class Condition(NamedTuple):
 class MLPDenoiser(declared.MLPDenoiser, Network):
     def build(self, initialiser: Initialiser) -> None:
         arrays = layers(initialiser, (self.time_dim, 2 * self.time_dim, self.time_dim), "time_layers")
-        arrays |= layers(
-            initialiser, (self.obs_dim + self.action_dim + self.time_dim, *self.hidden_sizes, self.action_dim)
-        )
+        arrays |= body(self, initialiser, self.obs_dim + self.action_dim + self.time_dim, self.action_dim)
         self.bound = reference.MLPDenoiser(arrays, self.activation, self.prediction)
 
     def condition(self, obs: Any, num_steps: int) -> Condition:
@@ -60,7 +69,7 @@ class MeanFlowActor(declared.MeanFlowActor, Network):
 
 class DeterministicActor(declared.DeterministicActor, Network):
     def build(self, initialiser: Initialiser) -> None:
-        arrays = layers(initialiser, (self.obs_dim, *self.hidden_sizes, self.action_dim))
+        arrays = body(self, initialiser, self.obs_dim, self.action_dim)
         self.bound = reference.DeterministicActor(arrays, self.activation)
 
     def __call__(self, obs: Any) -> Any:
@@ -69,7 +78,7 @@ class DeterministicActor(declared.DeterministicActor, Network):
 
 class GaussianActor(declared.GaussianActor, Network):
     def build(self, initialiser: Initialiser) -> None:
-        arrays = layers(initialiser, (self.obs_dim, *self.hidden_sizes, 2 * self.action_dim))
+        arrays = body(self, initialiser, self.obs_dim, 2 * self.action_dim)
         self.bound = reference.GaussianActor(arrays, self.activation, self.log_std_min, self.log_std_max)
 
     def __call__(self, obs: Any) -> Any:
@@ -83,8 +92,8 @@ class Values(Network):
 
     def build(self, initialiser: Initialiser) -> None:
         own: Any = self
-        sizes = (own.obs_dim + own.action_dim, *own.hidden_sizes, self.outputs)
-        self.bound = self.kind(layers(initialiser, sizes, ensemble=own.size), own.activation)
+        arrays = body(own, initialiser, own.obs_dim + own.action_dim, self.outputs, own.size)
+        self.bound = self.kind(arrays, own.activation)
 
     def __call__(self, obs: Any, action: Any) -> Any:
         return self.bound(obs, action)[0]
