@@ -197,3 +197,23 @@ def test_a_copy_of_a_state_goes_on_alone() -> None:
     expected = B.to_arrays(trained(engine, state, [1]))
     for name, array in B.to_arrays(trained(engine, other, [1])).items():
         np.testing.assert_array_equal(array, expected[name], name)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW"])
+def test_parameters_may_lie_in_memory_in_any_order(name: str) -> None:
+    """The fused kernel walks parameter and gradient side by side: a transposed view steps as its copy does."""
+    B = load_backend("torch")
+    import torch
+
+    matrix, grad = torch.randn(4, 3), torch.arange(12.0).reshape(3, 4)
+    found = []
+    for weight in (matrix.mT, matrix.mT.contiguous()):
+        module = torch.nn.Module()
+        module.weight = torch.nn.Parameter(weight.detach().clone(memory_format=torch.preserve_format))
+        optimiser = getattr(B, name)(RATE)
+        state = optimiser.init(module)
+        for given in (grad, grad.mT.contiguous().mT, torch.ones(1, 1).expand(3, 4)):
+            module, state, _ = optimiser.step(state, module, [given])
+        found.append(module.weight.detach())
+    assert not found[0].is_contiguous()
+    torch.testing.assert_close(*found, rtol=0, atol=0)

@@ -100,7 +100,8 @@ class AdamW(declared.AdamW, Adam):
 
 def _step(optimiser: torch.optim.Optimizer, module: nn.Module, grads: Sequence[Tensor]) -> None:
     for parameter, grad in zip(parameters(module), grads, strict=True):
-        parameter.grad = grad.contiguous()  # the fused kernel reads expanded gradients wrongly
+        # the fused kernel reads gradients wrongly that do not lie in memory as their parameter does
+        parameter.grad = grad if grad.stride() == parameter.stride() else torch.empty_like(parameter).copy_(grad)
     optimiser.step()
     optimiser.zero_grad()
 
