@@ -68,7 +68,8 @@ class Initialiser:
         normal = self._rng.standard_normal((*leading, max(n_out, n_in), min(n_out, n_in)))
         columns, triangle = np.linalg.qr(normal)
         columns = columns * np.sign(np.diagonal(triangle, axis1=-2, axis2=-1))[..., None, :]
-        return columns if n_out >= n_in else np.swapaxes(columns, -1, -2)
+        # a parameter that is a transposed view would not lie in memory as its gradient does
+        return np.ascontiguousarray(columns if n_out >= n_in else np.swapaxes(columns, -1, -2))
 
     def _layer(self, shape: tuple[int, ...], fan_in: int) -> tuple[np.ndarray, np.ndarray]:
         if self.law == "truncated_normal":

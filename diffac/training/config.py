@@ -8,12 +8,14 @@ from typing import Annotated, Any, Literal
 
 import numpy as np
 
-from diffac.backend import check_backend_name
+from diffac.backend import Backend, check_backend_name
 from diffac.data.environments import check_env_arguments
 from diffac.errors import UsageError
+from diffac.parts.declaration import Ensemble
 from diffac.parts.initialisers import Law
+from diffac.parts.networks import Body
 from diffac.parts.schedules import LinearSchedule
-from diffac.protocols import Activation
+from diffac.protocols import Activation, Critic, CriticObjective
 from diffac.values import check_fields
 
 
@@ -162,18 +164,32 @@ class TrainConfig:
         return max(0, int(paid * self.updates_per_env_step + 1e-9))
 
 
+CriticKind = Literal["twin", "ensemble", "gaussian", "categorical"]
+"""A critic network together with its objective."""
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ActorCriticConfig(TrainConfig):
     """Arguments that all actor-critic recipes share; a recipe inherits them and sets its own defaults."""
 
     HEADING = Heading.NETWORKS
 
+    network: Body = "mlp"
+    """Body of actor and critic: perceptrons, or the residual blocks of SimBa, whose widths are equal."""
+    critic: Literal["recipe", "twin", "ensemble", "gaussian", "categorical"] = "recipe"
+    """What learns values: the recipe's own; a twin; an ensemble of ten, of which a random pair makes each target and
+    the mean guides the actor (REDQ); two Gaussians with the loss of DSAC-T; two categorical distributions."""
+    projection: Literal["hl_gauss", "c51"] = "hl_gauss"
+    """How a target becomes a categorical distribution."""
+    value_range: float = 2000.0
+    """A categorical critic's values reach from minus to plus this, times reward_scale."""
     hidden_sizes: tuple[int, ...] = (256, 256, 256)
     """Widths of the hidden layers of actor and critic."""
     activation: Activation = "mish"
-    """Activation of both networks."""
+    """Activation of both networks; a SimBa has ReLU."""
     initialiser: Law = "truncated_normal"
-    """Law of their initial parameters: truncated_normal as in DACER and SDAC, uniform as in PyTorch."""
+    """Law of their initial parameters: truncated_normal as in DACER and SDAC, uniform as in PyTorch; a SimBa has its
+    own."""
     learning_rate: float = 3e-4
     """Adam's learning rate."""
     tau: float = 0.005
@@ -186,12 +202,57 @@ class ActorCriticConfig(TrainConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("actor_delay", self.actor_delay >= 1, "must be at least 1")
-        self._require("reward_scale", 0 < self.reward_scale < float("inf"), "must be greater than 0 and finite")
+        for name in ("reward_scale", "value_range"):
+            self._require(name, 0 < getattr(self, name) < float("inf"), "must be greater than 0 and finite")
 
     @property
     def network_arguments(self) -> dict[str, Any]:
         """What actor and critic take beside their dimensions and keys."""
-        return {"hidden_sizes": self.hidden_sizes, "activation": self.activation, "initialiser": self.initialiser}
+        names = ("hidden_sizes", "activation", "initialiser")
+        return {**{name: getattr(self, name) for name in names}, "body": self.network}
+
+    @property
+    def ensemble(self) -> Ensemble:
+        """How an actor sees the values of the critic as one, where its paper says the smallest."""
+        return "mean" if self.critic == "ensemble" else "min"
+
+    def make_critic(
+        self, b: Backend, obs_dim: int, action_dim: int, kind: CriticKind, *,
+        soft: bool = False, factor: float = 1.0, **network: Any,
+    ) -> tuple[Critic, CriticObjective]:  # fmt: skip
+        """The critic and its objective.
+
+        Args:
+            b: the backend.
+            obs_dim: length of an observation.
+            action_dim: length of an action.
+            kind: the recipe's own, for `critic="recipe"`.
+            soft: whether the target contains the entropy of the policy.
+            factor: of a mean squared error, which other objectives do not have.
+            **network: in place of `network_arguments`.
+
+        Raises:
+            UsageError: there is a factor, but no mean squared error.
+        """
+        kind = kind if self.critic == "recipe" else self.critic
+        if factor != 1.0 and kind in ("gaussian", "categorical"):
+            raise UsageError(
+                f"a {kind} critic has no mean squared error for the factor {factor!r} to scale; choose another critic "
+                "or the factor 1.0"
+            )
+        arguments = {"key": self.network_keys[1], **self.network_arguments, **network}
+        match kind:
+            case "twin":
+                return b.TwinCritic(obs_dim, action_dim, **arguments), b.MeanSquaredTD(soft, factor)
+            case "ensemble":
+                critic = b.EnsembleCritic(obs_dim, action_dim, size=10, **arguments)
+                return critic, b.MeanSquaredTD(soft, factor, ensemble="random_pair")
+            case "gaussian":
+                return b.GaussianCritic(obs_dim, action_dim, **arguments), b.GaussianTD(self.tau, soft=soft)
+            case "categorical":
+                end = self.reward_scale * self.value_range
+                critic = b.CategoricalCritic(obs_dim, action_dim, v_min=-end, v_max=end, **arguments)
+                return critic, b.CategoricalTD(self.projection, soft)
 
     def actor_learning_rate(self, final: float) -> LinearSchedule:
         """The schedule of the official SDAC code: learning_rate up to a quarter of the actor's steps, `final` from

@@ -63,9 +63,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, Critic]:
     """The learner and its initial actor and critic."""
     b = get_backend(config.backend)
-    actor_key, critic_key = config.network_keys
-    actor = b.MLPDenoiser(obs_dim, action_dim, key=actor_key, **config.network_arguments)
-    critic = b.GaussianCritic(obs_dim, action_dim, key=critic_key, **config.network_arguments)
+    actor = b.MLPDenoiser(obs_dim, action_dim, key=config.network_keys[0], **config.network_arguments)
+    critic, critic_objective = config.make_critic(b, obs_dim, action_dim, "gaussian")
 
     schedule = vp_schedule(config.num_diffusion_steps)
     policy = b.AdditiveNoise(b.DDPMSampler(schedule, start_scale=1.0), config.noise_scale, config.clip_action)
@@ -75,8 +74,8 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     )  # fmt: skip
     learner = b.Learner(
         sampler=policy,
-        actor_objective=b.ValueThroughSampler(policy),
-        critic_objective=b.GaussianTD(config.tau),
+        actor_objective=b.ValueThroughSampler(policy, ensemble=config.ensemble),
+        critic_objective=critic_objective,
         temperature=temperature,
         actor_optimiser=b.Adam(config.learning_rate),
         critic_optimiser=b.Adam(config.learning_rate),

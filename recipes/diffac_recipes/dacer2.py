@@ -77,26 +77,25 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, Critic]:
     """The learner and its initial actor and critic."""
     b = get_backend(config.backend)
-    actor_key, critic_key = config.network_keys
-    actor = b.MLPDenoiser(obs_dim, action_dim, key=actor_key, **config.network_arguments)
-    critic = b.GaussianCritic(obs_dim, action_dim, key=critic_key, **config.network_arguments)
+    actor = b.MLPDenoiser(obs_dim, action_dim, key=config.network_keys[0], **config.network_arguments)
+    critic, critic_objective = config.make_critic(b, obs_dim, action_dim, "gaussian")
 
     schedule = vp_schedule(config.num_diffusion_steps)
     policy = b.AdditiveNoise(b.DDPMSampler(schedule, start_scale=1.0), config.noise_scale, config.clip_action)
     q_gradient = b.TimeWeightedQGradient(
         policy, schedule, slope=config.weight_slope, intercept=config.weight_intercept,
         space=config.target_space, source=config.target_source, time_offset=config.time_offset,
-        contractive_step=config.contractive_step,
+        contractive_step=config.contractive_step, ensemble=config.ensemble,
     )  # fmt: skip
     temperature = b.MixtureEntropyTemperature(
         policy, config.initial_temperature, config.target_entropy_per_dim,
         config.temperature_interval or max(250, config.total_updates // 150), config.temperature_learning_rate,
     )  # fmt: skip
-    value = b.ValueThroughSampler(policy, config.relative_eta)
+    value = b.ValueThroughSampler(policy, config.relative_eta, config.ensemble)
     learner = b.Learner(
         sampler=policy,
         actor_objective=b.Sum((1.0, value), (config.eta, q_gradient), rollout_of=policy),
-        critic_objective=b.GaussianTD(config.tau),
+        critic_objective=critic_objective,
         temperature=temperature,
         actor_optimiser=b.Adam(config.learning_rate),
         critic_optimiser=b.Adam(config.learning_rate),

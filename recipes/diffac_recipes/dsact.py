@@ -58,18 +58,17 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, Critic]:
     """The learner and its initial actor and critics."""
     b = get_backend(config.backend)
-    actor_key, critic_key = config.network_keys
     actor = b.GaussianActor(
-        obs_dim, action_dim, key=actor_key, log_std_max=config.log_std_max, **config.network_arguments
+        obs_dim, action_dim, key=config.network_keys[0], log_std_max=config.log_std_max, **config.network_arguments
     )
-    critic = b.GaussianCritic(obs_dim, action_dim, key=critic_key, **config.network_arguments)
+    critic, critic_objective = config.make_critic(b, obs_dim, action_dim, "gaussian", soft=True)
 
     policy = b.TanhGaussianSampler()
     learner = b.Learner(
         sampler=policy,
         target_actor="ema",
-        actor_objective=b.EntropyRegularisedValue(policy),
-        critic_objective=b.GaussianTD(config.tau, soft=True),
+        actor_objective=b.EntropyRegularisedValue(policy, config.ensemble),
+        critic_objective=critic_objective,
         temperature=b.TargetEntropyTemperature(
             action_dim, config.initial_temperature, config.target_entropy_per_dim, config.actor_delay,
             config.temperature_learning_rate,

@@ -60,9 +60,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, Critic]:
     """The learner and its initial actor and critics."""
     b = get_backend(config.backend)
-    actor_key, critic_key = config.network_keys
-    actor = b.MLPDenoiser(obs_dim, action_dim, key=actor_key, **config.network_arguments)
-    critic = b.TwinCritic(obs_dim, action_dim, key=critic_key, **{**config.network_arguments, "activation": "relu"})
+    actor = b.MLPDenoiser(obs_dim, action_dim, key=config.network_keys[0], **config.network_arguments)
+    critic, critic_objective = config.make_critic(b, obs_dim, action_dim, "twin", activation="relu")
 
     schedule = vp_schedule(config.num_diffusion_steps)
     chain = b.DDPMSampler(schedule, start_scale=1.0, clip="state", variance="forward")
@@ -73,7 +72,7 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     learner = b.Learner(
         sampler=b.AdditiveNoise(chain, config.noise_scale, config.clip_action),
         actor_objective=b.Sum((1 / action_dim, loss)),
-        critic_objective=b.MeanSquaredTD(),
+        critic_objective=critic_objective,
         temperature=b.FixedTemperature(1.0),
         actor_optimiser=b.Adam(config.learning_rate),
         critic_optimiser=b.Adam(config.learning_rate),

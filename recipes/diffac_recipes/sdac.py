@@ -83,20 +83,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, Critic]:
     """The learner and its initial actor and critics."""
     b = get_backend(config.backend)
-    actor_key, critic_key = config.network_keys
-    actor = b.MLPDenoiser(obs_dim, action_dim, key=actor_key, **config.network_arguments)
-    critic = b.TwinCritic(obs_dim, action_dim, key=critic_key, **config.network_arguments)
+    actor = b.MLPDenoiser(obs_dim, action_dim, key=config.network_keys[0], **config.network_arguments)
+    critic, critic_objective = config.make_critic(b, obs_dim, action_dim, "twin")
 
     make = {"linear": linear_beta_schedule, "cosine": cosine_schedule}[config.schedule]
     schedule = make(config.num_diffusion_steps)
-    best = b.BestOf(b.DDPMSampler(schedule, config.start_scale), config.num_candidates)
+    best = b.BestOf(b.DDPMSampler(schedule, config.start_scale), config.num_candidates, config.ensemble)
     policy = b.AdditiveNoise(best, config.noise_scale, config.clip_action)
-    proposal = b.ReverseProposal(policy, config.num_particles, 1 / config.reward_scale, config.truncated)
+    proposal = b.ReverseProposal(
+        policy, config.num_particles, 1 / config.reward_scale, config.truncated, config.ensemble
+    )
     loss = b.ReweightedScoreMatching(schedule, proposal)
     learner = b.Learner(
         sampler=policy,
         actor_objective=b.Sum((1 / (config.num_particles * action_dim), loss)) if config.mean_loss else loss,
-        critic_objective=b.MeanSquaredTD(),
+        critic_objective=critic_objective,
         temperature=b.NoiseEntropyTemperature(
             action_dim, policy, config.initial_temperature, config.target_entropy_per_dim,
             config.temperature_interval, config.temperature_learning_rate,

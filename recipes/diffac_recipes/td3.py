@@ -61,9 +61,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, Critic]:
     """The learner and its initial actor and critics."""
     b = get_backend(config.backend)
-    actor_key, critic_key = config.network_keys
-    actor = b.DeterministicActor(obs_dim, action_dim, key=actor_key, **config.network_arguments)
-    critic = b.TwinCritic(obs_dim, action_dim, key=critic_key, **config.network_arguments)
+    actor = b.DeterministicActor(obs_dim, action_dim, key=config.network_keys[0], **config.network_arguments)
+    critic, critic_objective = config.make_critic(b, obs_dim, action_dim, "twin")
 
     policy = b.DeterministicSampler()
     learner = b.Learner(
@@ -71,7 +70,7 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
         target_sampler=b.AdditiveNoise(policy, config.target_noise, noise_clip=config.target_noise_clip),
         target_actor="ema",
         actor_objective=b.ValueThroughSampler(policy, ensemble="first"),
-        critic_objective=b.MeanSquaredTD(),
+        critic_objective=critic_objective,
         temperature=b.FixedTemperature(1.0),
         actor_optimiser=b.Adam(config.learning_rate),
         critic_optimiser=b.Adam(config.learning_rate),
