@@ -20,7 +20,7 @@ import pytest
 import diffac
 from diffac.parts import PARTS
 from diffac.runs.engine import start_engine
-from diffac.training.config import TrainConfig
+from diffac.training.config import ActorCriticConfig, TrainConfig
 from diffac_recipes import RECIPES
 
 ROOT = Path(__file__).parent.parent
@@ -226,6 +226,10 @@ def test_recipe_pages_are_complete(recipe: str) -> None:
     page = (DOCS / "results/recipes" / f"{recipe}.md").read_text()
     module = importlib.import_module(RECIPES[recipe])
     common = {field.name: field.default for field in dataclasses.fields(TrainConfig)}
+    for name in ("critic", "projection", "value_range", "network"):  # what changes every recipe alike
+        explained = (DOCS / "extend" / ("network.md" if name == "network" else "critic.md")).read_text()
+        assert f"`--{name.replace('_', '-')}" in explained
+        common[name] = ActorCriticConfig.__dataclass_fields__[name].default
     own = [f for f in dataclasses.fields(module.Config) if f.name not in common or f.default != common[f.name]]
     assert [f.name for f in own if not re.search(rf"^\| `{f.name}` \|", page, re.MULTILINE)] == []
     assert [name for name in module.PRESETS if f"`{name}`" not in page] == []
