@@ -152,13 +152,17 @@ class MeanFlowActor(Network):
         obs_dim: length of an observation.
         action_dim: length of an action.
         key: seed of the initial parameters, equal in all backends.
-        hidden_sizes: widths of the hidden layers.
-        activation: between the layers; relu has no second derivative, so its derivative in t has jumps.
-        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch.
+        hidden_sizes: widths of the hidden layers, or of the blocks of a SimBa, which are equal.
+        activation: between the layers; relu has no second derivative, so its derivative in t has jumps, and so has that
+            of a SimBa.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch;
+            a SimBa has its own.
+        body: a perceptron, "mlp", or "simba" (arXiv 2410.09754).
         time_dim: number of time features, even.
 
     Raises:
-        UsageError: a size is not positive, time_dim is odd, or the activation or the initialiser is unknown.
+        UsageError: a size is not positive, blocks differ in width, time_dim is odd, or the activation or the
+            initialiser is unknown.
     """
 
     time_dim: Count = dataclasses.field(default=16, kw_only=True, metadata=STATIC)

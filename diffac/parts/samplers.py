@@ -20,8 +20,8 @@ __all__ = [
     "DDPMSampler",
     "DeterministicSampler",
     "HeunSampler",
-    "MeanFlowSampler",
     "LogProbability",
+    "MeanFlowSampler",
     "TanhGaussianSampler",
 ]
 

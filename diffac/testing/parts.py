@@ -104,7 +104,7 @@ ACTORS: dict[str, Callable[..., Any]] = {
         d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw
     ),
     "gaussian": lambda B, d, key, **kw: B.GaussianActor(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
-    **{f"simba_{name}": _simba(name) for name in ("denoiser", "deterministic", "gaussian")},
+    **{f"simba_{name}": _simba(name) for name in ("denoiser", "mean_velocity", "deterministic", "gaussian")},
 }
 ATOMS = {"v_min": -3.0, "v_max": 4.0}
 """Range of the categorical critic; some targets of a test lie outside."""
@@ -172,6 +172,10 @@ SHAPES: dict[str, Callable[[Dims], dict[str, Shape]]] = {
     "actor gaussian": lambda d: _layer_shapes((d.obs, *d.hidden, 2 * d.action)),
     "actor simba_denoiser": lambda d: {
         **_layer_shapes((TIME_DIM, 2 * TIME_DIM, TIME_DIM), "time_layers"),
+        **_simba_shapes(d, d.obs + d.action + TIME_DIM, d.action),
+    },
+    "actor simba_mean_velocity": lambda d: {
+        **_layer_shapes((2 * TIME_DIM, 2 * TIME_DIM, TIME_DIM), "time_layers"),
         **_simba_shapes(d, d.obs + d.action + TIME_DIM, d.action),
     },
     "actor simba_deterministic": lambda d: _simba_shapes(d, d.obs, d.action),
@@ -331,6 +335,9 @@ OBJECTIVES: dict[str, Part] = {
     ),
     "mean_flow_never_equal": Part(
         lambda B, d: B.MeanFlowMatching(B.PolicyProposal(rate=0.1), equal_fraction=0.0), actor="mean_velocity"
+    ),
+    "mean_flow_simba": Part(
+        lambda B, d: B.MeanFlowMatching(B.PolicyProposal(rate=0.1), equal_fraction=0.2), actor="simba_mean_velocity"
     ),
     "reverse_velocity_flow": _score_matching(
         lambda B, d: B.ReverseProposal(

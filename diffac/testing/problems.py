@@ -308,6 +308,7 @@ BOUND = {
     "actor deterministic": reference.DeterministicActor,
     "actor gaussian": reference.GaussianActor,
     "actor simba_denoiser": reference.MLPDenoiser,
+    "actor simba_mean_velocity": reference.MeanFlowActor,
     "actor simba_deterministic": reference.DeterministicActor,
     "actor simba_gaussian": reference.GaussianActor,
     "critic simba": reference.EnsembleCritic,

@@ -74,20 +74,21 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, Critic]:
     """The learner and its initial actor and critics."""
     b = get_backend(config.backend)
-    actor_key, critic_key = config.network_keys
-    actor = b.MLPDenoiser(obs_dim, action_dim, key=actor_key, **config.network_arguments)
-    critic = b.TwinCritic(obs_dim, action_dim, key=critic_key, **{**config.network_arguments, "activation": "relu"})
+    actor = b.MLPDenoiser(obs_dim, action_dim, key=config.network_keys[0], **config.network_arguments)
+    critic, critic_objective = config.make_critic(b, obs_dim, action_dim, "twin", soft=True, activation="relu")
 
     schedule = cosine_schedule(config.num_diffusion_steps, start=0.001, end=0.9946)
     chain = b.DDPMSampler(schedule, variance="forward")
-    proposal = b.ReverseProposal(chain, config.num_particles, value_scale=1.0, source="replay")
+    proposal = b.ReverseProposal(
+        chain, config.num_particles, value_scale=1.0, ensemble=config.ensemble, source="replay"
+    )
     learner = b.Learner(
         sampler=chain,
         target_sampler=b.LogProbability(chain, schedule, config.num_noises),
-        evaluation_sampler=b.BestOf(chain, config.evaluation_candidates),
+        evaluation_sampler=b.BestOf(chain, config.evaluation_candidates, config.ensemble),
         evaluation_ranking="target",
         actor_objective=b.Sum((1 / action_dim, b.ReweightedScoreMatching(schedule, proposal))),
-        critic_objective=b.MeanSquaredTD(soft=True),
+        critic_objective=critic_objective,
         temperature=b.FixedTemperature(config.temperature),
         actor_optimiser=b.Adam(config.learning_rate),
         critic_optimiser=b.Adam(config.learning_rate),

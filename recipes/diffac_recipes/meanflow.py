@@ -75,18 +75,19 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, Critic]:
     """The learner and its initial actor and critics."""
     b = get_backend(config.backend)
-    actor_key, critic_key = config.network_keys
-    actor = b.MeanFlowActor(obs_dim, action_dim, key=actor_key, **config.network_arguments)
-    critic = b.TwinCritic(obs_dim, action_dim, key=critic_key, **config.network_arguments)
+    actor = b.MeanFlowActor(obs_dim, action_dim, key=config.network_keys[0], **config.network_arguments)
+    critic, critic_objective = config.make_critic(b, obs_dim, action_dim, "twin")
 
     flow = b.MeanFlowSampler(config.num_diffusion_steps, config.start_scale)
     noisy = b.AdditiveNoise(flow, config.noise_scale, config.clip_action)
-    proposal = b.PolicyProposal(config.statistics_rate, centred=False, value_scale=config.value_scale, tempered=False)
+    proposal = b.PolicyProposal(
+        config.statistics_rate, ensemble=config.ensemble, centred=False, value_scale=config.value_scale, tempered=False
+    )
     loss = b.MeanFlowMatching(proposal, config.equal_fraction)
     learner = b.Learner(
-        sampler=b.BestOf(noisy, config.num_candidates),
+        sampler=b.BestOf(noisy, config.num_candidates, config.ensemble),
         actor_objective=b.Sum((1 / action_dim, loss)) if config.mean_loss else loss,
-        critic_objective=b.MeanSquaredTD(),
+        critic_objective=critic_objective,
         temperature=b.NoiseEntropyTemperature(
             action_dim, noisy, config.initial_temperature, config.target_entropy_per_dim,
             config.temperature_interval, config.temperature_learning_rate,

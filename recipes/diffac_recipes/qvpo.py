@@ -80,23 +80,22 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, Critic]:
     """The learner and its initial actor and critics."""
     b = get_backend(config.backend)
-    actor_key, critic_key = config.network_keys
-    actor = b.MLPDenoiser(obs_dim, action_dim, key=actor_key, **config.network_arguments)
-    critic = b.TwinCritic(obs_dim, action_dim, key=critic_key, **config.network_arguments)
+    actor = b.MLPDenoiser(obs_dim, action_dim, key=config.network_keys[0], **config.network_arguments)
+    critic, critic_objective = config.make_critic(b, obs_dim, action_dim, "twin")
 
     schedule = cosine_schedule(config.num_diffusion_steps)
     chain = b.DDPMSampler(schedule, start_scale=1.0)
     falling = LinearSchedule(
         config.uniform_weight, config.final_uniform_weight, 0, max(1, config.total_updates * 9 // 10)
     )
-    proposal = b.QWeightedProposal(chain, config.training_candidates, config.num_uniform, falling)
+    proposal = b.QWeightedProposal(chain, config.training_candidates, config.num_uniform, falling, config.ensemble)
     optimiser = {"max_grad_norm": config.max_grad_norm, "eps": config.adam_eps}
     learner = b.Learner(
-        sampler=b.BestOf(chain, config.num_candidates),
-        evaluation_sampler=b.BestOf(chain, config.evaluation_candidates),
+        sampler=b.BestOf(chain, config.num_candidates, config.ensemble),
+        evaluation_sampler=b.BestOf(chain, config.evaluation_candidates, config.ensemble),
         # a mean over action entries, as in the paper's code: the clip of the gradient sees its size
         actor_objective=b.Sum((1 / action_dim, b.ReweightedScoreMatching(schedule, proposal))),
-        critic_objective=b.MeanSquaredTD(),
+        critic_objective=critic_objective,
         temperature=b.FixedTemperature(1.0),
         actor_optimiser=b.Adam(config.learning_rate, **optimiser),
         critic_optimiser=b.Adam(config.critic_learning_rate, **optimiser),

@@ -22,6 +22,8 @@ SMALL = {
     "num_diffusion_steps": 2,
     "num_candidates": 2,
     "num_particles": 2,
+    "num_noises": 2,
+    "training_candidates": 3,
     "hidden_sizes": (4, 4),
     "learning_starts": 10,
     "total_timesteps": 1000,
@@ -64,7 +66,7 @@ def test_every_recipe_with_every_critic(recipe: str, critic: str) -> None:
     kinds = {"twin": "MeanSquaredTD", "ensemble": "MeanSquaredTD", "gaussian": "GaussianTD"}
     if critic != "recipe":
         assert type(learner.critic_objective).__name__ == kinds.get(critic, "CategoricalTD")
-    assert learner.critic_objective.soft == (recipe in ("sac", "dsact"))
+    assert learner.critic_objective.soft == (recipe in ("sac", "dsact", "maxentdp"))
     assert ("critic.layers.1.up.weight" in after) == (network == "simba") == ("actor.layers.1.up.weight" in after)
     if critic == "ensemble":
         assert after["critic.layers.0.weight"].shape[0] == 10

@@ -214,12 +214,12 @@ RealTime: TypeAlias = Float[Array, "*#batch"] | float
 
 class MeanFlowActor(declared.MeanFlowActor, eqx.Module):
     time_layers: tuple[Linear, ...] = eqx.field(kw_only=True)
-    layers: tuple[Linear, ...] = eqx.field(kw_only=True)
+    layers: tuple[Any, ...] = eqx.field(kw_only=True)
 
     def build(self, initialiser: Initialiser) -> None:
         self.time_layers = _layers(initialiser, (2 * self.time_dim, 2 * self.time_dim, self.time_dim))
         inputs = self.obs_dim + self.action_dim + self.time_dim
-        self.layers = _layers(initialiser, (inputs, *self.hidden_sizes, self.action_dim))
+        self.layers = _body(self, initialiser, inputs, self.action_dim)
 
     def __call__(
         self, obs: Float[Array, "*#batch obs"], noisy: Float[Array, "*#batch act"], t: RealTime, r: RealTime
@@ -227,13 +227,14 @@ class MeanFlowActor(declared.MeanFlowActor, eqx.Module):
         """The mean velocity [*batch action_dim] from t down to r; batch axes broadcast."""
         check_width("obs", obs, self.obs_dim)
         check_width("noisy action", noisy, self.action_dim)
-        first, function = self.layers[0], activation(self.activation)
+        first = self.layers[0]
         t, r = jnp.broadcast_arrays(jnp.asarray(t), jnp.asarray(r))
         waves = time_embedding(jnp.stack([t, t - r], axis=-1), self.time_dim).reshape(*t.shape, -1)
-        features = _rest(self.time_layers, function, self.time_layers[0](waves.astype(first.weight.dtype)))
+        hidden = self.time_layers[0](waves.astype(first.weight.dtype))
+        features = _rest(self.time_layers, activation(self.activation), hidden)
         of_obs, of_noisy, of_time = jnp.split(first.weight, (self.obs_dim, self.obs_dim + self.action_dim), axis=1)
         hidden = obs @ of_obs.T + noisy @ of_noisy.T + features @ of_time.T + first.bias
-        return _rest(self.layers, function, hidden)
+        return _rest(self.layers, _between(self), hidden)
 
 
 class DeterministicActor(declared.DeterministicActor, eqx.Module):

@@ -25,8 +25,8 @@ __all__ = [
     "DDPMSampler",
     "DeterministicSampler",
     "HeunSampler",
-    "MeanFlowSampler",
     "LogProbability",
+    "MeanFlowSampler",
     "TanhGaussianSampler",
 ]
 

@@ -231,7 +231,7 @@ class MeanFlowActor(declared.MeanFlowActor, nn.Module):
         nn.Module.__init__(self)
         self.time_layers = _layers(initialiser, (2 * self.time_dim, 2 * self.time_dim, self.time_dim))
         inputs = self.obs_dim + self.action_dim + self.time_dim
-        self.layers = _layers(initialiser, (inputs, *self.hidden_sizes, self.action_dim))
+        self.layers = _body(self, initialiser, inputs, self.action_dim)
 
     def forward(
         self, obs: Float[Tensor, "*#batch obs"], noisy: Float[Tensor, "*#batch act"], t: RealTime, r: RealTime
@@ -243,7 +243,7 @@ class MeanFlowActor(declared.MeanFlowActor, nn.Module):
         sizes = [self.obs_dim, self.action_dim, self.time_dim]
         obs_weight, action_weight, time_weight = first.weight.split(sizes, dim=1)
         share = affine(obs, obs_weight, first.bias) + F.linear(self._time_features(t, r), time_weight)
-        return _after_first(self.layers, affine(noisy, action_weight) + share, activation(self.activation))
+        return _after_first(self.layers, affine(noisy, action_weight) + share, _between(self))
 
     def _time_features(self, t: RealTime, r: RealTime) -> Tensor:
         first = _first(self.time_layers)

@@ -23,8 +23,8 @@ __all__ = [
     "DDPMSampler",
     "DeterministicSampler",
     "HeunSampler",
-    "MeanFlowSampler",
     "LogProbability",
+    "MeanFlowSampler",
     "TanhGaussianSampler",
 ]
 

@@ -54,12 +54,14 @@ from diffac.testing.reference.networks import MeanFlowActor as MeanFlowActor
 from diffac.testing.reference.networks import MLPDenoiser as MLPDenoiser
 from diffac.testing.reference.networks import activation as activation
 from diffac.testing.reference.networks import body as body
+from diffac.testing.reference.networks import body_derivative as body_derivative
 from diffac.testing.reference.networks import bound as bound
 from diffac.testing.reference.networks import ensemble as ensemble
 from diffac.testing.reference.networks import layer_norm as layer_norm
 from diffac.testing.reference.networks import perceptron as perceptron
 from diffac.testing.reference.networks import perceptron_derivative as perceptron_derivative
 from diffac.testing.reference.networks import simba as simba
+from diffac.testing.reference.networks import simba_derivative as simba_derivative
 from diffac.testing.reference.networks import time_embedding as time_embedding
 from diffac.testing.reference.normalisers import *  # noqa: F403
 from diffac.testing.reference.objectives import *  # noqa: F403

@@ -154,6 +154,38 @@ def simba(parameters: Parameters, x: Array, member: int | None = None) -> tuple[
     return x, pull
 
 
+def simba_derivative(parameters: Parameters, x: Array, dx: Array) -> Array:
+    """The derivative of a `simba` without members along dx, as `perceptron_derivative`."""
+    blocks = sum(name.startswith("layers.") and name.endswith(".up.weight") for name in parameters)
+
+    def linear(name: str, x: Array, dx: Array) -> tuple[Array, Array]:
+        weight = parameters[f"layers.{name}.weight"]
+        return x @ weight.T + parameters[f"layers.{name}.bias"], dx @ weight.T
+
+    def norm(name: str, x: Array, dx: Array) -> tuple[Array, Array]:
+        weight, bias = (parameters[f"layers.{name}.{end}"] for end in ("weight", "bias"))
+        centred, dcentred = (a - a.mean(-1, keepdims=True) for a in (x, dx))
+        variance = (centred**2).mean(-1, keepdims=True) + 1e-6
+        dvariance = 2 * (centred * dcentred).mean(-1, keepdims=True)
+        dy = dcentred / np.sqrt(variance) - centred * dvariance / (2 * variance**1.5)
+        return weight * centred / np.sqrt(variance) + bias, weight * dy
+
+    x, dx = linear("0", x, dx)
+    for i in range(1, blocks + 1):
+        inner, dinner = linear(f"{i}.up", *norm(f"{i}.norm", x, dx))
+        inner, slope = activation("relu", inner)
+        y, dy = linear(f"{i}.down", inner, slope * dinner)
+        x, dx = x + y, dx + dy
+    return linear(f"{blocks + 2}", *norm(f"{blocks + 1}", x, dx))[1]
+
+
+def body_derivative(parameters: Parameters, x: Array, dx: Array, act: str) -> Array:
+    """Of a `body` without members along dx."""
+    if "layers.1.up.weight" in parameters:
+        return simba_derivative(parameters, x, dx)
+    return perceptron_derivative(parameters, x, dx, act)
+
+
 def body(parameters: Parameters, x: Array, act: str, member: int | None = None) -> tuple[Array, Pull]:
     """A SimBa if the parameters are one's, else a perceptron."""
     if "layers.1.up.weight" in parameters:
@@ -216,7 +248,7 @@ class MeanFlowActor:
         """The mean velocity [*batch act]; pull(doutput) -> (gradient, dnoisy)."""
         time, pull_time = perceptron(self.parameters, self.waves(t, r), self.activation, "time_layers")
         x, split = concatenate(obs, noisy, time)
-        output, pull_layers = perceptron(self.parameters, x, self.activation)
+        output, pull_layers = body(self.parameters, x, self.activation)
 
         def pull(doutput: Array) -> tuple[Gradient, Array]:
             gradient, dx = pull_layers(doutput)
@@ -237,7 +269,7 @@ class MeanFlowActor:
         dtime = perceptron_derivative(self.parameters, waves, slopes * dt[..., None], *arguments)
         time, _ = perceptron(self.parameters, waves, *arguments)
         dx = np.concatenate([np.zeros(obs.shape), dnoisy, dtime], axis=-1)
-        return perceptron_derivative(self.parameters, concatenate(obs, noisy, time)[0], dx, self.activation)
+        return body_derivative(self.parameters, concatenate(obs, noisy, time)[0], dx, self.activation)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

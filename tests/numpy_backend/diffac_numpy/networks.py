@@ -60,8 +60,8 @@ class MLPDenoiser(declared.MLPDenoiser, Network):
 class MeanFlowActor(declared.MeanFlowActor, Network):
     def build(self, initialiser: Initialiser) -> None:
         arrays = layers(initialiser, (2 * self.time_dim, 2 * self.time_dim, self.time_dim), "time_layers")
-        sizes = (self.obs_dim + self.action_dim + self.time_dim, *self.hidden_sizes, self.action_dim)
-        self.bound = reference.MeanFlowActor(arrays | layers(initialiser, sizes), self.activation)
+        arrays |= body(self, initialiser, self.obs_dim + self.action_dim + self.time_dim, self.action_dim)
+        self.bound = reference.MeanFlowActor(arrays, self.activation)
 
     def __call__(self, obs: Any, noisy: Any, t: Any, r: Any) -> Any:
         return self.bound(obs, noisy, t, r)[0]
