@@ -572,13 +572,14 @@ def test_act_is_the_sampler_of_the_acting_copy(backend: ModuleType, name: str) -
         ranking = "target_critic" if deterministic and engine.learner.evaluation_ranking == "target" else "critic"
         critic = backend.from_arrays(make_critic(backend, LEARNERS[name]), part_of(arrays, ranking))
         noise = draw(rng, engine.act_noise_spec(shape, deterministic=deterministic), np.float64)
+        sampler = (deterministic and engine.learner.evaluation_sampler) or engine.learner.sampler
+        assert noise.keys() == sampler.noise_spec(shape).keys()
         action = engine.act(state, obs, noise, deterministic=deterministic)
         assert isinstance(action, np.ndarray)
         assert action.dtype == np.float32
         assert action.shape == shape
         assert np.abs(action).max() <= 1
         seen = engine.learner.seen(to_backend(obs.astype(np.float64)), state.obs_moments)
-        sampler = (deterministic and engine.learner.evaluation_sampler) or engine.learner.sampler
         expected = sampler(Policy(actor, critic, temperature), seen, to_backend(noise))
         np.testing.assert_allclose(action, to_numpy(expected), rtol=1e-5, atol=1e-6)
         explored = [value.any() for path, value in flatten(noise).items() if "exploration" in path]
