@@ -297,6 +297,12 @@ class ProposalPart(Part):
         raise NotImplementedError
 
 
+def _tracked(proposal: Proposal, critic: Critic, batch: Batch, state: State) -> State:
+    """The state of any proposal after a batch on which the actor does not step."""
+    track = getattr(proposal, "track", None)
+    return state if track is None else track(critic, batch, state)
+
+
 @declared
 class ReweightedScoreMatching(ActorObjectivePart):
     """Noise regression on the data of a proposal: mean(weight ||eps_theta(s, a_t, t) - target||^2 + spread).
@@ -338,8 +344,7 @@ class ReweightedScoreMatching(ActorObjectivePart):
 
     def track(self, critic: Critic, batch: Batch, state: State) -> State:
         """The proposal's state after a batch on which the actor does not step."""
-        track = getattr(self.proposal, "track", None)
-        return state if track is None else track(critic, batch, state)
+        return _tracked(self.proposal, critic, batch, state)
 
 
 @declared
@@ -399,8 +404,7 @@ class MeanFlowMatching(ActorObjectivePart):
 
     def track(self, critic: Critic, batch: Batch, state: State) -> State:
         """The proposal's state after a batch on which the actor does not step."""
-        track = getattr(self.proposal, "track", None)
-        return state if track is None else track(critic, batch, state)
+        return _tracked(self.proposal, critic, batch, state)
 
 
 ALL_NOISE = flow_schedule(1)

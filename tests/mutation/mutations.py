@@ -691,7 +691,9 @@ SAMPLERS = [
         "np.linspace(1, last,",
     ),
     torch("ddim: one step at time 0", "sampler-ddim_one", "parts/samplers.py", "return [last]", "return [0]"),
-    torch("ddim: times in the wrong order", "sampler-ddim", "parts/samplers.py", "earlier.pop()", "earlier.pop(0)"),
+    torch(
+        "ddim: times in the wrong order", "sampler-ddim", "parts/samplers.py", "t = earlier.pop()", "t = earlier.pop(0)"
+    ),
     torch(
         "ddim: noise not recomputed from the clipped action",
         "sampler-ddim",
@@ -1753,8 +1755,139 @@ IN_BOTH = [
     ),
 ]
 
+FLOWS = [
+    both(
+        "heun: the velocity at the start alone, which is Euler",
+        "sampler-heun_velocity",
+        "parts/samplers.py",
+        ("velocity_there = (euler - clean(euler, following)) / s_following", "velocity_there = velocity"),
+        ("there = velocity(noisy + dt * here, following)", "there = here"),
+    ),
+    both(
+        "heun: sum of both velocities in place of their mean",
+        "sampler-heun_velocity",
+        "parts/samplers.py",
+        ("(s_following - s) / 2, velocity", "s_following - s, velocity"),
+        ("noisy + 0.5 * dt * (here", "noisy + dt * (here"),
+    ),
+    both(
+        "heun: second velocity at the time of the first",
+        "sampler-heun_velocity",
+        "parts/samplers.py",
+        ("clean(euler, following)", "clean(euler, t)"),
+        ("velocity(noisy + dt * here, following)", "velocity(noisy + dt * here, t)"),
+    ),
+    torch(
+        "heun: second velocity with the noise of the first",
+        "sampler-heun_velocity",
+        "parts/samplers.py",
+        "(euler - clean(euler, following)) / s_following",
+        "(euler - clean(euler, following)) / s",
+    ),
+    torch(
+        "heun: predictions not clipped",
+        "sampler-heun_velocity",
+        "parts/samplers.py",
+        "return predicted_action(schedule, actor, actor(cond, noisy, t), noisy, t).clamp(-1, 1)",
+        "return predicted_action(schedule, actor, actor(cond, noisy, t), noisy, t)",
+    ),
+    Mutation(
+        "heun: any schedule",
+        "sampler-heun_velocity",
+        {"torch": Edit("diffac/parts/samplers.py", 'check_flow("HeunSampler", self.schedule)', "pass")},
+    ),
+    both(
+        "mean flow: a sampler without its dt, right for one step",
+        "sampler-mean_flow_three",
+        "parts/samplers.py",
+        ("_add_scaled(noisy, -dt, actor(", "_add_scaled(noisy, -1, actor("),
+        ("noisy - (t - r) * policy.actor(", "noisy - policy.actor("),
+    ),
+    both(
+        "mean flow: a step to the time that it comes from",
+        "sampler-mean_flow_three",
+        "parts/samplers.py",
+        ("k * dt, (k - 1) * dt)", "k * dt, k * dt)"),
+        ("policy.actor(obs, noisy, t, r)", "policy.actor(obs, noisy, t, t)"),
+    ),
+    torch(
+        "mean flow: action not clipped",
+        "sampler-mean_flow_three",
+        "parts/samplers.py",
+        "        return noisy.clamp(-1, 1)\n\n\nclass DeterministicSampler",
+        "        return noisy\n\n\nclass DeterministicSampler",
+    ),
+    both(
+        "mean flow: the smaller time first",
+        "objective-mean_flow",
+        "parts/objectives.py",
+        ('r, t = noise["times"].sort(0)', 't, r = noise["times"].sort(0)'),
+        ('noise["times"].max(0), noise["times"].min(0)', 'noise["times"].min(0), noise["times"].max(0)'),
+    ),
+    both(
+        "mean flow: derivative along the action alone",
+        "objective-mean_flow",
+        "parts/objectives.py",
+        ("(velocity, torch.ones_like(t))", "(velocity, torch.zeros_like(t))"),
+        ("(v, jnp.ones_like(t))", "(v, jnp.zeros_like(t))"),
+    ),
+    both(
+        "mean flow: sign of the correction",
+        "objective-mean_flow",
+        "parts/objectives.py",
+        ("velocity - (t - r).unsqueeze(-1) * change", "velocity + (t - r).unsqueeze(-1) * change"),
+        ("(v - (t - r)[:, None] * change)", "(v + (t - r)[:, None] * change)"),
+    ),
+    both(
+        "mean flow: derivative of the target not cut off",
+        "objective-mean_flow",
+        "gradients.py",
+        (
+            "torch.autograd.grad(along, weight, retain_graph=True)",
+            "torch.autograd.grad(along, weight, create_graph=True)",
+        ),
+        ("jax.lax.stop_gradient(derivative)", "derivative"),
+    ),
+    torch(
+        "mean flow: weights dropped",
+        "objective-mean_flow",
+        "parts/objectives.py",
+        "error = data.weight * (output - target)",
+        "error = (output - target)",
+    ),
+    torch(
+        "mean flow: equal times where others are wanted",
+        "objective-mean_flow",
+        "parts/objectives.py",
+        'noise["equal"] < self.equal_fraction, t, r)',
+        'noise["equal"] < self.equal_fraction, r, t)',
+    ),
+    torch(
+        "mean flow: noisy actions of the reversed path",
+        "objective-mean_flow",
+        "parts/objectives.py",
+        "data.action + t.unsqueeze(-1) * velocity",
+        "data.target - t.unsqueeze(-1) * velocity",
+    ),
+    both(
+        "mean flow: network told r in place of t - r",
+        "objective-mean_flow",
+        "parts/networks.py",
+        ("torch.broadcast_tensors(t, t - r)", "torch.broadcast_tensors(t, r)"),
+        ("jnp.stack([t, t - r], axis=-1)", "jnp.stack([t, r], axis=-1)"),
+    ),
+    torch(
+        "reverse: a flow without signal let through",
+        "objective-reverse_output_velocity_flow",
+        "parts/objectives.py",
+        "        check_signal(schedule, KEEP_SIGNAL)\n",
+        "",
+    ),
+]
+
 MUTATIONS = [
     *OBJECTIVES,
+    *FLOWS,
     *SAMPLERS,
     *NETWORKS,
     *SCHEDULES,

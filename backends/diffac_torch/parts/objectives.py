@@ -145,8 +145,8 @@ class MeanFlowMatching(declared.MeanFlowMatching):
 
         output, change = value_and_derivative(mean_velocity, (noisy, t), (velocity, torch.ones_like(t)))
         target = velocity - (t - r).unsqueeze(-1) * change
-        error = (output - target).square().sum(-1)
-        return Loss((data.weight * error).mean(), data.metrics, data.state)
+        error = data.weight * (output - target).square().sum(-1)
+        return Loss(error.mean(), data.metrics, data.state)
 
 
 class ReverseProposal(declared.ReverseProposal):
