@@ -78,9 +78,15 @@ CRITICS: Mapping[str, tuple[str, Callable[[Any], Any]]] = {
     "twin, squared": ("twin", lambda B: B.MeanSquaredTD()),
     "three, squared, mean": ("three", lambda B: B.MeanSquaredTD(ensemble="mean")),
     "twin, soft": ("twin", lambda B: B.MeanSquaredTD(soft=True)),
+    "three, squared, random pair": ("three", lambda B: B.MeanSquaredTD(ensemble="random_pair")),
     "Gaussian": ("gaussian", lambda B: B.GaussianTD()),
+    "Gaussian, soft": ("gaussian", lambda B: B.GaussianTD(soft=True)),
+    "categorical": ("categorical", lambda B: B.CategoricalTD()),
+    "categorical, C51": ("categorical", lambda B: B.CategoricalTD("c51")),
+    "categorical, soft": ("categorical", lambda B: B.CategoricalTD(soft=True)),
     "Gaussian, squared": ("gaussian", lambda B: B.MeanSquaredTD()),
     "twin, Gaussian loss": ("twin", lambda B: B.GaussianTD()),
+    "twin, categorical loss": ("twin", lambda B: B.CategoricalTD()),
 }
 """Row of `diffac.testing.parts.CRITICS`, and the critic's objective."""
 

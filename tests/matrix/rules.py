@@ -99,6 +99,11 @@ RULES: tuple[Rule, ...] = (
         r"GaussianTD needs a critic with a method `distribution`",
     ),
     Rule(
+        "The categorical critic loss needs a critic that knows probabilities of returns.",
+        lambda c: c.critic == "twin, categorical loss",
+        r"CategoricalTD needs a critic with a method `logits`",
+    ),
+    Rule(
         "A temperature that steers the entropy of the exploration noise needs exploration noise.",
         lambda c: c.temperature == "noise entropy" and c.exploration == "none",
         r"NoiseEntropyTemperature needs an AdditiveNoise",

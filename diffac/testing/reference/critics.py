@@ -229,7 +229,7 @@ class CategoricalTD:
             law = counted.mean(0) if self.ensemble == "mean" else counted[int(np.argmin(means))]
             cost = temperature * policy.log_prob[b] if self.soft else 0.0
             y = batch.reward[b] + batch.discount[b] * (float(law @ atoms) - cost)
-            returns = [batch.reward[b] + batch.discount[b] * (atom - cost) for atom in atoms]
+            returns = batch.reward[b] + batch.discount[b] * (atoms - cost)
             goals.append(hl_gauss(y, atoms, self.sigma) if self.projection == "hl_gauss" else c51(law, returns, atoms))
             ys.append(y)
         return np.array(ys), np.stack(goals)
