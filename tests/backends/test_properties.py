@@ -340,7 +340,9 @@ def test_permuting_the_batch_keeps_the_critic_loss(backend: ModuleType, name: st
     order = np.array([3, 0, 4, 1, 2])
     state = case.it.init_state(critic)
     arguments = (target, batch, noise, TEMPERATURE, state)
-    permuted = (target, permute(batch, order), permute(noise, order), TEMPERATURE, state)
+    # a random pair is one for the whole batch
+    moved = {name: value if name == "pair" else permute(value, order) for name, value in noise.items()}
+    permuted = (target, permute(batch, order), moved, TEMPERATURE, state)
     one, other = (backend.testing.value_and_grad(case.it, critic, *a) for a in (arguments, permuted))
     same(tuple(one[0]), tuple(other[0]))
     same(one[1], other[1])
