@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
-from .axes import AXES, choices
-from .rules import RULES, broken
+from .axes import AXES
+from .rules import RULES, allowed, by_rules
 
 PAGE = Path(__file__).parents[2] / "docs" / "understand" / "combinations.md"
 
@@ -59,9 +59,8 @@ def render() -> str:
 
 
 def _axes() -> Iterable[str]:
-    number = sum(1 for _ in choices())
-    allowed = sum(1 for choice in choices() if not broken(choice))
-    yield f"## What is combined\n\n{number:,} combinations, of which {allowed:,} are allowed:\n"
+    number = sum(map(len, by_rules().values()))
+    yield f"## What is combined\n\n{number:,} combinations, of which {len(allowed()):,} are allowed:\n"
     yield "| choice | of |\n| --- | --- |"
     for name, values in AXES.items():
         yield f"| {name} | {'; '.join(values)} |"
@@ -69,7 +68,9 @@ def _axes() -> Iterable[str]:
 
 
 def _rules() -> Iterable[str]:
-    counts = Counter(rule for choice in choices() for rule in broken(choice))
+    counts: Counter[int] = Counter()
+    for broken, combinations in by_rules().items():
+        counts.update(dict.fromkeys(broken, len(combinations)))
     yield "## What is refused\n\n| rule | reason | combinations |\n| --- | --- | --- |"
     for i, rule in enumerate(RULES):
         yield f"| {i + 1} | {rule.reason} | {counts[i]:,} |"
@@ -81,12 +82,11 @@ def _table(rows: str, columns: str) -> Iterable[str]:
     """For every two values whether some combination with both is allowed, or the rules that all of them break."""
     yield f"### {rows.capitalize()} and {columns}\n"
     yield f"| | {' | '.join(AXES[columns])} |\n|{' --- |' * (len(AXES[columns]) + 1)}"
-    kept = {(getattr(c, rows), getattr(c, columns)) for c in choices() if not broken(c)}
+    kept = {(getattr(c, rows), getattr(c, columns)) for c in allowed()}
     reasons: dict[tuple[str, str], set[int]] = {}
-    for choice in choices():
-        key = getattr(choice, rows), getattr(choice, columns)
-        if key not in kept:
-            reasons[key] = reasons.get(key, set(broken(choice))) & set(broken(choice))
+    for broken, combinations in by_rules().items():
+        for key in {(getattr(c, rows), getattr(c, columns)) for c in combinations} - kept:
+            reasons[key] = reasons.get(key, set(broken)) & set(broken)
     for row in AXES[rows]:
         yield f"| {row} | {' | '.join(_cell((row, column), kept, reasons) for column in AXES[columns])} |"
     yield ""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import random
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from .axes import AXES, Choice, choices
@@ -29,7 +30,7 @@ class Rule(NamedTuple):
 
 
 def _log_prob_known(choice: Choice) -> bool:
-    return choice.sampler in GAUSSIANS and choice.exploration == "none"
+    return choice.sampler in (*GAUSSIANS, "DDPM, log-probability") and choice.exploration == "none"
 
 
 RULES: tuple[Rule, ...] = (
@@ -79,12 +80,17 @@ RULES: tuple[Rule, ...] = (
         r"alpha\(3\) of the schedule is 0",
     ),
     Rule(
+        "The log-probability of a chain is a sum over times, in which the last one leaves some signal.",
+        lambda c: c.schedule == "flow" and c.sampler == "DDPM, log-probability",
+        r"alpha\(3\) of the schedule is 0",
+    ),
+    Rule(
         "The Q-gradient at the states of the chain needs one state for each time of the schedule.",
         lambda c: c.objective in OF_CHAIN and c.sampler not in WITH_STATES,
         r"needs a rollout with the states at all 4 times",
     ),
     Rule(
-        "The entropy in the actor's loss needs log-probabilities: tanh-Gaussian actions without noise on top.",
+        "The entropy in the actor's loss needs log-probabilities, which are known without noise on top.",
         lambda c: c.objective == "entropy and value" and not _log_prob_known(c),
         r"EntropyRegularisedValue needs rollout\.log_prob",
     ),
@@ -126,15 +132,28 @@ def broken(choice: Choice) -> tuple[int, ...]:
     return tuple(i for i, rule in enumerate(RULES) if rule.forbids(choice))
 
 
-def allowed() -> Iterator[Choice]:
+@functools.cache
+def by_rules() -> Mapping[tuple[int, ...], Sequence[Choice]]:
+    """The numbers of the rules that combinations break -> these combinations."""
+    found: dict[tuple[int, ...], list[Choice]] = {}
+    for choice in choices():
+        found.setdefault(broken(choice), []).append(choice)
+    return found
+
+
+def allowed() -> Sequence[Choice]:
     """The combinations that no rule forbids."""
-    return (choice for choice in choices() if not broken(choice))
+    return by_rules()[()]
 
 
-def refused(rule: int) -> Iterator[Choice]:
-    """The combinations that this rule alone forbids; if there are none, those where it is one of several."""
-    alone = [choice for choice in choices() if broken(choice) == (rule,)]
-    return iter(alone or [choice for choice in choices() if rule in broken(choice)])
+def refused(rule: int) -> Sequence[Choice]:
+    """The combinations that this rule alone forbids."""
+    return by_rules()[rule,]
+
+
+def refused_by_several() -> Iterator[Choice]:
+    """Those that more than one forbids, a hundred of each set of rules at most."""
+    return (choice for rules, all_of_it in by_rules().items() if len(rules) > 1 for choice in all_of_it[:100])
 
 
 def covering(combinations: Iterable[Choice], strength: int) -> list[Choice]:

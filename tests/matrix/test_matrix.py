@@ -16,8 +16,8 @@ from diffac.testing import parts, problems, reference
 from diffac.testing.conformance import assert_close
 
 from . import page
-from .axes import Choice, choices, part
-from .rules import RULES, allowed, broken, covering, refused
+from .axes import Choice, part
+from .rules import RULES, allowed, broken, covering, refused, refused_by_several
 
 STEPS = 2
 
@@ -62,6 +62,14 @@ def _uncompiled(B: Any) -> contextlib.AbstractContextManager[Any]:
     return jax.disable_jit()
 
 
+def test_every_choice() -> None:
+    """Each once at least; hundreds are tried where there is more time."""
+    torch_backend = load_backend("torch")
+    for choice in covering(allowed(), 1):
+        with _named(choice):
+            assert_close(answer(torch_backend, choice), answer(reference, choice))
+
+
 @pytest.mark.parametrize("shard", range(8))
 def test_pairs(backend: Any, shard: int) -> None:
     """Equinox does not compile them; so a temperature that fits mixtures, loop by loop, is left to its own tests."""
@@ -101,8 +109,7 @@ def test_a_refusal_says_why(backend: Any, rule: int) -> None:
 @pytest.mark.usefixtures("unchecked_types")
 def test_refusals_of_several_rules_are_sentences() -> None:
     torch_backend = load_backend("torch")
-    several = (choice for choice in choices() if len(broken(choice)) > 1)
-    for choice in covering(several, 2):
+    for choice in covering(refused_by_several(), 2):
         with _named(choice), pytest.raises(UsageError, match="|".join(RULES[i].says for i in broken(choice))):
             answer(torch_backend, choice)
 
