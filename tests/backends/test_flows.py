@@ -189,3 +189,19 @@ def test_a_step_of_heun_averages_two_velocities(backend: ModuleType) -> None:
     for (_, noisy), expected in zip(asked, (start, euler, middle), strict=True):
         np.testing.assert_allclose(noisy, expected, rtol=1e-12)
     np.testing.assert_allclose(action, middle - 0.5 * 0.9 * middle, rtol=1e-12)
+
+
+def test_a_mean_flow_in_two_halves(backend: ModuleType) -> None:
+    """A step carries its length: two half steps differ from one as the field says, and one that is exact does not."""
+
+    def sampled_by(field: Callable[..., Any], steps: int) -> np.ndarray:
+        noise, obs = backend.testing.to_backend(({"start": np.array([[0.4, -0.8]])}, np.zeros((1, 1))))
+        return backend.testing.to_numpy(backend.MeanFlowSampler(steps)(Policy(field), obs, noise))
+
+    start = np.array([[0.4, -0.8]])
+    bent, straight = (lambda obs, x, t, r: 0.6 * x * (t + r)), (lambda obs, x, t, r: 0.5 + 0 * x)
+    np.testing.assert_allclose(sampled_by(bent, 1), start - 0.6 * start, rtol=1e-12)
+    middle = start - 0.5 * 0.6 * 1.5 * start
+    np.testing.assert_allclose(sampled_by(bent, 2), middle - 0.5 * 0.6 * 0.5 * middle, rtol=1e-12)
+    for steps in (1, 2, 5):
+        np.testing.assert_allclose(sampled_by(straight, steps), np.maximum(start - 0.5, -1), rtol=1e-12)
