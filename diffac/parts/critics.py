@@ -39,6 +39,8 @@ def check_pair(size: int) -> None:
 class CriticObjectivePart(Part):
     """A `CriticObjective`, which a backend computes."""
 
+    soft: bool
+
     def next_log_prob(self, batch: Batch) -> Array:
         """The log-probabilities [batch] of the next actions, for a soft target; refuses a batch without them."""
         part, name = f"{type(self).__name__}(soft=True)", "batch.next_rollout.log_prob"

@@ -32,6 +32,11 @@ def _value_metrics(q: Array) -> dict[str, Array]:
     }
 
 
+def _entropy(objective: declared.CriticObjectivePart, batch: Batch) -> dict[str, Array]:
+    """What is logged of a soft target."""
+    return {"entropy": -objective.next_log_prob(batch).mean()} if objective.soft else {}
+
+
 class MeanSquaredTD(eqx.Module, declared.MeanSquaredTD):
     def __call__(
         self, critic: Critic, target_critic: Critic, batch: Batch, noise: Noise, temperature: Array, state: State
@@ -40,16 +45,13 @@ class MeanSquaredTD(eqx.Module, declared.MeanSquaredTD):
         next_value = _reduced(
             target_critic(batch.next_obs, next_rollout(self, batch).action), self.ensemble, noise.get("pair")
         )
-        entropy = {}
         if self.soft:
-            log_prob = self.next_log_prob(batch)
-            next_value = next_value - temperature * log_prob
-            entropy["entropy"] = -log_prob.mean()
+            next_value = next_value - temperature * self.next_log_prob(batch)
         y = batch.reward + batch.discount * next_value
         q = critic(batch.obs, batch.action)
         value = self.factor * _weighted(batch, (q - y) ** 2).mean(-1).sum()
-        metrics = {**_value_metrics(jax.lax.stop_gradient(q)), "target_mean": y.mean(), **entropy}
-        return Loss(value, metrics, state)
+        metrics = {**_value_metrics(jax.lax.stop_gradient(q)), "target_mean": y.mean()}
+        return Loss(value, metrics | _entropy(self, batch), state)
 
 
 class GaussianTD(eqx.Module, declared.GaussianTD):
@@ -81,7 +83,7 @@ class GaussianTD(eqx.Module, declared.GaussianTD):
         std_term = std * ((q_fixed - y_b) ** 2 - std_fixed**2) / (std_fixed**3 + 0.1)
         loss = -((omega**2 + 0.1) * _weighted(batch, mean_term + std_term).mean(-1)).sum()
         metrics = {**_value_metrics(q_fixed), "q_std": std.mean(), "target_mean": y.mean()}
-        return Loss(loss, metrics, {"omega": omega})
+        return Loss(loss, metrics | _entropy(self, batch), {"omega": omega})
 
 
 def _gaussian_goal(y: Array, z: Array, sigma: float) -> Array:
@@ -133,4 +135,5 @@ class CategoricalTD(eqx.Module, declared.CategoricalTD):
         p = jax.nn.softmax(jax.lax.stop_gradient(logits))
         q = p @ z
         q_std = jnp.sqrt((p * (z - q[..., None]) ** 2).sum(-1)).mean()
-        return Loss(loss, {**_value_metrics(q), "q_std": q_std, "target_mean": y.mean()}, state)
+        metrics = {**_value_metrics(q), "q_std": q_std, "target_mean": y.mean()}
+        return Loss(loss, metrics | _entropy(self, batch), state)

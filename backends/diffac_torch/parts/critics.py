@@ -26,17 +26,16 @@ class MeanSquaredTD(declared.MeanSquaredTD):
         state: State,
     ) -> Loss:
         """The loss on a batch, as `CriticObjective` says."""
-        next_action, entropy = next_rollout(self, batch).action, {}
+        next_action = next_rollout(self, batch).action
         with torch.no_grad():
             next_value = _reduced(target_critic(batch.next_obs, next_action), self.ensemble, noise.get("pair"))
             if self.soft:
-                log_prob = self.next_log_prob(batch)
-                next_value = next_value - temperature * log_prob
-                entropy["entropy"] = -log_prob.mean()
+                next_value = next_value - temperature * self.next_log_prob(batch)
             target = batch.reward + batch.discount * next_value
         q = critic(batch.obs, batch.action)
         value = self.factor * _weighted(batch, (q - target).square()).mean(-1).sum()
-        return Loss(value, {**_value_metrics(q.detach()), "target_mean": target.mean(), **entropy}, state)
+        metrics = {**_value_metrics(q.detach()), "target_mean": target.mean(), **_entropy(self, batch)}
+        return Loss(value, metrics, state)
 
 
 class GaussianTD(declared.GaussianTD):
@@ -73,7 +72,7 @@ class GaussianTD(declared.GaussianTD):
             std_slope = (distance.square() - std.square()) / (std**3 + 0.1)
         value = -((omega.square() + 0.1) * _weighted(batch, mean * mean_slope + std * std_slope).mean(-1)).sum()
         metrics = {**_value_metrics(mean.detach()), "q_std": batch_std.mean(), "target_mean": target.mean()}
-        return Loss(value, metrics, {"omega": omega})
+        return Loss(value, {**metrics, **_entropy(self, batch)}, {"omega": omega})
 
 
 class CategoricalTD(declared.CategoricalTD):
@@ -105,7 +104,7 @@ class CategoricalTD(declared.CategoricalTD):
             variance = (probabilities * (atoms - q.unsqueeze(-1)).square()).sum(-1)
         errors = -(goal * logits.log_softmax(-1)).sum(-1)
         metrics = {**_value_metrics(q), "q_std": variance.sqrt().mean(), "target_mean": target.mean()}
-        return Loss(_weighted(batch, errors).mean(-1).sum(), metrics, state)
+        return Loss(_weighted(batch, errors).mean(-1).sum(), {**metrics, **_entropy(self, batch)}, state)
 
     def _chosen(self, probabilities: Tensor, q: Tensor, pair: Tensor | None) -> Tensor:
         """One distribution [batch atoms] of those of an ensemble [ensemble batch atoms] with means [ensemble batch]."""
@@ -129,6 +128,11 @@ def _projected(probabilities: Tensor, returns: Tensor, atoms: Tensor) -> Tensor:
     width = (atoms[-1] - atoms[0]) / (len(atoms) - 1)
     distance = (returns.clamp(atoms[0], atoms[-1]).unsqueeze(-1) - atoms).abs() / width
     return (probabilities.unsqueeze(-1) * (1 - distance).clamp(min=0)).sum(-2)
+
+
+def _entropy(objective: declared.CriticObjectivePart, batch: Batch) -> dict[str, Tensor]:
+    """What is logged of a soft target."""
+    return {"entropy": -objective.next_log_prob(batch).mean()} if objective.soft else {}
 
 
 def _value_metrics(q: Tensor) -> dict[str, Tensor]:

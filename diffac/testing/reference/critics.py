@@ -96,10 +96,14 @@ class MeanSquaredTD:
         w = weights(batch)
         gradient, _ = pull(self.factor * 2 * w * (q - y) / len(y))
         value = self.factor * sum(np.mean(w * (member - y) ** 2) for member in q)
-        metrics = {**value_metrics(q), "target_mean": y.mean()}
-        if self.soft:
-            metrics["entropy"] = -np.mean(policy.log_prob)
+        metrics = {**value_metrics(q), "target_mean": y.mean(), **soft_metrics(self.soft, batch)}
         return Loss(value, metrics, state), gradient
+
+
+def soft_metrics(soft: bool, batch: Batch) -> dict[str, Any]:
+    """The entropy of the policy at the next observations, estimated by its own actions."""
+    policy: Any = batch.next_rollout
+    return {"entropy": -np.mean(policy.log_prob)} if soft else {}
 
 
 def gaussian_td_slopes(
@@ -170,7 +174,7 @@ class GaussianTD:
         gradient, _ = pull(w * mean_slope / len(y), w * std_slope / len(y))
         value = (w * (mean * mean_slope + std * std_slope)).mean(-1).sum()
         metrics = {**value_metrics(mean), "q_std": std.mean(), "target_mean": y.mean()}
-        return Loss(value, metrics, {"omega": omega}), gradient
+        return Loss(value, metrics | soft_metrics(self.soft, batch), {"omega": omega}), gradient
 
 
 def hl_gauss(y: float, atoms: Array, sigma: float) -> Array:
@@ -247,4 +251,5 @@ class CategoricalTD:
         atoms = critic.atoms()
         q = law @ atoms
         spread = np.sqrt(law @ atoms**2 - q**2)
-        return Loss(value, {**value_metrics(q), "q_std": spread.mean(), "target_mean": y.mean()}, state), gradient
+        metrics = {**value_metrics(q), "q_std": spread.mean(), "target_mean": y.mean()}
+        return Loss(value, metrics | soft_metrics(self.soft, batch), state), gradient
