@@ -470,7 +470,7 @@ def test_names_of_a_state(backend: ModuleType, name: str) -> None:
     assert "target_critic.layers.0.weight" in names
     assert any(entry.startswith("ema_actor.") for entry in names) == engine.learner.has_ema
     assert ("critic_objective.omega" in names) == name.startswith("dacer")
-    assert ("actor_objective.q_mean_ema" in names) == (name == "dpmd")
+    assert ("actor_objective.q_mean_ema" in names) == (name in ("dpmd", "meanflow"))
 
 
 def test_arrays_of_any_memory_layout_go_on_alike(backend: ModuleType) -> None:

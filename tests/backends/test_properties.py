@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import load_backend
 
-from diffac.noise import draw
+from diffac.noise import Integers, draw
 from diffac.parts.critics import next_rollout
 from diffac.parts.schedules import tabulated
 from diffac.protocols import Batch, Loss, Policy
@@ -186,8 +186,7 @@ def test_extreme_inputs_give_finite_results_in_float32(backend: ModuleType, name
     noise = make_noise(rng, case.it, dtype=dtype)
     state = {entry: np.asarray(value, dtype) for entry, value in case.it.init_state().items()}  # as the learner does
     for start in range(0, DIMS.steps, 2):
-        times = (np.arange(DIMS.batch) + start) % DIMS.steps
-        noise = tree_map(lambda x, times=times: times.astype(x.dtype) if x.dtype.kind == "i" else x, noise)
+        noise = at_times(noise, case.it.noise_spec(DIMS.shape), np.arange(DIMS.batch) + start)
         loss, gradient = case.evaluate(actor, critic, batch, noise, np.float32(0.1), state)
         assert all_finite(tuple(loss)), loss
         assert all_finite(gradient)
@@ -196,6 +195,13 @@ def test_extreme_inputs_give_finite_results_in_float32(backend: ModuleType, name
         assert all(value.dtype == dtype for value in gradient.values())
         if not any(np.asarray(x).dtype.kind == "i" for x in leaves(noise)):
             break
+
+
+def at_times(noise: Any, spec: Any, times: np.ndarray) -> Any:
+    """The noise with these times, from 0 on again after the last one, in place of those drawn."""
+    if isinstance(spec, Mapping):
+        return {name: at_times(noise[name], law, times) for name, law in spec.items()}
+    return (times % spec.high).astype(noise.dtype) if isinstance(spec, Integers) else noise
 
 
 def leaves(tree: Any) -> list[Any]:
