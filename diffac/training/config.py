@@ -212,6 +212,11 @@ class ActorCriticConfig(TrainConfig):
         return {**{name: getattr(self, name) for name in names}, "body": self.network}
 
     @property
+    def actor_arguments(self) -> dict[str, Any]:
+        """What an actor takes beside its dimensions."""
+        return {"key": self.network_keys[0], **self.network_arguments}
+
+    @property
     def ensemble(self) -> Ensemble:
         """How an actor sees the values of the critic as one, where its paper says the smallest."""
         return "mean" if self.critic == "ensemble" else "min"

@@ -85,9 +85,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, Critic]:
     """The learner and its initial actor and critics."""
     b = get_backend(config.backend)
-    actor = b.GaussianActor(
-        obs_dim, action_dim, key=config.network_keys[0], log_std_max=config.log_std_max, **config.network_arguments
-    )
+    actor = b.GaussianActor(obs_dim, action_dim, log_std_max=config.log_std_max, **config.actor_arguments)
     critic, critic_objective = config.make_critic(
         b, obs_dim, action_dim, "twin", soft=True, factor=config.critic_loss_factor
     )
