@@ -75,7 +75,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, Critic]:
     """The learner and its initial actor and critics."""
     b = get_backend(config.backend)
-    actor = b.MeanFlowActor(obs_dim, action_dim, key=config.network_keys[0], **config.network_arguments)
+    actor = b.MeanFlowActor(obs_dim, action_dim, **config.actor_arguments)
     critic, critic_objective = config.make_critic(b, obs_dim, action_dim, "twin")
 
     flow = b.MeanFlowSampler(config.num_diffusion_steps, config.start_scale)
