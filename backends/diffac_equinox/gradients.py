@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
@@ -35,20 +34,6 @@ def loss_and_gradient(objective: Any, module: Any, *args: Any) -> tuple[Loss, An
 
     (number, loss), gradient = eqx.filter_value_and_grad(value, has_aux=True)(parameters)
     return loss._replace(value=number), gradient
-
-
-def value_and_derivative(
-    function: Callable[..., Array], inputs: Sequence[Array], direction: Sequence[Array]
-) -> tuple[Array, Array]:
-    """function(*inputs), and its derivative along a direction of its inputs, which has no gradient.
-
-    Args:
-        function: of the inputs; the gradient of its value in anything else stays.
-        inputs: floating arrays.
-        direction: an array of the shape of each.
-    """
-    value, derivative = jax.jvp(function, tuple(inputs), tuple(direction))
-    return value, jax.lax.stop_gradient(derivative)
 
 
 def without_gradient(value: Any, like: Any) -> Array:

@@ -1841,7 +1841,7 @@ FLOWS = [
     both(
         "mean flow: derivative of the target not cut off",
         "objective-mean_flow",
-        "gradients.py",
+        "parts/derivatives.py",
         (
             "torch.autograd.grad(along, weight, retain_graph=True)",
             "torch.autograd.grad(along, weight, create_graph=True)",

@@ -177,7 +177,7 @@ def test_derivatives_of_networks(both: SimpleNamespace, act: str) -> None:
     for B in (both.torch, both.equinox):
         actor = B.from_arrays(ACTORS["mean_velocity"](B, DIMS, 0, activation=act), parameters)
         o, n, v, one, then = map(B.testing.to_backend, (obs, noisy, velocity, t, r))
-        derivative = importlib.import_module(f"{B.__name__}.gradients").value_and_derivative
+        derivative = importlib.import_module(f"{B.__name__}.parts.derivatives").value_and_derivative
         value, slope = derivative(
             lambda a, s, actor=actor, o=o, then=then: actor(o, a, s, then), (n, one), (v, one * 0 + 1)
         )

@@ -17,7 +17,7 @@ from diffac.parts.critics import LOG_PROB, next_rollout
 from diffac.parts.objectives import ALL_NOISE, Regression
 from diffac.parts.schedules import KEEP_SIGNAL, check_signal
 from diffac.protocols import Array, Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
-from diffac_equinox.gradients import value_and_derivative
+from diffac_equinox.parts.derivatives import value_and_derivative
 from diffac_equinox.parts.diffusion import (
     _output_of,
     add_noise,

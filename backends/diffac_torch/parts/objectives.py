@@ -18,7 +18,7 @@ from diffac.parts.declaration import Ensemble
 from diffac.parts.objectives import ALL_NOISE, MINIMUM_VARIANCE, Regression
 from diffac.parts.schedules import KEEP_SIGNAL, check_signal
 from diffac.protocols import Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
-from diffac_torch.gradients import value_and_derivative
+from diffac_torch.parts.derivatives import value_and_derivative
 from diffac_torch.parts.diffusion import (
     _output_of,
     add_noise,
