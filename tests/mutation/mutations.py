@@ -172,8 +172,8 @@ OBJECTIVES = [
         "mean squared: entropy with the sign of a log-probability",
         "critic_objective-mean_squared_soft",
         "parts/critics.py",
-        ('entropy["entropy"] = -log_prob', 'entropy["entropy"] = log_prob'),
-        ('entropy["entropy"] = -log_prob', 'entropy["entropy"] = log_prob'),
+        ('{"entropy": -objective.next_log_prob', '{"entropy": objective.next_log_prob'),
+        ('{"entropy": -objective.next_log_prob', '{"entropy": objective.next_log_prob'),
     ),
     both(
         "q-gradient: always normalised",
@@ -1580,8 +1580,8 @@ IN_BOTH = [
         "both: sign of the entropy in the soft target",
         "critic_objective-mean_squared_soft",
         "parts/critics.py",
-        ("next_value - temperature * log_prob", "next_value + temperature * log_prob"),
-        ("next_value - temperature * log_prob", "next_value + temperature * log_prob"),
+        ("next_value - temperature * self", "next_value + temperature * self"),
+        ("next_value - temperature * self", "next_value + temperature * self"),
     ),
     both(
         "both: omega not set by the first batch",
