@@ -53,6 +53,7 @@ def slow(session: nox.Session) -> None:
 
 AGREEMENT = [
     "tests/backends/test_agreement.py",
+    "tests/matrix",
     *(f"tests/testing/test_{name}.py" for name in ("conformance", "reference", "reference_gradients")),
 ]
 

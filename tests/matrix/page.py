@@ -48,7 +48,7 @@ A learner of each of some hundred allowed combinations, in which any three value
 takes two steps in torch; metrics and states are those of the independent NumPy reference to 1e-9 after each. Equinox
 does so for combinations with any two values that go together, so both backends agree with a third voice and with each
 other. For each rule, combinations that break it and no other are refused with its sentence in both backends.
-`tests/matrix` has the axes, the rules and the tests; a new part is a line of an axis.
+`tests/matrix` has the axes, the rules and the tests, all of which `nox -s agreement` runs; a new part is a line.
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,8 @@ from .axes import Choice, part
 from .rules import RULES, allowed, broken, covering, refused, refused_by_several
 
 STEPS = 2
+THOROUGH = os.environ.get("HYPOTHESIS_PROFILE") in ("agreement", "explore")
+thorough = pytest.mark.skipif(not THOROUGH, reason="minutes: nox -s agreement")
 
 
 @functools.cache
@@ -70,6 +73,7 @@ def test_every_choice() -> None:
             assert_close(answer(torch_backend, choice), answer(reference, choice))
 
 
+@thorough
 @pytest.mark.parametrize("shard", range(8))
 def test_pairs(backend: Any, shard: int) -> None:
     """Equinox does not compile them; so a temperature that fits mixtures, loop by loop, is left to its own tests."""
@@ -80,6 +84,7 @@ def test_pairs(backend: Any, shard: int) -> None:
             assert_close(answer(backend, choice), answer(reference, choice))
 
 
+@thorough
 @pytest.mark.parametrize("shard", range(8))
 def test_triples(shard: int) -> None:
     """Hundreds, with every three values that go together."""
@@ -101,11 +106,14 @@ def unchecked_types() -> Iterator[None]:
 @pytest.mark.usefixtures("unchecked_types")
 @pytest.mark.parametrize("rule", range(len(RULES)))
 def test_a_refusal_says_why(backend: Any, rule: int) -> None:
-    for choice in covering(refused(rule), 1):
+    """In Equinox, where nothing is compiled, a few; all of them with `nox -s agreement`."""
+    combinations = covering(refused(rule), 1)
+    for choice in combinations if THOROUGH or backend.__name__ == "diffac_torch" else combinations[:1]:
         with _named(choice), _uncompiled(backend), pytest.raises(UsageError, match=RULES[rule].says):
             answer(backend, choice)
 
 
+@thorough
 @pytest.mark.usefixtures("unchecked_types")
 def test_refusals_of_several_rules_are_sentences() -> None:
     torch_backend = load_backend("torch")
