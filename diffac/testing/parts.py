@@ -106,7 +106,7 @@ ACTORS: dict[str, Callable[..., Any]] = {
     "gaussian": lambda B, d, key, **kw: B.GaussianActor(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
     **{f"simba_{name}": _simba(name) for name in ("denoiser", "mean_velocity", "deterministic", "gaussian")},
 }
-ATOMS = {"v_min": -3.0, "v_max": 4.0}
+ATOMS = {"v_min": -1.0, "v_max": 1.5}
 """Range of the categorical critic; some targets of a test lie outside."""
 NUM_ATOMS = 11
 

@@ -129,6 +129,23 @@ def test_one_distribution_of_an_ensemble(backend: ModuleType) -> None:
             np.testing.assert_allclose(goal(backend, laws, 0.1, 0.9, **fields), alone, atol=1e-12)
 
 
+def test_each_transition_has_the_distribution_of_its_smaller_mean(backend: ModuleType) -> None:
+    """One member for the whole batch would do for the one or the other: the loss of two is the mean of their losses."""
+    table = np.random.default_rng(4).standard_normal((2, 2, NUM_ATOMS))  # [member transition atom]
+    order = np.argsort(np.exp(table) @ ATOMS / np.exp(table).sum(-1), axis=0)
+    table = np.take_along_axis(table, order[:, :, None], 0)
+    table[:, 1] = table[::-1, 1]  # the second transition has its smaller mean in the other member
+
+    def loss(rows: list[int]) -> float:
+        target = Table(backend, np.zeros((2, NUM_ATOMS)))
+        target.table = backend.testing.to_backend(table[:, rows])
+        critic, batch = Table(backend, np.eye(NUM_ATOMS)[[5]]), of_zeros(backend, len(rows))
+        found = backend.CategoricalTD("c51")(critic, target, batch, {}, backend.testing.to_backend(TEMPERATURE), {})
+        return float(backend.testing.to_numpy(found.value))
+
+    assert loss([0, 1]) == pytest.approx((loss([0]) + loss([1])) / 2, rel=1e-12)
+
+
 def test_a_critic_without_logits(backend: ModuleType) -> None:
     critic = backend.TwinCritic(3, 2, key=0, hidden_sizes=(4,))
     with pytest.raises(UsageError, match=r"CategoricalTD needs a critic with a method `logits`.* got TwinCritic"):

@@ -361,7 +361,7 @@ def test_categorical_critic_values_are_means_of_its_atoms(backend: ModuleType) -
     to_backend, to_numpy = backend.testing.to_backend, backend.testing.to_numpy
     logits = to_numpy(critic.logits(to_backend(obs), to_backend(action)))
     assert logits.shape == (3, B, NUM_ATOMS)
-    powers, atoms = np.exp(logits), np.linspace(-3, 4, NUM_ATOMS)
+    powers, atoms = np.exp(logits), np.linspace(-1, 1.5, NUM_ATOMS)
     np.testing.assert_allclose(call(backend, critic, obs, action), powers @ atoms / powers.sum(-1))
 
 

@@ -1013,13 +1013,6 @@ CRITICS = [
         ("values if pair is None else values[_pair(pair, len(values))]", "values"),
         ("values[_pair(pair, len(values))]", "values"),
     ),
-    torch(
-        "td: number of a pair rounded up to the ensemble's size",
-        "critic_objective-mean_squared_pair",
-        "parts/networks.py",
-        "(noise * left).long().minimum(left - 1)",
-        "(noise * left).long()",
-    ),
     both(
         "simba: no residual",
         "critic_objective-mean_squared_simba",
@@ -1055,10 +1048,10 @@ CRITICS = [
         "F.layer_norm(x, x.shape[-1:], eps=1e-6)",
         "F.layer_norm(x.mT, x.mT.shape[-1:], eps=1e-6).mT",
     ),
-    declared(
+    torch(
         "simba: blocks of the variance of a linear layer",
         "simba",
-        "parts/initialisers.py",
+        "diffac/parts/initialisers.py",
         "math.sqrt(2 / n_in)",
         "math.sqrt(1 / n_in)",
     ),
