@@ -609,8 +609,8 @@ class QWeightedProposal(ProposalPart):
     The authors' code draws a second batch of states for this; ours are the states of the critic's batch, as for every
     other objective here.
 
-    Metrics: "advantage", the mean of w; "effective_samples", (sum w)^2 / sum w^2 over the states; "q_mean" of all
-    candidates.
+    Metrics: "advantage", the mean of w; "effective_samples", (sum w)^2 / sum w^2 over the states, 0 where all w are;
+    "q_mean" of all candidates.
 
     Args:
         sampler: draws the candidates, without a choice among them.

@@ -360,7 +360,7 @@ class LogProbability(SamplerPart):
     def check(self) -> None:
         """As every part's, and that the sum is finite."""
         super().check()
-        check_signal(self.schedule)
+        check_signal(self.schedule, "the log-probability would be infinite; use a schedule that keeps some signal")
 
     @property
     def signal_and_weight(self) -> tuple[np.ndarray, np.ndarray]:

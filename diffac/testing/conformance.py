@@ -147,7 +147,7 @@ def sensible_arguments(B: Any, name: str) -> dict[str, Any]:
     """What a part cannot do without."""
     sampler = parts.chain(B, DIMS)
     sensible = {
-        "schedule": parts.schedule(DIMS, "flow"),  # which every part takes
+        "schedule": flow_schedule(DIMS.steps, last=0.98),  # which every part takes
         "sampler": B.AdditiveNoise(sampler),
         "proposal": B.PolicyProposal(),
         "obs_dim": 3,

@@ -137,7 +137,12 @@ def test_what_cannot_be_compared(both: SimpleNamespace) -> None:
         (t.GaussianTD, e.GaussianTD, {}, "cannot be compared: it must be an object"),
         (3, 3, {}, "3 cannot be compared"),
         (Square(), Square(), {"actor": "denoisr"}, "did you mean 'denoiser'"),
-        (Square(), Square(), {"critic": 3}, r"critic must be a name \(twin, three, gaussian\) or a pair"),
+        (
+            Square(),
+            Square(),
+            {"critic": 3},
+            r"critic must be a name \(twin, three, simba, gaussian, categorical\) or a pair",
+        ),
         (Square(), Square(), {"draws": 0}, "draws must be"),
         (
             *(t.TwinCritic(3, 2, key=0, hidden_sizes=(4,)), e.TwinCritic(3, 2, key=0, hidden_sizes=(5,)), {}),

@@ -306,7 +306,8 @@ class QWeightedProposal(eqx.Module, declared.QWeightedProposal):
         noisy = add_noise(schedule, action, noise["eps"], noise["t"])
         metrics = {
             "advantage": advantage.mean(),
-            "effective_samples": advantage.sum() ** 2 / (advantage**2).sum(),
+            "effective_samples": advantage.sum() ** 2
+            / jnp.maximum((advantage**2).sum(), jnp.finfo(advantage.dtype).tiny),
             "q_mean": q.mean(),
         }
         weight = share * advantage

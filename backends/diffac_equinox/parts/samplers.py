@@ -158,7 +158,7 @@ class MeanFlowSampler(eqx.Module, declared.MeanFlowSampler):
 
         def step(noisy: Array, t_and_r: tuple[Array | int, Array]) -> tuple[Array, Array]:
             k, r = t_and_r
-            t = jnp.asarray(grid, noisy.dtype)[k]
+            t, r = jnp.asarray(grid, noisy.dtype)[k], jnp.asarray(r)
             return noisy - (t - r) * policy.actor(obs, noisy, t, r), noisy
 
         start = self.start_scale * noise["start"]

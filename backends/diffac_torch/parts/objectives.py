@@ -357,7 +357,8 @@ class QWeightedProposal(declared.QWeightedProposal):
             spread=torch.zeros_like(weight),
             metrics={
                 "advantage": advantage.mean(),
-                "effective_samples": advantage.sum().square() / advantage.square().sum(),
+                "effective_samples": advantage.sum().square()
+                / advantage.square().sum().clamp(min=torch.finfo(advantage.dtype).tiny),
                 "q_mean": q.mean(),
             },
             state=state,

@@ -564,7 +564,7 @@ class QWeightedProposal:
         advantage = weights[0]
         metrics = {
             "advantage": advantage.mean(),
-            "effective_samples": advantage.sum() ** 2 / (advantage**2).sum(),
+            "effective_samples": advantage.sum() ** 2 / max((advantage**2).sum(), np.finfo(np.float64).tiny),
             "q_mean": q.mean(),
         }
         noisy = add_noise(schedule, actions, noise["eps"], noise["t"])
