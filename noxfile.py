@@ -70,7 +70,7 @@ def agreement(session: nox.Session) -> None:
 def core(session: nox.Session) -> None:
     """Neither torch nor jax installed."""
     install(session, RUNTIME)
-    pytest(session)
+    pytest(session, "-m", "not sweeps and not soak")  # those have sessions of their own
 
 
 @nox.session
