@@ -95,7 +95,7 @@ critic. Here they stand by that, in the field's words, with what our own runs ha
 * **Begin with `sac`.** It costs least, and from few updates it has learned most so far: in the
   [search](../results.md#the-search), which is one seed. Nothing of ours speaks for a diffusion policy there.
 * **Several ways to act must be kept:** `sdac`, whose optimum is a law with all modes; it also keeps them best below.
-* **A chain that acts fast:** `dacer2` or `qsm`, which have five steps.
+* **A policy that acts fast:** `meanflow`, which has one step, or `dacer2` and `qsm`, which have five.
 * **A critic whose slopes you do not trust:** Q weighting or proximity.
 * **Actions with many entries:** rather slopes than weights. The best of K guesses of an action is ever farther from the
   best action as entries are added; `effective_particles` and `effective_samples` in the

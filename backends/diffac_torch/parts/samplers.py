@@ -138,12 +138,13 @@ class MeanFlowSampler(declared.MeanFlowSampler):
 
     def __call__(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Float[Tensor, "*#batch act"]:
         """The action alone, [*batch act] in [-1, 1]."""
-        return self._chain(policy.actor, obs, noise, [])
+        return self._chain(policy.actor, obs, noise)
 
-    def _chain(self, actor: Any, obs: Tensor, noise: Noise, states: list[Tensor]) -> Tensor:
+    def _chain(self, actor: Any, obs: Tensor, noise: Noise, states: list[Tensor] | None = None) -> Tensor:
         noisy, dt = self.start_scale * noise["start"], 1 / self.num_steps
         for k in range(self.num_steps, 0, -1):
-            states.append(noisy)
+            if states is not None:
+                states.append(noisy)
             noisy = _add_scaled(noisy, -dt, actor(obs, noisy, k * dt, (k - 1) * dt))
         return noisy.clamp(-1, 1)
 
