@@ -336,6 +336,9 @@ OBJECTIVES: dict[str, Part] = {
     "mean_flow_never_equal": Part(
         lambda B, d: B.MeanFlowMatching(B.PolicyProposal(rate=0.1), equal_fraction=0.0), actor="mean_velocity"
     ),
+    "mean_flow_q_weighted": Part(
+        lambda B, d: B.MeanFlowMatching(B.QWeightedProposal(B.MeanFlowSampler(), 3, 2, 0.5)), actor="mean_velocity"
+    ),
     "mean_flow_simba": Part(
         lambda B, d: B.MeanFlowMatching(B.PolicyProposal(rate=0.1), equal_fraction=0.2), actor="simba_mean_velocity"
     ),

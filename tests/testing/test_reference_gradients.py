@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from diffac.parts.critics import next_rollout
-from diffac.parts.schedules import LinearSchedule
+from diffac.parts.schedules import LinearSchedule, flow_schedule
 from diffac.protocols import Policy
 from diffac.testing import reference as ref
 from diffac.testing.parts import (
@@ -190,6 +190,9 @@ def frozen_value(c: Case, objective: Any, noise: Any, common: Any = None) -> Cal
         data = objective.proposal(c.actor, c.critic, *arguments, objective.schedule)
         regression = ref.noise_regression if objective.space == "eps" else ref.output_regression
         return lambda actor: regression(objective.schedule, actor, data)[0]
+    if isinstance(objective, ref.MeanFlowMatching):
+        data = objective.proposal(c.actor, c.critic, c.batch, noise["proposal"], *arguments[2:], flow_schedule(1))
+        objective = dataclasses.replace(objective, proposal=lambda *arguments: data)
     if isinstance(objective, ref.TimeWeightedQGradient | ref.MeanFlowMatching):
         objective = with_fixed(objective, "aimed_at")
     if isinstance(objective, ref.ValueThroughSampler):

@@ -260,7 +260,7 @@ class MeanFlowActor:
     def derivative(self, obs: Array, noisy: Array, t: Array, r: Array, dnoisy: Array, dt: Array) -> Array:
         """Of the mean velocity along (dnoisy, dt), at fixed r: the chain rule forwards. A wave's slope is another one.
 
-        All arrays have the batch axes of dt, [*batch].
+        Batch axes broadcast; dt has those of the times.
         """
         waves = self.waves(t, r)
         of_t, of_difference = np.split(waves, 2, axis=-1)
@@ -268,7 +268,7 @@ class MeanFlowActor:
         arguments = (self.activation, "time_layers")
         dtime = perceptron_derivative(self.parameters, waves, slopes * dt[..., None], *arguments)
         time, _ = perceptron(self.parameters, waves, *arguments)
-        dx = np.concatenate([np.zeros(obs.shape), dnoisy, dtime], axis=-1)
+        dx = concatenate(np.zeros(obs.shape), dnoisy, dtime)[0]
         return body_derivative(self.parameters, concatenate(obs, noisy, time)[0], dx, self.activation)
 
 

@@ -289,8 +289,8 @@ class MeanFlowMatching:
         noisy = action + t[:, None] * (eps - action)
         u, pull = actor(data.obs, noisy, t, r)
         error = u - self.aimed_at(actor, data.obs, noisy, t, r, eps - action)
-        gradient, _ = pull(2 / len(u) * weight[:, None] * error)
-        return Loss((weight[:, None] * error**2).sum() / len(u), data.metrics, data.state), gradient
+        gradient, _ = pull(2 / weight.size * weight[..., None] * error)
+        return Loss((weight[..., None] * error**2).sum() / weight.size, data.metrics, data.state), gradient
 
     def aimed_at(self, actor: Any, obs: Array, noisy: Array, t: Array, r: Array, velocity: Array) -> Array:
         """The target, held fixed."""
