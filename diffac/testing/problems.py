@@ -181,8 +181,6 @@ def well_posed(problem: Problem, precision: str = "float64") -> bool:
     Neither may two candidates be equally good (two that are clipped to the same corner, say): rounding would choose.
     """
     p = _PRECISIONS[precision]
-    if _has_tie(problem, p.tie):
-        return False
     rng = np.random.default_rng(0)
 
     def nudged(array: np.ndarray) -> np.ndarray:
@@ -191,33 +189,13 @@ def well_posed(problem: Problem, precision: str = "float64") -> bool:
     fields = ("networks", "temperature", "batches", "noises")
     problem = problem.cast(np.float64)
     nudge = dataclasses.replace(problem, **{name: _map(nudged, getattr(problem, name)) for name in fields})
-    values, gradients = zip(solve_by_reference(problem), solve_by_reference(nudge), strict=True)
+    with reference.margins() as margins:
+        answer = solve_by_reference(problem)
+    if min(margins, default=np.inf) < p.tie:
+        return False
+    values, gradients = zip(answer, solve_by_reference(nudge), strict=True)
     moved = max(difference(*values, small=p.small, floor=1.0), difference(*gradients, small=p.small))
     return moved < p.moves
-
-
-def _has_tie(problem: Problem, tie: float) -> bool:
-    """Whether the best two candidates of a best-of sampler, alone or in an actor objective, are worth the same."""
-    part = problem.part.make(reference, problem.dims)
-    if problem.kind == "actor objective":
-        sampler = getattr(getattr(part, "proposal", part), "sampler", None)
-        noises = [noise.get("rollout") for noise in problem.noises]
-    else:
-        sampler, noises = part if problem.kind == "sampler" else None, problem.noises
-    if sampler is None:
-        return False
-    return any(_ties(problem, sampler, n, b.obs, tie) for n, b in zip(noises, problem.batches, strict=True))
-
-
-def _ties(problem: Problem, sampler: Any, noise: Any, obs: np.ndarray, tie: float) -> bool:
-    actor, critic, _ = bind_networks(problem)
-    while hasattr(sampler, "sampler") and not isinstance(sampler, reference.BestOf):
-        sampler, noise = sampler.sampler, noise["inner"]
-    if not isinstance(sampler, reference.BestOf) or sampler.num_candidates == 1:
-        return False
-    rollout, _ = sampler.sampler.rollout(Policy(actor, critic), obs, noise["candidates"])
-    second, first = np.sort(critic(obs, rollout.action)[0].min(0), axis=0)[-2:]
-    return bool((first - second < tie * np.maximum(1.0, np.abs(first))).any())
 
 
 def tools(B: Any) -> Any:

@@ -8,6 +8,7 @@ use at least 1 in place of the largest. Hypothesis varies the numbers; `nox -s a
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 from types import ModuleType, SimpleNamespace
@@ -74,6 +75,22 @@ def test_objectives_at_extremes(both: SimpleNamespace, kind: str, name: str, dat
         assert all(np.isfinite(a).all() for arrays in answer for a in arrays.values())
     worst = max(difference(one, other, floor=1.0) for one, other in zip(*answers, strict=True))
     assert worst < 1e-6 or not well_posed(problem), worst
+
+
+@pytest.mark.parametrize("name", ["q_weighted", "q_weighted_best", "mean_flow_q_weighted"])
+def test_candidates_that_are_alike_ask_for_nothing(both: SimpleNamespace, name: str) -> None:
+    """Where no action is better than another, the weights are 0, not rounding errors, and no law is learned."""
+    problem = make_problem("actor objective", name, np.random.default_rng(0))
+    flat = {
+        n: a if n == "actor" else {key: 0 * array + 0.1 * key.endswith("bias") for key, array in a.items()}
+        for n, a in problem.networks.items()
+    }
+    problem = dataclasses.replace(problem, networks=flat)
+    assert not well_posed(problem)
+    for values, gradients in (solve_by_reference(problem), *(solve(B, problem) for B in (both.torch, both.equinox))):
+        assert values["0.metrics.q_mean"] != 0
+        assert [values[f"0.{key}"] for key in ("value", "metrics.advantage", "metrics.effective_samples")] == [0, 0, 0]
+        assert not any(gradient.any() for gradient in gradients.values())
 
 
 @contextlib.contextmanager

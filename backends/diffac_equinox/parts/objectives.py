@@ -299,7 +299,7 @@ class QWeightedProposal(eqx.Module, declared.QWeightedProposal):
         """The regression problem of a batch."""
         drawn = self.sampler(Policy(actor, critic, temperature), batch.obs, noise["candidates"])
         q = _reduced(critic(batch.obs, drawn), self.ensemble)
-        advantage = q.max(0) - q.mean(0)
+        advantage = (q.max(0) - q).mean(0)  # 0, not a rounding error, where all are worth the same
         best = drawn[q.argmax(0), jnp.arange(q.shape[1])]
         action = jnp.concatenate([best[None], 2 * noise["uniform"] - 1])
         share = jnp.full((1 + self.num_uniform, 1), self.uniform_weight, advantage.dtype).at[0].set(1)

@@ -345,7 +345,7 @@ class QWeightedProposal(declared.QWeightedProposal):
         q = _reduced(critic(batch.obs, candidates), self.ensemble)
         best = torch.take_along_dim(candidates, q.argmax(0)[None, :, None], 0)
         action = torch.cat([best, 2 * noise["uniform"] - 1])
-        advantage = q.amax(0) - q.mean(0)
+        advantage = (q.amax(0) - q).mean(0)  # 0, not a rounding error, where all are worth the same
         weight = torch.stack([advantage] + [self.uniform_weight * advantage] * self.num_uniform)
         return Regression(
             obs=batch.obs,

@@ -28,8 +28,10 @@ from diffac.testing.reference.gradients import Gradient as Gradient
 from diffac.testing.reference.gradients import Parameters as Parameters
 from diffac.testing.reference.gradients import Pull as Pull
 from diffac.testing.reference.gradients import add as add
+from diffac.testing.reference.gradients import best_of as best_of
 from diffac.testing.reference.gradients import clip as clip
 from diffac.testing.reference.gradients import concatenate as concatenate
+from diffac.testing.reference.gradients import margins as margins
 from diffac.testing.reference.gradients import reduced as reduced
 from diffac.testing.reference.gradients import scaled as scaled
 from diffac.testing.reference.gradients import sigmoid as sigmoid

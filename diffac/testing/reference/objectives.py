@@ -11,7 +11,7 @@ import numpy as np
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
 from diffac.parts.schedules import flow_schedule
 from diffac.protocols import Batch, Loss, Metrics, NoiseSchedule, Policy, State
-from diffac.testing.reference.gradients import Array, Gradient, add, clip, reduced, scaled, softmax, zeros
+from diffac.testing.reference.gradients import Array, Gradient, add, best_of, clip, reduced, scaled, softmax, zeros
 from diffac.testing.reference.samplers import RolloutAndPull
 from diffac.testing.reference.schedules import (
     add_noise,
@@ -216,7 +216,8 @@ def output_regression(_: NoiseSchedule, actor: Any, data: Regression) -> tuple[f
     """Mean over the rows of weight |output - what it should be|^2, in whatever the denoiser predicts."""
     output, pull = actor(data.obs, data.noisy, data.t)
     weight = data.weights.sum(0)[..., None]
-    noise = (data.weights[..., None] * data.noises).sum(0) / weight
+    total = (data.weights[..., None] * data.noises).sum(0)
+    noise = np.divide(total, weight, out=np.zeros(total.shape), where=weight != 0)  # no weight asks for nothing
     wanted = {"eps": noise, "action": data.action, "velocity": noise - data.action}[actor.prediction]
     gradient, _ = pull(2 / data.t.size * weight * (output - wanted))
     return (weight * (output - wanted) ** 2).sum() / data.t.size, gradient
@@ -556,9 +557,9 @@ class QWeightedProposal:
         q = reduced(critic(batch.obs, rollout.action)[0], self.ensemble)[0]
         actions, weights = np.empty(noise["eps"].shape), np.empty(noise["t"].shape)
         for row, values in enumerate(q.T):
-            best = int(np.argmax(values))
-            weights[:, row] = self.uniform_weight * (values[best] - values.mean())
-            weights[0, row] = values[best] - values.mean()
+            best = int(best_of(values))
+            weights[0, row] = (values[best] - values).mean()
+            weights[1:, row] = self.uniform_weight * weights[0, row]
             actions[0, row] = rollout.action[best, row]
             actions[1:, row] = -1 + 2 * noise["uniform"][:, row]
         advantage = weights[0]

@@ -10,7 +10,7 @@ import numpy as np
 
 from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
 from diffac.protocols import NoiseSchedule, Policy, Rollout
-from diffac.testing.reference.gradients import Array, Gradient, Pull, add, clip, reduced, unbroadcast, zeros
+from diffac.testing.reference.gradients import Array, Gradient, Pull, add, best_of, clip, reduced, unbroadcast, zeros
 from diffac.testing.reference.schedules import (
     add_noise,
     noise_between,
@@ -291,7 +291,7 @@ class BestOf:
         """Everything the inner sampler says about the best of its candidates."""
         all_of_them, pull_all = self.sampler.rollout(policy, obs, noise["candidates"])
         action, noisy, log_prob, noise_free = all_of_them
-        best = reduced(policy.critic(obs, action)[0], self.ensemble)[0].argmax(0)[None]
+        best = best_of(reduced(policy.critic(obs, action)[0], self.ensemble)[0])[None]
 
         def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
             dactions = np.zeros(action.shape)
