@@ -429,8 +429,8 @@ OBJECTIVES = [
         "q-weighted: values not centred",
         "objective-q_weighted",
         "parts/objectives.py",
-        ("q.amax(0) - q.mean(0)", "q.amax(0)"),
-        ("q.max(0) - q.mean(0)", "q.max(0)"),
+        ("(q.amax(0) - q).mean(0)", "q.amax(0)"),
+        ("(q.max(0) - q).mean(0)", "q.max(0)"),
     ),
     both(
         "q-weighted: worst in place of the best",
