@@ -21,7 +21,7 @@ from .data import FOLDER, read
 
 MODES = ("multigoal", "tworoutes", "fourmodes")
 """Sweeps whose runs are measured by `multimodality`."""
-ORDER = ("search", "search_second", "halfcheetah", *MODES, "ablations", "ant", "humanoid", "hopper", "walker2d")
+ORDER = ("search", "halfcheetah", *MODES, "ablations", "ant", "humanoid", "hopper", "walker2d")
 """Of the sweeps; a file that does not exist yet is passed over."""
 SWEEPS = Path("sweeps")
 

@@ -241,7 +241,7 @@ def _search(folder: Path) -> Iterator[str]:
     yield "## The search"
     yield ""
     groups: dict[tuple[str, str], dict[int, list[Row]]] = {}
-    for row in sorted([*read("search", folder), *read("search_second", folder)], key=lambda row: (row.run, row.step)):
+    for row in sorted(read("search", folder), key=lambda row: (row.run, row.step)):
         groups.setdefault((row.recipe, row.settings), {}).setdefault(row.seed, []).append(row)
     if not groups:
         yield "Not run yet."

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from . import search
 from .data import Row, add, read
 from .origin import origin
 
@@ -24,8 +25,6 @@ START, EVERY, EPISODES = 5_000, 7_500, 10
 """Random steps; steps between evaluations; episodes of one."""
 NOISE = 0.1
 """Standard deviation of TD3's exploration noise."""
-CHOSEN: dict[str, dict[str, Any]] = {}
-"""By the search."""
 
 
 class Run(NamedTuple):
@@ -44,18 +43,23 @@ class Run(NamedTuple):
 
 
 def runs(sweep: str) -> Iterator[Run]:
-    """What a sweep asks of the peers."""
+    """What a sweep asks of the peers, as far as it is known: the search decides what comes after it."""
     if sweep not in SWEEPS:
         return
     env_id, steps = SWEEPS[sweep]
     for algorithm in ("sac", "td3"):
+        name = f"sb3_{algorithm}"
         if sweep == "search":
             for rate, (layers, tau) in itertools.product((3e-4, 1e-3), ((3, 0.005), (2, 0.005), (2, 0.01))):
                 settings = {"learning_rate": rate, "net_arch": [256] * layers, "tau": tau}
-                yield Run(algorithm, env_id, 0, settings, steps)
-        else:
+                yield Run(algorithm, env_id, search.FIRST, settings, steps)
+        found = search.scores(read("search"))  # not before the runs above are in it
+        if sweep == "search":
+            for best, seed in itertools.product(search.going_on(found, name), search.OTHERS):
+                yield Run(algorithm, env_id, seed, json.loads(best), steps)
+        elif settings := search.chosen(found, name):
             for seed in range(100, 105):
-                yield Run(algorithm, env_id, seed, CHOSEN[algorithm], steps)
+                yield Run(algorithm, env_id, seed, settings, steps)
 
 
 def train(run: Run) -> list[tuple[int, int, float, float, float, float]]:
