@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import itertools
 from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
@@ -11,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from benchmarks.cases import SIZES, configure
+from benchmarks.cases import CASES, SIZES, configure
 from benchmarks.chart import draw_chart
 from benchmarks.flops import Network, q_gradient, update_flops
 from benchmarks.measure import block, take_turns
@@ -38,6 +39,15 @@ SMALL: dict[str, dict[str, Any]] = {
     "fpmd": {"num_diffusion_steps": 4, "num_candidates": 3},
     "maxentdp": {"num_diffusion_steps": 4, "num_particles": 5, "num_noises": 3},
     "qsm": {"num_diffusion_steps": 3, "gradient_scale": 2.0},
+    "qvpo": {
+        "num_diffusion_steps": 4,
+        "num_candidates": 3,
+        "training_candidates": 5,
+        "num_uniform": 2,
+        "max_grad_norm": 0.1,
+    },
+    "dsact": {"log_std_max": -1.0},
+    "meanflow": {"num_diffusion_steps": 2, "num_candidates": 3},
 }
 
 
@@ -125,6 +135,22 @@ def test_necessary_operations_of_dacer2() -> None:
     ours = update_flops(module.build(config, 17, 6)[0], config, 17, 6)
     more = q_gradient(actor, critic, batch, steps, steps) - q_gradient(actor, critic, batch, steps, 1)
     assert (ours - more) / 1e9 == pytest.approx(1.80, abs=0.005)
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_necessary_operations_of_every_case(case: str) -> None:
+    """A mean flow evaluates its network as often as it draws candidates, and thrice in its loss; others run chains."""
+    module, config = configure(case, "HalfCheetah", "torch" if INSTALLED["torch"] else "equinox")
+    load_backend(config.backend)
+    count = update_flops(module.build(config, 17, 6)[0], config, 17, 6)
+    hidden = sum(a * b for a, b in itertools.pairwise((17 + 6, *config.hidden_sizes, 6)))
+    assert count > 2 * config.batch_size * hidden * 3 * 2, "the critics' gradient alone"
+    if case == "meanflow":
+        candidates = 2 * config.batch_size * hidden * config.num_candidates * 3  # the actor, and two critics
+        assert candidates < count < 1.3 * candidates
+    if case == "qvpo":
+        chains = 2 * config.batch_size * hidden * 20 * (4 + 64)
+        assert chains < count < 1.3 * chains
 
 
 def test_necessary_operations_of_a_product() -> None:

@@ -34,7 +34,10 @@ CASES = {
     "qsm": Case("qsm", "QSM, T=5, 512x2"),
     "fpmd": Case("fpmd", "FPMD, T=20, N=32"),
     "maxentdp": Case("maxentdp", "MaxEntDP, T=20, K=64, 10 noises, 256x2"),
+    "qvpo": Case("qvpo", "QVPO, T=20, N=4, 64 to learn from"),
+    "meanflow": Case("meanflow", "MeanFlow, one step, N=32"),
     "dacer": Case("dacer", "DACER, T=20"),
+    "dsact": Case("dsact", "DSAC-T, 256x3"),
     "sac": Case("sac", "SAC, 256x2"),
     "sac3": Case("sac", "SAC, 256x3", {"hidden_sizes": (256, 256, 256)}),
 }

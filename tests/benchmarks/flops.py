@@ -27,6 +27,8 @@ class Network(NamedTuple):
     out: int
     time: int = 0
     members: int = 1
+    times: int = 1
+    """Times that are embedded, each with `time` entries; a mean velocity has two."""
 
     @property
     def _rest(self) -> int:
@@ -38,7 +40,7 @@ class Network(NamedTuple):
 
     def _shares(self, states: int, times: int) -> int:
         """What does not depend on the action: the shares of obs and time, and the layers before the latter."""
-        time_layers = 2 * self.time * (2 * self.time)
+        time_layers = 2 * self.time * self.time * (self.times + 1)
         return states * self._first(self.obs) + times * (self._first(self.time) + time_layers)
 
     def forward(self, rows: int, states: int, times: int = 0) -> int:
@@ -65,16 +67,22 @@ def update_flops(learner: Any, config: Any, obs_dim: int, action_dim: int) -> fl
     if type(learner.sampler).__name__ == "TanhGaussianSampler":
         return 2 * (temporal_difference + _sac(critic, obs_dim, action_dim, hidden, batch, config.actor_delay))
 
-    actor = Network(obs_dim, action_dim, hidden, action_dim, time=TIME_DIM)
+    mean_flow = type(objective_of(learner)).__name__ == "MeanFlowMatching"
+    actor = Network(obs_dim, action_dim, hidden, action_dim, time=TIME_DIM, times=1 + mean_flow)
     steps = config.num_diffusion_steps
     candidates = getattr(config, "num_candidates", None)
     ranking = critic.forward(batch * candidates, batch) if candidates else 0
     sampling = actor.forward(batch * steps * (candidates or 1), batch, steps) + ranking
-    objective = learner.actor_objective
-    if type(objective).__name__ == "Sum" and len(objective.terms) == 1:
-        ((_, objective),) = objective.terms
+    objective = objective_of(learner)
     kind = type(objective).__name__
-    if kind == "ReweightedScoreMatching":
+    if mean_flow:  # every row has times of its own, and a derivative along them
+        actor_step = actor.forward(batch, batch, batch) + actor.forward(batch, 0, batch)
+        actor_step += actor.parameters(batch, batch, batch) + critic.forward(batch, batch)
+    elif kind == "ReweightedScoreMatching" and type(objective.proposal).__name__ == "QWeightedProposal":
+        drawn, rows = batch * config.training_candidates, batch * (1 + config.num_uniform)
+        actor_step = actor.forward(drawn * steps, batch, steps) + critic.forward(drawn, batch)
+        actor_step += actor.forward(rows, batch, steps) + actor.parameters(rows, batch, steps)
+    elif kind == "ReweightedScoreMatching":
         times = min(batch, steps)
         regression = actor.forward(batch, batch, times) + actor.parameters(batch, batch, times)
         reverse = type(objective.proposal).__name__ == "ReverseProposal"
@@ -100,6 +108,14 @@ def update_flops(learner: Any, config: Any, obs_dim: int, action_dim: int) -> fl
     if type(learner.of_target).__name__ == "LogProbability":  # whose observation shares the chain has
         target += actor.forward(batch * steps * learner.of_target.num_noises, 0)
     return 2 * (target + temporal_difference + actor_step / config.actor_delay)
+
+
+def objective_of(learner: Any) -> Any:
+    """The actor's, without a factor."""
+    objective = learner.actor_objective
+    if type(objective).__name__ == "Sum" and len(objective.terms) == 1:
+        ((_, objective),) = objective.terms
+    return objective
 
 
 def q_gradient(actor: Network, critic: Network, batch: int, steps: int, times: int) -> int:

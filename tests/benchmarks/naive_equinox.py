@@ -1,4 +1,4 @@
-"""The diffusion recipes in JAX the way public codes are written: the yardstick, never used for training.
+"""The recipes in JAX the way public codes are written: the yardstick, never used for training.
 
 As `naive_torch`, with what is usual in JAX: one compiled program for each update, chains as a scan, candidates by vmap.
 """
@@ -14,34 +14,33 @@ import jax.numpy as jnp
 import numpy as np
 
 import diffac_equinox as ours
+from diffac.noise import EXPLORATION
 from diffac.protocols import Array, Batch, Rollout
 from diffac_equinox.engine.random import draw, key_data, stream
+from diffac_equinox.parts.coefficients import value_at
 from diffac_equinox.parts.diffusion import add_noise, noise_between, posterior_mean, remove_noise
 from diffac_equinox.parts.diffusion import score as score_of
 from diffac_equinox.parts.objectives import _truncated_normal
 
 Layers = list[tuple[Array, Array]]
+ACTIVATIONS = {"mish": jax.nn.mish, "relu": jax.nn.relu, "gelu": functools.partial(jax.nn.gelu, approximate=False)}
 
 
 def mlp(layers: Layers, x: Array, activation: str = "mish") -> Array:
     """[*batch in] -> [*batch out], with an activation between the layers."""
     for weight, bias in layers[:-1]:
-        x = getattr(jax.nn, activation)(x @ weight.T + bias)
+        x = ACTIVATIONS[activation](x @ weight.T + bias)
     weight, bias = layers[-1]
     return x @ weight.T + bias
 
 
-def denoise(actor: Mapping[str, Layers], obs: Array, noisy: Array, t: Array) -> Array:
-    """Predicted noise [batch act]; t [batch] or a scalar."""
-    features = mlp(actor["time_layers"], ours.time_embedding(t).astype(noisy.dtype))
+def denoise(actor: Mapping[str, Layers], obs: Array, noisy: Array, t: Array, r: Array | None = None) -> Array:
+    """What the network predicts [batch act]; t [batch] or a scalar; a mean velocity takes the time r where it ends."""
+    times = [t] if r is None else [t, t - r]
+    waves = jnp.concatenate([ours.time_embedding(time).astype(noisy.dtype) for time in times], axis=-1)
+    features = mlp(actor["time_layers"], waves)
     features = jnp.broadcast_to(features, (len(obs), features.shape[-1]))
     return mlp(actor["layers"], jnp.concatenate([obs, noisy, features], axis=-1))
-
-
-def gaussian(critic: Layers, pair: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation, each [batch]."""
-    output = mlp(critic, pair)
-    return output[:, 0], jax.nn.softplus(output[:, 1])
 
 
 def next_action(batch: Batch) -> Array:
@@ -58,18 +57,21 @@ class Naive:
         self.chain: Any = learner.sampler
         while hasattr(self.chain, "sampler"):
             self.chain = self.chain.sampler
-        self.schedule = self.chain.schedule
-        self.velocity = actor.prediction == "velocity"
-        self.activation = critic.activation
+        self.schedule = getattr(self.chain, "schedule", None)
+        self.velocity = getattr(actor, "prediction", None) == "velocity"
+        self.has_ema = "ema" in (learner.acting_actor, learner.target_actor)
+        self.activation, self.actor_activation = critic.activation, actor.activation
+        self.gaussian = isinstance(self.chain, ours.TanhGaussianSampler)
+        self.log_std_bounds = getattr(actor, "log_std_min", None), getattr(actor, "log_std_max", None)
         names = ours.to_arrays(actor)
-        actor = {part: _layers(names, part) for part in ("time_layers", "layers")}
+        actor = {part: _layers(names, part) for part in (("layers",) if self.gaussian else ("time_layers", "layers"))}
         critics = [_layers(ours.to_arrays(critic), "layers", member) for member in range(2)]
         dtype = critics[0][0][0].dtype
         omega = {"omega": jnp.zeros(2, dtype)} if isinstance(learner.critic_objective, ours.GaussianTD) else {}
         self.temperature = jnp.exp(jnp.asarray(learner.temperature.init_state()["log_temperature"], dtype))
         self.state = {
             "actor": actor,
-            "ema_actor": actor if (learner.acting_actor == "ema") else None,
+            "ema_actor": actor if self.has_ema else None,
             "critics": critics,
             "target_critics": critics,
             "actor_adam": learner.actor_optimiser.init(actor),
@@ -102,11 +104,16 @@ class Naive:
         """The state after an update, and the critic's loss."""
         learner = self.learner
         target = learner.of_target
-        action = self.act(state["actor"], state["critics"], batch.next_obs, noise["next_action"], target)
+        slow = state["ema_actor"] if learner.target_actor == "ema" else state["actor"]
+        ranking = state["target_critics"] if learner.target_ranking == "target" else state["critics"]
+        action = self.act(slow, ranking, batch.next_obs, noise["next_action"], target)
         reward = learner.reward_scale * batch.reward
         if isinstance(target, ours.LogProbability):
             noises = noise["next_action"]["noises"]
             log_prob = self.log_prob(target, state["actor"], batch.next_obs, action, noises)
+            reward -= batch.discount * self.temperature * log_prob
+        elif self.gaussian:
+            _, log_prob = self.tanh_gaussian(slow, batch.next_obs, noise["next_action"])
             reward -= batch.discount * self.temperature * log_prob
         batch = batch._replace(reward=reward, next_rollout=Rollout(action))
         (loss, critic_state), critic_gradient = jax.value_and_grad(self.critic_loss, has_aux=True)(
@@ -124,7 +131,7 @@ class Naive:
 
         updated = {
             "actor": actor,
-            "ema_actor": towards(state["ema_actor"], actor) if (learner.acting_actor == "ema") else None,
+            "ema_actor": towards(state["ema_actor"], actor) if self.has_ema else None,
             "target_critics": towards(state["target_critics"], critics),
             "actor_adam": actor_adam,
         }
@@ -142,6 +149,8 @@ class Naive:
     def run_chain(self, actor: Any, obs: Array, noise: Mapping[str, Array]) -> tuple[Array, Array]:
         """Actions of one chain for each row of obs, and its states [T batch act] from t = 0 on."""
         schedule = self.schedule
+        if isinstance(self.chain, ours.MeanFlowSampler):
+            return self.run_mean_flow(actor, obs, noise)
 
         def predict(noisy: Array, t: Array) -> Array:
             output = denoise(actor, obs, noisy, t)
@@ -165,6 +174,18 @@ class Naive:
         noisy, later = jax.lax.scan(back, self.chain.first_scale * noise["start"], (times, steps), reverse=True)
         return jnp.clip(predict(noisy, jnp.int32(0)), -1, 1), jnp.concatenate([noisy[None], later])
 
+    def run_mean_flow(self, actor: Any, obs: Array, noise: Mapping[str, Array]) -> tuple[Array, Array]:
+        """The same of a mean flow."""
+        times = jnp.linspace(0, 1, self.chain.num_steps + 1, dtype=noise["start"].dtype)
+
+        def back(noisy: Array, r_and_t: tuple[Array, Array]) -> tuple[Array, Array]:
+            r, t = r_and_t
+            return noisy - (t - r) * denoise(actor, obs, noisy, t, r), noisy
+
+        pairs = (times[:-1], times[1:])
+        action, states = jax.lax.scan(back, self.chain.start_scale * noise["start"], pairs, reverse=True)
+        return jnp.clip(action, -1, 1), states
+
     def act(self, actor: Any, critics: Any, obs: Array, noise: Mapping[str, Any], sampler: Any = None) -> Array:
         """The sampled action, with exploration noise; of several candidates the one that the critics prefer."""
         sampler = sampler or self.learner.sampler
@@ -174,6 +195,8 @@ class Naive:
             )
         if isinstance(sampler, ours.LogProbability):
             return self.act(actor, critics, obs, noise["inner"], sampler.sampler)
+        if self.gaussian:
+            return self.tanh_gaussian(actor, obs, noise)[0]
         if not isinstance(sampler, ours.BestOf):
             return self.run_chain(actor, obs, noise)[0]
         many = jax.vmap(
@@ -182,6 +205,14 @@ class Naive:
         actions = many(noise["candidates"])
         q = jax.vmap(lambda one: self.value(critics, obs, one))(actions)
         return jnp.take_along_axis(actions, q.argmax(0)[None, :, None], 0)[0]
+
+    def tanh_gaussian(self, actor: Any, obs: Array, noise: Mapping[str, Array]) -> tuple[Array, Array]:
+        """SAC's and DSAC-T's action and its log-probability."""
+        mean, log_std = jnp.split(mlp(actor["layers"], obs, self.actor_activation), 2, axis=-1)
+        log_std = jnp.clip(log_std, *self.log_std_bounds)
+        u = mean + jnp.exp(log_std) * noise[EXPLORATION]
+        log_slope = 2 * (float(np.log(2)) - u - jax.nn.softplus(-2 * u))
+        return jnp.tanh(u), (jax.scipy.stats.norm.logpdf(u, mean, jnp.exp(log_std)) - log_slope).sum(-1)
 
     def log_prob(self, sampler: Any, actor: Any, obs: Array, action: Array, noises: Array) -> Array:
         """MaxEntDP: at each time the denoiser is evaluated once for each noise, beside a copy of the state."""
@@ -205,6 +236,11 @@ class Naive:
         """[batch out]"""
         return mlp(critic, pair, self.activation)
 
+    def gaussians(self, critic: Layers, pair: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation, each [batch]."""
+        output = self.outputs(critic, pair)
+        return output[:, 0], jax.nn.softplus(output[:, 1])
+
     def value(self, critics: list[Layers], obs: Array, action: Array) -> Array:
         """The smaller of the two values (of the means), [batch]."""
         pair = jnp.concatenate([obs, action], axis=-1)
@@ -219,13 +255,13 @@ class Naive:
             y = batch.reward + discount * self.value(state["target_critics"], batch.next_obs, next_action(batch))
             return sum(((self.outputs(critic, pair)[:, 0] - y) ** 2).mean() for critic in critics), {}
         next_pair = jnp.concatenate([batch.next_obs, jnp.asarray(next_action(batch))], axis=-1)
-        means, stds = zip(*(gaussian(critic, next_pair) for critic in state["target_critics"]), strict=True)
+        means, stds = zip(*(self.gaussians(critic, next_pair) for critic in state["target_critics"]), strict=True)
         mean, std = jnp.minimum(*means), jnp.where(means[0] <= means[1], *stds)
         y = batch.reward + discount * mean
         y_z = batch.reward + discount * (mean + std * jnp.clip(noise["target"], -3, 3))
         losses, omegas = [], []
         for critic, omega in zip(critics, state["critic_state"]["omega"], strict=True):
-            q, std = gaussian(critic, pair)
+            q, std = self.gaussians(critic, pair)
             fixed, fixed_std = jax.lax.stop_gradient((q, std))
             batch_std = fixed_std.mean()
             omega = jnp.where(omega == 0, batch_std, (1 - objective.tau) * omega + objective.tau * batch_std)
@@ -240,10 +276,17 @@ class Naive:
     def actor_loss(self, actor: Any, state: Any, batch: Batch, noise: Any) -> tuple[Array, Any]:
         """The loss that the recipe is named after, and the new state of the objective."""
         objective, critics, obs = self.learner.actor_objective, state["critics"], batch.obs
+        if isinstance(objective, ours.EntropyRegularisedValue):
+            action, log_prob = self.tanh_gaussian(actor, obs, noise["rollout"])
+            return (self.temperature * log_prob - self.value(critics, obs, action)).mean(), {}
         if isinstance(objective, ours.ValueThroughSampler):
             return -self.value(critics, obs, self.act(actor, critics, obs, noise["rollout"])).mean(), {}
         if isinstance(objective, ours.Sum) and len(objective.terms) == 1:
             ((weight, gradient),) = objective.terms
+            if isinstance(gradient, ours.ReweightedScoreMatching) and isinstance(
+                gradient.proposal, ours.QWeightedProposal
+            ):
+                return weight * self.best_loss(gradient.proposal, actor, state, obs, noise["term0"]), {}
             if isinstance(gradient, ours.ReweightedScoreMatching):
                 return weight * self.reverse_loss(gradient.proposal, actor, state, batch, noise["term0"]), {}
             return weight * self.q_loss(gradient, actor, critics, batch, noise["term0"]), {}
@@ -254,6 +297,8 @@ class Naive:
             action = self.learner.sampler.explore(action, rollout, self.temperature)
             loss = first * -self.value(critics, obs, action).mean()
             return loss + second * self.score_loss(gradient, actor, critics, obs, states), {}
+        if isinstance(objective, ours.MeanFlowMatching):
+            return self.mean_flow_loss(objective, actor, state, batch, noise)
         if isinstance(objective.proposal, ours.PolicyProposal):
             return self.policy_loss(objective.proposal, actor, state, batch, noise)
         if objective.proposal.gradient_weight == "minimum_variance":
@@ -367,11 +412,53 @@ class Naive:
         new = jax.tree.map(lambda after, before: jnp.where(due, after, before), new, dict(old))
         return ((denoise(actor, obs, noisy, t) - target) ** 2).sum(-1).mean(), new
 
+    def best_loss(self, proposal: Any, actor: Any, state: Any, obs: Array, noise: Any) -> Array:
+        """QVPO: the best of the policy's actions by their advantage, and uniform ones."""
+        fixed, critics = jax.lax.stop_gradient(actor), state["critics"]
+        candidates = noise["candidates"]
+        one = lambda own: self.act(fixed, critics, obs, own, proposal.sampler)  # noqa: E731
+        drawn = jax.vmap(one, in_axes=(_axes(candidates),))(candidates)
+        q = jax.vmap(lambda actions: self.value(critics, obs, actions))(drawn)
+        best = jnp.take_along_axis(drawn, q.argmax(0)[None, :, None], 0)
+        advantage = q.max(0) - q.mean(0)
+        clean = jnp.concatenate([best, 2 * noise["uniform"] - 1])
+        omega = value_at(proposal.uniform_weight, state["updates"], q.dtype)
+        share = jnp.where(jnp.arange(len(clean)) == 0, 1, omega).astype(q.dtype)[:, None]
+        noisy = add_noise(self.schedule, clean, noise["eps"], noise["t"])
+        predicted = jax.vmap(lambda actions, t: denoise(actor, obs, actions, t))(noisy, noise["t"])
+        return (share * advantage * ((predicted - noise["eps"]) ** 2).sum(-1)).mean()
+
+    def mean_flow_loss(
+        self, objective: Any, actor: Any, state: Any, batch: Batch, noise: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        """MeanFlow: the mean velocity is the velocity minus the derivative along the path, by forward mode."""
+        weight, new = self.weights(objective.proposal, state, batch)
+        t, r = noise["times"].max(0), noise["times"].min(0)
+        r = jnp.where(noise["equal"] < objective.equal_fraction, t, r)
+        velocity = noise["proposal"]["eps"] - next_action(batch)
+        noisy = next_action(batch) + t[:, None] * velocity
+        u, change = jax.jvp(
+            lambda position, time: denoise(actor, batch.next_obs, position, time, r),
+            (noisy, t),
+            (velocity, jnp.ones_like(t)),
+        )
+        target = velocity - (t - r)[:, None] * jax.lax.stop_gradient(change)
+        return (weight * ((u - target) ** 2).sum(-1)).mean(), new
+
     def policy_loss(
         self, proposal: Any, actor: Any, state: Any, batch: Batch, noise: Any
     ) -> tuple[Array, dict[str, Array]]:
         """DPMD and FPMD: the policy's own actions, weighted by their value over its running deviation."""
-        old, rate, t = state["actor_state"], proposal.rate, noise["t"]
+        t = noise["t"]
+        weight, new = self.weights(proposal, state, batch)
+        noisy = add_noise(self.schedule, next_action(batch), noise["eps"], t)
+        target = noise["eps"] - next_action(batch) if self.velocity else noise["eps"]
+        error = ((denoise(actor, batch.next_obs, noisy, t) - target) ** 2).sum(-1)
+        return (weight * error).mean(), new
+
+    def weights(self, proposal: Any, state: Any, batch: Batch) -> tuple[Array, dict[str, Array]]:
+        """Of the policy's own actions, and the new running moments."""
+        old, rate = state["actor_state"], proposal.rate
         q = self.value(state["critics"], batch.next_obs, next_action(batch))
         new = {
             "q_mean_ema": (1 - rate) * old["q_mean_ema"] + rate * q.mean(),
@@ -384,10 +471,7 @@ class Naive:
             weight = jnp.exp(jnp.clip((q - new["q_mean_ema"] / correction) / unit, -3, 3) / self.temperature)
         else:
             weight = jnp.exp(proposal.value_scale * (q - q.max()) / unit)
-        noisy = add_noise(self.schedule, next_action(batch), noise["eps"], t)
-        target = noise["eps"] - next_action(batch) if self.velocity else noise["eps"]
-        error = ((denoise(actor, batch.next_obs, noisy, t) - target) ** 2).sum(-1)
-        return (weight * error).mean(), new
+        return weight, new
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All parameters, by the names of `diffac_equinox.to_arrays` of a learner's state."""

@@ -1,4 +1,4 @@
-"""The diffusion recipes in PyTorch the way public codes are written: the yardstick, never used for training.
+"""The recipes in PyTorch the way public codes are written: the yardstick, never used for training.
 
 The mathematics, the schedules and the noise are the recipe's own; a test asserts that an update gives the same numbers.
 What differs is what the public codes do: the gradient of the actor in every step, also where it is thrown away; the
@@ -9,6 +9,7 @@ each critic; the framework's Mish; plain Adam and a loop over parameters for the
 from __future__ import annotations
 
 import copy
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,9 +19,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import diffac_torch as ours
-from diffac.parts.schedules import LinearSchedule
+from diffac.noise import EXPLORATION
 from diffac.protocols import Batch
 from diffac_torch.engine.random import draw, stream
+from diffac_torch.parts.coefficients import value_at
 from diffac_torch.parts.diffusion import add_noise, noise_between, posterior_mean, remove_noise
 from diffac_torch.parts.diffusion import score as score_of
 from diffac_torch.parts.objectives import _truncated_guesses
@@ -46,15 +48,17 @@ class MLP(nn.Module):
 
 
 class Denoiser(nn.Module):
-    """Predicted noise [rows act] from obs, noisy action and time, each with one row for each result."""
+    """What the network predicts [rows act] from obs, noisy action and time, each with one row for each result."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
         super().__init__()
         self.time_layers, self.layers = MLP(_layers(arrays, "time_layers")), MLP(_layers(arrays, "layers"))
 
-    def forward(self, obs: Tensor, noisy: Tensor, t: Tensor) -> Tensor:
-        """t [rows] of integers."""
+    def forward(self, obs: Tensor, noisy: Tensor, t: Tensor, r: Tensor | None = None) -> Tensor:
+        """t [rows]; a mean velocity takes the time r where it ends, too."""
         embedding = ours.time_embedding(t.to(noisy.dtype))
+        if r is not None:
+            embedding = torch.cat([embedding, ours.time_embedding(t - r)], dim=-1)
         return self.layers(torch.cat([obs, noisy, self.time_layers(embedding)], dim=-1))
 
 
@@ -79,15 +83,20 @@ class Naive:
         self.chain: Any = learner.sampler
         while hasattr(self.chain, "sampler"):
             self.chain = self.chain.sampler
-        self.schedule = self.chain.schedule
-        self.velocity = actor.prediction == "velocity"
-        self.actor = Denoiser(ours.to_arrays(actor))
+        self.schedule = getattr(self.chain, "schedule", None)
+        self.velocity = getattr(actor, "prediction", None) == "velocity"
+        self.gaussian = isinstance(self.chain, ours.TanhGaussianSampler)
+        self.log_std_bounds = getattr(actor, "log_std_min", None), getattr(actor, "log_std_max", None)
+        arrays = ours.to_arrays(actor)
+        self.actor = MLP(_layers(arrays, "layers"), actor.activation) if self.gaussian else Denoiser(arrays)
         arrays = ours.to_arrays(critic)
         self.critics = nn.ModuleList(MLP(_layers(arrays, "layers", i), critic.activation) for i in range(2))
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
-        self.ema_actor = copy.deepcopy(self.actor).requires_grad_(False) if (learner.acting_actor == "ema") else None
+        has_ema = "ema" in (learner.acting_actor, learner.target_actor)
+        self.ema_actor = copy.deepcopy(self.actor).requires_grad_(False) if has_ema else None
         self.actor_adam, self.critic_adam = (
-            torch.optim.Adam(module.parameters(), lr=0.0) for module in (self.actor, self.critics)
+            torch.optim.Adam(module.parameters(), lr=0.0, eps=adam.eps)
+            for module, adam in ((self.actor, learner.actor_optimiser), (self.critics, learner.critic_optimiser))
         )
         dtype = next(self.actor.parameters()).dtype
         self.temperature = torch.as_tensor(np.exp(learner.temperature.init_state()["log_temperature"]), dtype=dtype)
@@ -112,39 +121,51 @@ class Naive:
         discount = torch.as_tensor(batch.discount).to(dtype)
         reward = learner.reward_scale * reward
         with torch.no_grad():
-            next_action = self.act(next_obs, noise["next_action"], learner.of_target)
+            actor = self.ema_actor if learner.target_actor == "ema" else self.actor
+            ranking = self.target_critics if learner.target_ranking == "target" else self.critics
+            next_action = self.act(next_obs, noise["next_action"], learner.of_target, actor, ranking)
             if isinstance(learner.of_target, ours.LogProbability):
                 log_prob = self.log_prob(learner.of_target, next_obs, next_action, noise["next_action"]["noises"])
+                reward = reward - discount * self.temperature * log_prob
+            elif self.gaussian:
+                _, log_prob = self.tanh_gaussian(actor, next_obs, noise["next_action"])
                 reward = reward - discount * self.temperature * log_prob
 
         loss, critic_state = self.critic_loss(obs, action, reward, next_obs, discount, next_action, noise["critic"])
         self.critic_adam.zero_grad()
         loss.backward()
         self.critic_state = critic_state
-        critic_rate, critic_first = learner.critic_optimiser.learning_rate, learner.critic_steps_before_actor == 1
+        critic_first = learner.critic_steps_before_actor == 1
         if critic_first:
-            _adam_step(self.critic_adam, critic_rate, self.updates)
+            _adam_step(self.critic_adam, learner.critic_optimiser, self.updates)
         actor_loss, self.actor_state = self.actor_loss(self.critics, obs, action, next_obs, next_action, noise["actor"])
         gradients = torch.autograd.grad(actor_loss, list(self.actor.parameters()))
         if not critic_first:
-            _adam_step(self.critic_adam, critic_rate, self.updates)
+            _adam_step(self.critic_adam, learner.critic_optimiser, self.updates)
         if self.updates % learner.actor_delay == 0:
             for parameter, gradient in zip(self.actor.parameters(), gradients, strict=True):
                 parameter.grad = gradient
-            _adam_step(self.actor_adam, learner.actor_optimiser.learning_rate, self.updates // learner.actor_delay)
+            _adam_step(self.actor_adam, learner.actor_optimiser, self.updates // learner.actor_delay)
             for slow, fast in ((self.target_critics, self.critics), (self.ema_actor, self.actor)):
                 for target, source in () if slow is None else zip(slow.parameters(), fast.parameters(), strict=True):
                     target.data.copy_((1 - learner.tau) * target.data + learner.tau * source.data)
         self.updates += 1
         return loss.item()
 
-    def denoise(self, obs: Tensor, noise: Mapping[str, Tensor]) -> tuple[Tensor, list[Tensor]]:
+    def denoise(
+        self, obs: Tensor, noise: Mapping[str, Tensor], actor: Denoiser | None = None
+    ) -> tuple[Tensor, list[Tensor]]:
         """Actions of whole chains, one for each row of obs, and their states from t = 0 on."""
-        schedule, states = self.schedule, []
+        schedule, states, actor = self.schedule, [], actor or self.actor
+        if isinstance(self.chain, ours.MeanFlowSampler):
+            noisy, times = self.chain.start_scale * noise["start"], torch.linspace(0, 1, self.chain.num_steps + 1)
+            for r, t in reversed(list(itertools.pairwise(times.to(noisy.dtype)))):
+                noisy = noisy - (t - r) * actor(obs, noisy, t.expand(len(obs)), r.expand(len(obs)))
+            return noisy.clamp(-1, 1), []
         noisy = self.chain.first_scale * noise["start"]
         for t in range(schedule.num_steps - 1, -1, -1):
             states.append(noisy)
-            output = self.actor(obs, noisy, torch.full((len(obs),), t))
+            output = actor(obs, noisy, torch.full((len(obs),), t))
             of_flow = noisy - schedule.sigma(t) * output
             action = of_flow if self.velocity else remove_noise(schedule, noisy, output, t)
             if t > 0 and isinstance(self.chain, ours.DDIMSampler):
@@ -159,19 +180,31 @@ class Naive:
         """The same, in the box if the chain clips this."""
         return x.clamp(-1, 1) if self.chain.clip == what else x
 
-    def act(self, obs: Tensor, noise: Mapping[str, Any], sampler: Any = None) -> Tensor:
+    def act(
+        self, obs: Tensor, noise: Mapping[str, Any], sampler: Any = None, actor: Any = None, ranking: Any = None
+    ) -> Tensor:
         """The sampled action, with exploration noise; of several candidates the one that the critics prefer."""
         sampler = sampler or self.learner.sampler
         if isinstance(sampler, ours.AdditiveNoise):
-            return sampler.explore(self.act(obs, noise["inner"], sampler.sampler), noise, self.temperature)
+            return sampler.explore(self.act(obs, noise["inner"], sampler.sampler, actor), noise, self.temperature)
         if isinstance(sampler, ours.LogProbability):
-            return self.act(obs, noise["inner"], sampler.sampler)
+            return self.act(obs, noise["inner"], sampler.sampler, actor)
+        if self.gaussian:
+            return self.tanh_gaussian(actor or self.actor, obs, noise)[0]
         if not isinstance(sampler, ours.BestOf):
-            return self.denoise(obs, noise)[0]
+            return self.denoise(obs, noise, actor)[0]
         rows = obs.repeat(sampler.num_candidates, 1)
-        actions = self.act(rows, _in_rows(noise["candidates"]), sampler.sampler)
-        chosen = self.value(self.critics, rows, actions).view(-1, len(obs)).argmax(0)
+        actions = self.act(rows, _in_rows(noise["candidates"]), sampler.sampler, actor)
+        chosen = self.value(ranking or self.critics, rows, actions).view(-1, len(obs)).argmax(0)
         return actions.view(-1, *obs.shape[:1], actions.shape[-1])[chosen, torch.arange(len(obs))]
+
+    def tanh_gaussian(self, actor: nn.Module, obs: Tensor, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """SAC's and DSAC-T's action and its log-probability."""
+        mean, log_std = actor(obs).chunk(2, dim=-1)
+        normal = torch.distributions.Normal(mean, log_std.clamp(*self.log_std_bounds).exp())
+        u = normal.mean + normal.stddev * noise[EXPLORATION]
+        log_slope = 2 * (float(np.log(2)) - u - F.softplus(-2 * u, threshold=40))
+        return u.tanh(), (normal.log_prob(u) - log_slope).sum(-1)
 
     def log_prob(self, sampler: Any, obs: Tensor, action: Tensor, noises: Tensor) -> Tensor:
         """MaxEntDP: at each time the denoiser is evaluated once for each noise, beside a copy of the state."""
@@ -229,10 +262,17 @@ class Naive:
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss that the recipe is named after, and the new state of the objective."""
         objective: Any = self.learner.actor_objective
+        if isinstance(objective, ours.EntropyRegularisedValue):
+            action, log_prob = self.tanh_gaussian(self.actor, obs, noise["rollout"])
+            return (self.temperature * log_prob - self.value(critics, obs, action)).mean(), {}
         if isinstance(objective, ours.ValueThroughSampler):
             return -self.value(critics, obs, self.act(obs, noise["rollout"])).mean(), {}
         if isinstance(objective, ours.Sum) and len(objective.terms) == 1:
             ((weight, gradient),) = objective.terms
+            if isinstance(gradient, ours.ReweightedScoreMatching) and isinstance(
+                gradient.proposal, ours.QWeightedProposal
+            ):
+                return weight * self.best_loss(gradient.proposal, critics, obs, noise["term0"]), {}
             if isinstance(gradient, ours.ReweightedScoreMatching):
                 return weight * self.reverse_loss(gradient.proposal, critics, obs, noise["term0"], action), {}
             return weight * self.q_loss(gradient, critics, obs, action, noise["term0"]), {}
@@ -243,8 +283,10 @@ class Naive:
             action = self.learner.sampler.explore(action, rollout, self.temperature)  # type: ignore[attr-defined]
             value = -self.value(critics, obs, action).mean()
             return first * value + second * self.score_loss(gradient, critics, obs, states), {}
+        if isinstance(objective, ours.MeanFlowMatching):
+            return self.mean_flow_loss(objective, critics, next_obs, next_action, noise)
         if isinstance(objective.proposal, ours.PolicyProposal):
-            return self.policy_loss(objective, critics, next_obs, next_action, noise)
+            return self.policy_loss(objective.proposal, critics, next_obs, next_action, noise)
         if objective.proposal.gradient_weight == "minimum_variance":
             return self.variance_loss(objective.proposal, critics, obs, noise)
         if objective.proposal.uses_gradient:
@@ -332,12 +374,55 @@ class Naive:
         loss = (self.actor(obs, noisy, t) - target).square().sum(-1).mean()
         return loss, new if self.updates % self.learner.actor_delay == 0 else old
 
-    def policy_loss(
+    def best_loss(self, proposal: Any, critics: Any, obs: Tensor, noise: Mapping[str, Any]) -> Tensor:
+        """QVPO: the best of the policy's actions by their advantage, and uniform ones."""
+        count, (rows, batch) = proposal.num_candidates, noise["t"].shape
+        with torch.no_grad():
+            states = obs.repeat(count, 1)
+            actions = self.act(states, _in_rows(noise["candidates"]), proposal.sampler)
+            q = self.value(critics, states, actions).view(count, batch)
+            best = actions.view(count, batch, -1)[q.argmax(0), torch.arange(batch)]
+            advantage = q.max(0).values - q.mean(0)
+            clean = torch.cat([best, 2 * noise["uniform"].flatten(0, 1) - 1])
+            share = torch.full((rows, 1), value_at(proposal.uniform_weight, self.updates), dtype=q.dtype)
+            share[0] = 1
+            t, eps = noise["t"].flatten().long(), noise["eps"].flatten(0, 1)
+            noisy = add_noise(self.schedule, clean, eps, t)
+        error = (self.actor(obs.repeat(rows, 1), noisy, t) - eps).square().sum(-1)
+        return ((share * advantage).flatten() * error).mean()
+
+    def mean_flow_loss(
         self, objective: Any, critics: Any, next_obs: Tensor, next_action: Tensor, noise: Mapping[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
+        """MeanFlow: the mean velocity is the velocity minus the derivative along the path, by forward mode."""
+        eps = noise["proposal"]["eps"]
+        weight, new = self.weights(objective.proposal, critics, next_obs, next_action)
+        t, r = noise["times"].max(0).values, noise["times"].min(0).values
+        r = torch.where(noise["equal"] < objective.equal_fraction, t, r)
+        velocity = eps - next_action
+        noisy = next_action + t.unsqueeze(-1) * velocity
+        u, change = torch.func.jvp(
+            lambda position, time: self.actor(next_obs, position, time, r), (noisy, t), (velocity, torch.ones_like(t))
+        )
+        target = velocity - (t - r).unsqueeze(-1) * change.detach()
+        return (weight * (u - target).square().sum(-1)).mean(), new
+
+    def policy_loss(
+        self, proposal: Any, critics: Any, next_obs: Tensor, next_action: Tensor, noise: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """DPMD and FPMD: the policy's own actions, weighted by their value over its running deviation."""
-        proposal = objective.proposal
-        old, rate, t = self.actor_state, proposal.rate, noise["t"].long()
+        t = noise["t"].long()
+        weight, new = self.weights(proposal, critics, next_obs, next_action)
+        noisy = add_noise(self.schedule, next_action, noise["eps"], t)
+        target = noise["eps"] - next_action if self.velocity else noise["eps"]
+        error = (self.actor(next_obs, noisy, t) - target).square().sum(-1)
+        return (weight * error).mean(), new
+
+    def weights(
+        self, proposal: Any, critics: Any, next_obs: Tensor, next_action: Tensor
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of the policy's own actions, and the new running moments."""
+        old, rate = self.actor_state, proposal.rate
         with torch.no_grad():
             q = self.value(critics, next_obs, next_action)
             new = {
@@ -351,10 +436,7 @@ class Naive:
                 weight = torch.exp(((q - new["q_mean_ema"] / correction) / unit).clamp(-3, 3) / self.temperature)
             else:
                 weight = torch.exp(proposal.value_scale * (q - q.max()) / unit)
-            noisy = add_noise(self.schedule, next_action, noise["eps"], t)
-            target = noise["eps"] - next_action if self.velocity else noise["eps"]
-        error = (self.actor(next_obs, noisy, t) - target).square().sum(-1)
-        return (weight * error).mean(), new
+        return weight, new
 
     def arrays(self) -> dict[str, np.ndarray]:
         """All parameters, by the names of `diffac_torch.to_arrays` of a learner's state."""
@@ -381,8 +463,12 @@ def _gaussian(output: Tensor) -> tuple[Tensor, Tensor]:
     return output[:, 0], F.softplus(output[:, 1], threshold=40)
 
 
-def _adam_step(adam: torch.optim.Adam, rate: float | LinearSchedule, count: int) -> None:
-    if isinstance(rate, LinearSchedule):
-        rate = float(np.interp(count, [rate.begin, rate.end], [rate.initial, rate.final]))
-    adam.param_groups[0]["lr"] = rate
+def _adam_step(adam: torch.optim.Adam, numbers: Any, count: int) -> None:
+    (group,) = adam.param_groups
+    if numbers.max_grad_norm is not None:
+        gradients = [parameter.grad for parameter in group["params"]]
+        norm = torch.stack([gradient.square().sum() for gradient in gradients]).sum().sqrt()
+        for gradient in gradients:
+            gradient *= min(1.0, numbers.max_grad_norm / norm.item())
+    group["lr"] = value_at(numbers.learning_rate, count)
     adam.step()

@@ -30,13 +30,20 @@ class Target(NamedTuple):
 
 BACKENDS = ("torch", "equinox")
 ENVS = ("HalfCheetah", "Humanoid")
-DIFFUSION = {"sdac": "SDAC", "sdac_small": "SDAC T=5 N=1", "dacer2": "DACER2", "dacer": "DACER", "dpmd": "DPMD"}
+DIFFUSION = {
+    "sdac": "SDAC", "sdac_small": "SDAC T=5 N=1", "dacer2": "DACER2", "dacer": "DACER", "dpmd": "DPMD", "idem": "iDEM",
+    "rfm": "RFM", "qsm": "QSM", "fpmd": "FPMD", "maxentdp": "MaxEntDP", "qvpo": "QVPO", "meanflow": "MeanFlow",
+}  # fmt: skip
 GAINS = {
     ("sdac", "HalfCheetah"): {"equinox": 2.5, "torch": 2.7},
     ("sdac", "Humanoid"): {"equinox": 3.0, "torch": 3.0},
     ("sdac_small", "HalfCheetah"): {"equinox": 5.0, "torch": 5.0},
     ("dacer2", "HalfCheetah"): {"equinox": 2.6, "torch": 2.2},
     ("dacer", "HalfCheetah"): {"equinox": 2.3, "torch": 2.0},
+    **{
+        (case, "HalfCheetah"): {"equinox": 2.0, "torch": 2.0}
+        for case in ("idem", "rfm", "qsm", "fpmd", "maxentdp", "qvpo")
+    },
 }
 """Naive time over ours."""
 FRACTIONS = {"sdac": {"equinox": 0.7, "torch": 0.7}, "dacer2": {"equinox": 0.5, "torch": 0.4}}
