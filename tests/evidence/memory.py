@@ -16,13 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from diffac_recipes import RECIPES
 from tests.benchmarks.protocol import memory
 
 from . import table
 from .data import FOLDER
 from .origin import origin
 
-RECIPES = ("dacer2", "dacer", "sdac", "dpmd", "sac", "td3")
 PEERS = ("sb3_sac", "sb3_td3")
 ENV = "HalfCheetah"
 BATCH, WIDTHS = 256, (256, 256, 256)

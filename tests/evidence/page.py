@@ -11,6 +11,7 @@ import numpy as np
 from diffac.reports import pictures
 from diffac.reports.comparison import Method
 from diffac.reports.statistics import bootstrap, improvement, iqm, profile
+from diffac_recipes import RECIPES
 
 from .costs import read_costs
 from .data import FOLDER, ROOT, Row, read
@@ -24,11 +25,14 @@ VARIANTS = {"sdac": "T=10, N=4, K=16", "dpmd": "T=10, N=4"}
 """What makes them cheaper than their papers' sizes."""
 PEERS = {"sb3_sac": "sac", "sb3_td3": "td3"}
 """Of Stable-Baselines3."""
+PROTOCOL = ("dacer2", "dacer", "sdac", "dpmd", "sac", "td3")
+"""Recipes that the protocol was fixed for; the others join as their runs come."""
 METHODS = (
     ("dacer2", "equinox"), ("dacer2", "torch"), ("dacer", "equinox"), ("sdac", "equinox"), ("dpmd", "equinox"),
     ("sac", "equinox"), ("sac", "torch"), ("td3", "equinox"), ("sb3_sac", "torch"), ("sb3_td3", "torch"),
+    *((recipe, "equinox") for recipe in RECIPES if recipe not in PROTOCOL),
 )  # fmt: skip
-"""Recipe and backend of all that the protocol asks for."""
+"""Recipe and backend of all that the results are to have."""
 TASKS = {
     "halfcheetah": "HalfCheetah-v5",
     "ant": "Ant-v5",
