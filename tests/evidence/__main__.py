@@ -6,8 +6,10 @@ python -m tests.evidence halfcheetah    # one of them
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
+from argparse import RawDescriptionHelpFormatter as Raw
 from pathlib import Path
 
 import yaml
@@ -79,4 +81,10 @@ def measure(name: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(1 if main(sys.argv[1:]) else 0)
+    parser = argparse.ArgumentParser("python -m tests.evidence", description=__doc__, formatter_class=Raw)
+    known = [name for name in ORDER if (FOLDER / f"{name}.yaml").exists()]
+    parser.add_argument("sweep", nargs="*", help=f"{', '.join(known)}; none: all of them, in this order")
+    names = parser.parse_args().sweep
+    if unknown := [name for name in names if name not in known]:
+        parser.error(f"there is no sweep {', '.join(unknown)}; there are {', '.join(known)}")
+    sys.exit(1 if main(names) else 0)
