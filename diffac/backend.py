@@ -35,6 +35,7 @@ class Backend(Protocol):
     # networks
     MLPDenoiser: type[networks.MLPDenoiser]
     MeanFlowActor: type[networks.MeanFlowActor]
+    LangevinActor: type[networks.LangevinActor]
     DeterministicActor: type[networks.DeterministicActor]
     GaussianActor: type[networks.GaussianActor]
     EnsembleCritic: type[networks.EnsembleCritic]
@@ -48,6 +49,7 @@ class Backend(Protocol):
     DDIMSampler: type[samplers.DDIMSampler]
     HeunSampler: type[samplers.HeunSampler]
     MeanFlowSampler: type[samplers.MeanFlowSampler]
+    LangevinSampler: type[samplers.LangevinSampler]
     DeterministicSampler: type[samplers.DeterministicSampler]
     TanhGaussianSampler: type[samplers.TanhGaussianSampler]
     BestOf: type[samplers.BestOf]

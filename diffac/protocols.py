@@ -170,6 +170,35 @@ class MeanVelocity(Protocol):
 
 
 @runtime_checkable
+class LangevinDrift(Protocol):
+    """The learned drift of a Langevin diffusion, with its step size: an actor of `LangevinSampler`, and no `Denoiser`.
+
+    What tells it from one is its attribute `prediction`, which is "drift".
+    """
+
+    @property
+    def prediction(self) -> Literal["drift"]:
+        """Says how others read its output."""
+        ...
+
+    def __call__(self, obs: Array, noisy: Array, t: Array | int) -> Array:
+        """
+        Args:
+            obs: [*batch obs_dim], or what `condition` returned, where it is a `ConditionalDenoiser` otherwise.
+            noisy: [*batch action_dim], the state from which a step is taken.
+            t: integer, or [*batch] of integers, the steps that follow this one.
+
+        Returns:
+            The drift beside that of the prior, [*batch action_dim] with all batch axes broadcast.
+        """
+        ...
+
+    def step_size(self) -> Array:
+        """The longest step for each action entry, [action_dim]; positive."""
+        ...
+
+
+@runtime_checkable
 class Critic(Protocol):
     """An ensemble of state-action values."""
 

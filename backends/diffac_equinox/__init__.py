@@ -23,6 +23,7 @@ from diffac_equinox.parts.networks import DeterministicActor as DeterministicAct
 from diffac_equinox.parts.networks import EnsembleCritic as EnsembleCritic
 from diffac_equinox.parts.networks import GaussianActor as GaussianActor
 from diffac_equinox.parts.networks import GaussianCritic as GaussianCritic
+from diffac_equinox.parts.networks import LangevinActor as LangevinActor
 from diffac_equinox.parts.networks import MeanFlowActor as MeanFlowActor
 from diffac_equinox.parts.networks import MLPDenoiser as MLPDenoiser
 from diffac_equinox.parts.networks import TwinCritic as TwinCritic
@@ -47,6 +48,7 @@ __all__ = [
     "EnsembleCritic",
     "GaussianActor",
     "GaussianCritic",
+    "LangevinActor",
     "Learner",
     "LearnerState",
     "MLPDenoiser",

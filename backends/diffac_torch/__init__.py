@@ -22,6 +22,7 @@ from diffac_torch.parts.networks import DeterministicActor as DeterministicActor
 from diffac_torch.parts.networks import EnsembleCritic as EnsembleCritic
 from diffac_torch.parts.networks import GaussianActor as GaussianActor
 from diffac_torch.parts.networks import GaussianCritic as GaussianCritic
+from diffac_torch.parts.networks import LangevinActor as LangevinActor
 from diffac_torch.parts.networks import MeanFlowActor as MeanFlowActor
 from diffac_torch.parts.networks import MLPDenoiser as MLPDenoiser
 from diffac_torch.parts.networks import TwinCritic as TwinCritic
@@ -46,6 +47,7 @@ __all__ = [
     "EnsembleCritic",
     "GaussianActor",
     "GaussianCritic",
+    "LangevinActor",
     "Learner",
     "LearnerState",
     "MLPDenoiser",

@@ -50,11 +50,11 @@ def check_actor(part: Any, actor: Any) -> None:
 
     Args:
         part: has `actor_arguments`, the names of what it calls the actor with, and `actor_example`, a network that is
-            called so; a part without says nothing of its actor.
+            called so; a part without says nothing of its actor. It may have `actor_predictions`.
         actor: the network.
 
     Raises:
-        UsageError: it takes other arguments.
+        UsageError: it takes other arguments, or predicts something else.
     """
     arguments = getattr(part, "actor_arguments", None)
     if arguments is None:
@@ -70,6 +70,13 @@ def check_actor(part: Any, actor: Any) -> None:
             f"{type(part).__name__} calls the actor as actor({', '.join(arguments)}), and {type(actor).__name__} takes "
             f"{_names(takes)}; use an actor such as {part.actor_example}, or another {_family(part)}"
         ) from None
+    predictions, predicts = getattr(part, "actor_predictions", None), getattr(actor, "prediction", "eps")
+    if predictions is not None and predicts not in predictions:
+        raise UsageError(
+            f"{type(part).__name__} needs an actor that predicts {' or '.join(map(repr, predictions))}, and "
+            f"{type(actor).__name__} predicts {predicts!r}; use an actor such as {part.actor_example}, or another "
+            f"{_family(part)}"
+        )
 
 
 def _names(signature: inspect.Signature) -> str:

@@ -88,6 +88,8 @@ class Part:
     """Name -> which values it may have; classes that inherit a declaration may have further fields."""
     actor_arguments: ClassVar[tuple[str, ...] | None] = None
     """What the part calls the actor with; None: it does not, or leaves that to another part."""
+    actor_predictions: ClassVar[tuple[str, ...] | None] = None
+    """What the actor may predict, which its attribute `prediction` says, else "eps"; None: the part does not look."""
     actor_example: ClassVar[str] = "MLPDenoiser"
     """A network that is called so."""
 

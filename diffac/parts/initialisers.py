@@ -27,21 +27,31 @@ class Initialiser:
     def __init__(self, key: int, law: Law = "truncated_normal") -> None:
         self._rng, self.law = np.random.default_rng(key), law
 
-    def layers(self, sizes: tuple[int, ...], ensemble: int | None = None) -> list[tuple[np.ndarray, np.ndarray]]:
+    def layers(
+        self, sizes: tuple[int, ...], ensemble: int | None = None, last_scale: float = 1.0
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
         """(weight, bias) of every layer of a multilayer perceptron with the given layer sizes, in float64.
 
-        Weights have shape [out, in], biases [out]; with an ensemble both have its size as leading axis.
+        Weights have shape [out, in], biases [out]; with an ensemble both have its size as leading axis. Those of the
+        last layer are multiplied by last_scale.
         """
         leading = () if ensemble is None else (ensemble,)
-        return [self._layer((*leading, n_out, n_in), n_in) for n_in, n_out in itertools.pairwise(sizes)]
+        *others, last = (self._layer((*leading, n_out, n_in), n_in) for n_in, n_out in itertools.pairwise(sizes))
+        return [*others, (last_scale * last[0], last_scale * last[1])]
 
     def simba(
-        self, inputs: int, widths: tuple[int, ...], outputs: int, ensemble: int | None = None
+        self,
+        inputs: int,
+        widths: tuple[int, ...],
+        outputs: int,
+        ensemble: int | None = None,
+        last_scale: float = 1.0,
     ) -> list[dict[str, np.ndarray]]:
         """Parameters by name of every layer of a SimBa (arXiv 2410.09754), in float64, shaped as those of `layers`.
 
         A linear layer; a block for each width, its LayerNorm "norm", its linear layers "up" and "down"; a LayerNorm;
-        a linear layer. Linear layers outside blocks are orthogonal, those in blocks normal with variance 2/fan_in.
+        a linear layer. Linear layers outside blocks are orthogonal, the last one times last_scale; those in blocks are
+        normal with variance 2/fan_in.
         """
         leading, width = () if ensemble is None else (ensemble,), widths[0]
 
@@ -59,7 +69,7 @@ class Initialiser:
             named("", self._orthogonal((*leading, width, inputs))),
             *(block() for _ in widths),
             named("", np.ones((*leading, width))),
-            named("", self._orthogonal((*leading, outputs, width))),
+            named("", last_scale * self._orthogonal((*leading, outputs, width))),
         ]
 
     def _orthogonal(self, shape: tuple[int, ...]) -> np.ndarray:

@@ -7,6 +7,8 @@ import functools
 from collections.abc import Sequence
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, dataclass_transform
 
+import numpy as np
+
 from diffac.errors import UsageError, check_count
 from diffac.parts.arguments import Argument, count
 from diffac.parts.declaration import STATIC, Count, Part, Real, Whole, declared
@@ -19,6 +21,7 @@ __all__ = [
     "EnsembleCritic",
     "GaussianActor",
     "GaussianCritic",
+    "LangevinActor",
     "MLPDenoiser",
     "MeanFlowActor",
     "TwinCritic",
@@ -81,6 +84,9 @@ class Network(Part):
     activation: Activation = dataclasses.field(default="mish", kw_only=True, metadata=STATIC)
     initialiser: Law = dataclasses.field(default="truncated_normal", kw_only=True, metadata=STATIC)
     body: Body = dataclasses.field(default="mlp", kw_only=True, metadata=STATIC)
+
+    last_scale: ClassVar[float] = 1.0
+    """Factor of the last layer's initial parameters."""
 
     def check(self, **others: Any) -> None:
         """As every part's; the blocks of a SimBa have one width."""
@@ -174,6 +180,60 @@ class MeanFlowActor(Network):
 
     def __call__(self, obs: Array, noisy: Array, t: Array | float, r: Array | float) -> Array:
         """The mean velocity [*batch act] from t down to r for obs [*batch obs]; t, r numbers or [*batch]."""
+        raise NotImplementedError
+
+
+@network
+class LangevinActor(Network):
+    """The drift and the step size of a Langevin diffusion: a multilayer perceptron on (obs, noisy, time features).
+
+    The actor of DIME (Celik et al. 2025, arXiv 2502.02316), for `LangevinSampler`; a `LangevinDrift`. The network is
+    that of `MLPDenoiser`, with a last layer that starts at 1e-8 of its usual size, so that the first policy is that of
+    the drift towards the prior alone. Two more parameters are learnt: the step size is delta / precision, where delta
+    is a number and precision has one for each action entry. Each is the softplus of its parameter ("raw_delta",
+    "raw_precision"), so they stay positive; they start at 0.1 and 1.
+
+    Args:
+        obs_dim: length of an observation.
+        action_dim: length of an action.
+        key: seed of the initial parameters, equal in all backends.
+        hidden_sizes: widths of the hidden layers, or of the blocks of a SimBa, which are equal.
+        activation: between the layers; a SimBa has ReLU.
+        initialiser: law of the initial parameters: "truncated_normal" as in DACER and SDAC, or "uniform" as in PyTorch;
+            a SimBa has its own.
+        body: a perceptron, "mlp", or "simba" (arXiv 2410.09754).
+        time_dim: number of time features, even.
+
+    Raises:
+        UsageError: a size is not positive, blocks differ in width, time_dim is odd, or the activation or the
+            initialiser is unknown.
+    """
+
+    prediction: ClassVar[Literal["drift"]] = "drift"
+    last_scale: ClassVar[float] = 1e-8
+
+    time_dim: Count = dataclasses.field(default=16, kw_only=True, metadata=STATIC)
+
+    def check(self, **others: Any) -> None:
+        """As every part's; time_dim is even."""
+        super().check(**others)
+        _check_even(self.time_dim)
+
+    @property
+    def initial_raw(self) -> tuple[np.ndarray, np.ndarray]:
+        """The parameters "raw_delta" 0-d and "raw_precision" [action_dim] at the start: softplus inverted."""
+        return np.log(np.expm1(np.array(0.1))), np.full(self.action_dim, np.log(np.expm1(1.0)))
+
+    def condition(self, obs: Array, num_steps: int) -> Any:
+        """The shares of obs and of all times t < num_steps in the first layer; may stand for obs in a call."""
+        raise NotImplementedError
+
+    def __call__(self, obs: Any, noisy: Array, t: Array | int) -> Array:
+        """The drift [*batch act]; obs [*batch obs] or what `condition` returned, t an integer or [*batch]."""
+        raise NotImplementedError
+
+    def step_size(self) -> Array:
+        """delta / precision, [action_dim]."""
         raise NotImplementedError
 
 

@@ -33,7 +33,7 @@ from diffac.parts.declaration import (
     declared,
     part_of,
 )
-from diffac.parts.samplers import DENOISER_ARGUMENTS, MEAN_VELOCITY_ARGUMENTS
+from diffac.parts.samplers import DENOISER_ARGUMENTS, DENOISER_PREDICTIONS, MEAN_VELOCITY_ARGUMENTS
 from diffac.parts.schedules import LinearSchedule, flow_schedule
 from diffac.protocols import (
     ActorObjective,
@@ -166,6 +166,7 @@ class TimeWeightedQGradient(OfRollout):
     """
 
     actor_arguments = DENOISER_ARGUMENTS
+    actor_predictions = DENOISER_PREDICTIONS
 
     schedule: Schedule = dataclasses.field(metadata=STATIC)
     slope: Coefficient = 0.4
@@ -329,6 +330,7 @@ class ReweightedScoreMatching(ActorObjectivePart):
     """
 
     actor_arguments = DENOISER_ARGUMENTS
+    actor_predictions = DENOISER_PREDICTIONS
 
     schedule: Schedule = dataclasses.field(metadata=STATIC)
     proposal: Proposal = dataclasses.field()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 
@@ -11,7 +11,7 @@ from diffac.errors import UsageError, check_present
 from diffac.noise import EXPLORATION, Noise, NoiseSpec, Normal, Shape
 from diffac.parts.declaration import EXAMPLES, STATIC, Count, Ensemble, NotNegative, Part, Positive, Schedule, declared
 from diffac.parts.schedules import check_flow, check_signal, tabulated
-from diffac.protocols import Array, Policy, Rollout, Sampler
+from diffac.protocols import Array, Policy, Prediction, Rollout, Sampler
 
 __all__ = [
     "AdditiveNoise",
@@ -20,6 +20,7 @@ __all__ = [
     "DDPMSampler",
     "DeterministicSampler",
     "HeunSampler",
+    "LangevinSampler",
     "LogProbability",
     "MeanFlowSampler",
     "TanhGaussianSampler",
@@ -28,6 +29,8 @@ __all__ = [
 
 DENOISER_ARGUMENTS = ("obs", "noisy", "t")
 """What a `Denoiser` is called with."""
+DENOISER_PREDICTIONS: tuple[str, ...] = get_args(Prediction)
+"""What it may predict."""
 MEAN_VELOCITY_ARGUMENTS = ("obs", "noisy", "t", "r")
 """What a `MeanVelocity` is called with."""
 
@@ -49,6 +52,7 @@ class DiffusionSampler(SamplerPart):
     """What the samplers share that run a denoiser backwards in time."""
 
     actor_arguments = DENOISER_ARGUMENTS
+    actor_predictions = DENOISER_PREDICTIONS
 
     schedule: Schedule = dataclasses.field(metadata=STATIC)
     start_scale: NotNegative | None = None
@@ -199,6 +203,56 @@ class MeanFlowSampler(SamplerPart):
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for actions of shape (*batch, act): "start" [*batch act], standard normal."""
         return {"start": Normal(shape)}
+
+
+@declared
+class LangevinSampler(SamplerPart):
+    """Unadjusted Langevin steps from a wide normal prior, with the log-ratio of the path (DIME, arXiv 2502.02316).
+
+    The actor is a `LangevinDrift` f with a step size, such as `LangevinActor`. The chain starts at x ~ N(0, s^2),
+    s = prior_std, and takes N steps, t = N-1, ..., 0 (k = N-1-t in the paper), the last one with noise too:
+
+        x' = x + eta_t (f(obs, x, t) - x / s^2) + sqrt(2 eta_t) xi,    eta_t = c_t step_size
+        c_t = 0.999 cos^2(pi/2 (1.008 - (t+1)/N) / 1.008) + 0.001
+
+    so that steps shrink from step_size to nearly a thousandth of it (a hundredth for N = 16). The action is tanh of the
+    last state, and nothing is clipped anywhere. What is called `rollout.log_prob` is the log-ratio of the path's law to
+    the law of a path that goes back from its end by the prior's own diffusion, N(x; x' - eta_t x' / s^2, 2 eta_t):
+
+        L = log N(x_0; 0, s^2) + sum_t (log forward - log backward) - sum log(1 - action^2)
+
+    Its mean is at least that of log pi(action): it exceeds it by the Kullback-Leibler divergence of the path, given its
+    end, from what the backward kernels make of that end. So -L understates the entropy, and no more than that can be
+    said of a single L: it is not the log-probability of its action. Gradients flow through both, to the drift and to
+    the step size.
+
+    Args:
+        num_steps: N, at least 1.
+        prior_std: s.
+
+    Raises:
+        UsageError: a number is not positive.
+    """
+
+    actor_arguments = DENOISER_ARGUMENTS
+    actor_predictions = ("drift",)
+    actor_example = "LangevinActor"
+
+    num_steps: Count = 16
+    prior_std: Positive = 2.5
+
+    @property
+    def step_factors(self) -> np.ndarray:
+        """c_t, [N]; it grows with t."""
+        angles = np.pi / 2 * (1.008 - np.arange(1, self.num_steps + 1) / self.num_steps) / 1.008
+        return 0.999 * np.cos(angles) ** 2 + 0.001
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """Noise for actions of shape (*batch, act), standard normal.
+
+        "start" [*batch act]; "steps" [N *batch act], whose entry t belongs to step t.
+        """
+        return {"start": Normal(shape), "steps": Normal((self.num_steps, *shape))}
 
 
 @declared

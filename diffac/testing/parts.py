@@ -100,11 +100,14 @@ ACTORS: dict[str, Callable[..., Any]] = {
     "velocity": lambda B, d, key, **kw: ACTORS["denoiser"](B, d, key, prediction="velocity", **kw),
     "clean": lambda B, d, key, **kw: ACTORS["denoiser"](B, d, key, prediction="action", **kw),
     "mean_velocity": lambda B, d, key, **kw: B.MeanFlowActor(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
+    "langevin": lambda B, d, key, **kw: B.LangevinActor(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
     "deterministic": lambda B, d, key, **kw: B.DeterministicActor(
         d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw
     ),
     "gaussian": lambda B, d, key, **kw: B.GaussianActor(d.obs, d.action, key=key, hidden_sizes=d.hidden, **kw),
-    **{f"simba_{name}": _simba(name) for name in ("denoiser", "mean_velocity", "deterministic", "gaussian")},
+    **{
+        f"simba_{name}": _simba(name) for name in ("denoiser", "mean_velocity", "langevin", "deterministic", "gaussian")
+    },
 }
 ATOMS = {"v_min": -1.0, "v_max": 1.5}
 """Range of the categorical critic; some targets of a test lie outside."""
@@ -165,9 +168,15 @@ def _mean_velocity_shapes(d: Dims) -> dict[str, Shape]:
     return {**_denoiser_shapes(d), **_layer_shapes((2 * TIME_DIM, 2 * TIME_DIM, TIME_DIM), "time_layers")}
 
 
+def _langevin_shapes(d: Dims, *, simba: bool = False) -> dict[str, Shape]:
+    network = SHAPES["actor simba_denoiser"](d) if simba else _denoiser_shapes(d)
+    return {**network, "raw_delta": (), "raw_precision": (d.action,)}
+
+
 SHAPES: dict[str, Callable[[Dims], dict[str, Shape]]] = {
     **{f"actor {name}": _denoiser_shapes for name in ("denoiser", "velocity", "clean")},
     "actor mean_velocity": _mean_velocity_shapes,
+    "actor langevin": _langevin_shapes,
     "actor deterministic": lambda d: _layer_shapes((d.obs, *d.hidden, d.action)),
     "actor gaussian": lambda d: _layer_shapes((d.obs, *d.hidden, 2 * d.action)),
     "actor simba_denoiser": lambda d: {
@@ -178,6 +187,7 @@ SHAPES: dict[str, Callable[[Dims], dict[str, Shape]]] = {
         **_layer_shapes((2 * TIME_DIM, 2 * TIME_DIM, TIME_DIM), "time_layers"),
         **_simba_shapes(d, d.obs + d.action + TIME_DIM, d.action),
     },
+    "actor simba_langevin": lambda d: _langevin_shapes(d, simba=True),
     "actor simba_deterministic": lambda d: _simba_shapes(d, d.obs, d.action),
     "actor simba_gaussian": lambda d: _simba_shapes(d, d.obs, 2 * d.action),
     "critic simba": lambda d: _simba_shapes(d, d.obs + d.action, 1, (3,)),
@@ -258,6 +268,9 @@ SAMPLERS: dict[str, Part] = {
     "mean_flow_three": Part(lambda B, d: B.MeanFlowSampler(3, start_scale=0.5), actor="mean_velocity"),
     "mean_flow_long": Part(lambda B, d: B.MeanFlowSampler(10), actor="mean_velocity"),
     "best_of_mean_flow": Part(lambda B, d: B.BestOf(B.MeanFlowSampler(), num_candidates=3), actor="mean_velocity"),
+    "langevin": Part(lambda B, d: B.LangevinSampler(d.steps), actor="langevin"),
+    "langevin_long": Part(lambda B, d: B.LangevinSampler(11, prior_std=1.2), actor="langevin"),
+    "best_of_langevin": Part(lambda B, d: B.BestOf(B.LangevinSampler(3), num_candidates=3), actor="langevin"),
     "deterministic": Part(lambda B, d: B.DeterministicSampler(), actor="deterministic"),
     "additive_deterministic": Part(
         lambda B, d: B.AdditiveNoise(B.DeterministicSampler(), 0.6, noise_clip=0.5), actor="deterministic"
@@ -327,6 +340,13 @@ OBJECTIVES: dict[str, Part] = {
     "value_ddim": Part(lambda B, d: B.ValueThroughSampler(B.DDIMSampler(schedule(d)))),
     "value_heun": Part(lambda B, d: B.ValueThroughSampler(B.HeunSampler(schedule(d, "flow"))), actor="velocity"),
     "value_mean_flow": Part(lambda B, d: B.ValueThroughSampler(B.MeanFlowSampler(2)), actor="mean_velocity"),
+    "value_langevin": Part(lambda B, d: B.ValueThroughSampler(B.LangevinSampler(d.steps)), actor="langevin"),
+    "entropy_value_langevin": Part(
+        lambda B, d: B.EntropyRegularisedValue(B.LangevinSampler(d.steps), ensemble="mean"), actor="langevin"
+    ),
+    "entropy_value_langevin_simba": Part(
+        lambda B, d: B.EntropyRegularisedValue(B.LangevinSampler(9, 1.5)), actor="simba_langevin"
+    ),
     "mean_flow": Part(
         lambda B, d: B.MeanFlowMatching(
             B.PolicyProposal(rate=0.1, centred=False, value_scale=0.5, tempered=False), equal_fraction=0.4
@@ -625,6 +645,20 @@ def _categorical_sac(B: Any, d: Dims) -> Any:
     return dataclasses.replace(_sac(B, d), critic_objective=objective, critic_optimiser=B.Adam(1e-2))
 
 
+def _dime(B: Any, d: Dims) -> Any:
+    sampler = B.LangevinSampler(d.steps)
+    return B.Learner(
+        sampler=sampler,
+        actor_objective=B.EntropyRegularisedValue(sampler, ensemble="mean"),
+        critic_objective=B.CategoricalTD("c51", soft=True, ensemble="mean"),
+        temperature=B.TargetEntropyTemperature(d.action, target_entropy_per_dim=-1.66, interval=3, learning_rate=1e-2),
+        actor_optimiser=B.Adam(1e-3, b1=0.5),
+        critic_optimiser=B.Adam(1e-2, b1=0.5),
+        actor_delay=3,
+        critic_steps_before_actor=1,
+    )
+
+
 def _dsact(B: Any, d: Dims) -> Any:
     sampler = B.TanhGaussianSampler()
     return B.Learner(
@@ -713,6 +747,7 @@ LEARNERS: dict[str, Part] = {
     "qvpo": Part(_qvpo),
     "sac": Part(_sac, actor="gaussian"),
     "categorical": Part(_categorical_sac, actor="gaussian", critic="categorical"),
+    "dime": Part(_dime, actor="langevin", critic="categorical"),
     "redq": Part(_redq, actor="gaussian", critic="three"),
     "dsact": Part(_dsact, actor="gaussian", critic="gaussian"),
     "td3": Part(_td3, actor="deterministic"),

@@ -283,10 +283,12 @@ BOUND = {
     "actor velocity": functools.partial(reference.MLPDenoiser, prediction="velocity"),
     "actor clean": functools.partial(reference.MLPDenoiser, prediction="action"),
     "actor mean_velocity": reference.MeanFlowActor,
+    "actor langevin": reference.LangevinActor,
     "actor deterministic": reference.DeterministicActor,
     "actor gaussian": reference.GaussianActor,
     "actor simba_denoiser": reference.MLPDenoiser,
     "actor simba_mean_velocity": reference.MeanFlowActor,
+    "actor simba_langevin": reference.LangevinActor,
     "actor simba_deterministic": reference.DeterministicActor,
     "actor simba_gaussian": reference.GaussianActor,
     "critic simba": reference.EnsembleCritic,
@@ -327,6 +329,8 @@ def _network_outputs(nets: Any, obs: Any, action: Any, times: Any, num_steps: in
     answer |= {name: nets[name](obs) for name in _ACTORS_WITHOUT_TIME}
     answer |= {"simba": nets["actor simba_denoiser"](obs, action, times)}
     answer |= {"times": denoise(obs, action, times), "integer": denoise(obs, action, 1)}
+    langevin = nets["actor langevin"]
+    answer |= {"drift": langevin(langevin.condition(obs, num_steps), action, times), "step": langevin.step_size()}
     mean_velocity, t = nets["actor mean_velocity"], times / num_steps
     answer |= {
         "mean velocity": mean_velocity(obs, action, t, 0.3 * t),
@@ -343,6 +347,8 @@ def _refer_networks(problem: Problem) -> Answer:
     answer |= {"logits": nets["critic categorical"].logits(obs, action)[0]}
     answer |= {name: nets[name](obs)[0] for name in _ACTORS_WITHOUT_TIME}
     answer |= {"simba": nets["actor simba_denoiser"](obs, action, times)[0]}
+    langevin = nets["actor langevin"]
+    answer |= {"drift": langevin(obs, action, times)[0], "step": langevin.step_size()[0]}
     mean_velocity, t = nets["actor mean_velocity"], times / problem.dims.steps
     answer |= {"mean velocity": mean_velocity(obs, action, t, 0.3 * t)[0]}
     answer |= {"one step": mean_velocity(obs, action, 1.0, 0.0)[0]}

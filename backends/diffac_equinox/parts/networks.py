@@ -83,9 +83,11 @@ class Block(eqx.Module):
         return x + self.down(jax.nn.relu(self.up(self.norm(x))))
 
 
-def _layers(initialiser: Initialiser, sizes: tuple[int, ...], ensemble: int | None = None) -> tuple[Linear, ...]:
+def _layers(
+    initialiser: Initialiser, sizes: tuple[int, ...], ensemble: int | None = None, last_scale: float = 1.0
+) -> tuple[Linear, ...]:
     all_devices()  # where there is none, with a sentence
-    parameters = initialiser.layers(sizes, ensemble)
+    parameters = initialiser.layers(sizes, ensemble, last_scale)
     return tuple(Linear(jnp.asarray(weight), jnp.asarray(bias)) for weight, bias in parameters)
 
 
@@ -95,11 +97,10 @@ def _body(
     """The layers of a network, from its input to its output."""
     widths = tuple(network.hidden_sizes)
     if network.body == "mlp":
-        return _layers(initialiser, (inputs, *widths, outputs), ensemble)
+        return _layers(initialiser, (inputs, *widths, outputs), ensemble, network.last_scale)
     all_devices()
-    parameters = [
-        {n: jnp.asarray(x) for n, x in layer.items()} for layer in initialiser.simba(inputs, widths, outputs, ensemble)
-    ]
+    drawn = initialiser.simba(inputs, widths, outputs, ensemble, network.last_scale)
+    parameters = [{n: jnp.asarray(x) for n, x in layer.items()} for layer in drawn]
     first, *blocks, norm, last = parameters
 
     def part(arrays: dict[str, Array], kind: type, prefix: str) -> Any:
@@ -169,14 +170,21 @@ class Condition(NamedTuple):
     """[T hidden], with the bias."""
 
 
-class MLPDenoiser(declared.MLPDenoiser, eqx.Module):
-    time_layers: tuple[Linear, ...] = eqx.field(kw_only=True)
-    layers: tuple[Any, ...] = eqx.field(kw_only=True)
+class _OfNoisy:
+    """Networks of (obs, noisy action, integer time)."""
+
+    time_layers: Any
+    layers: Any
+    obs_dim: int
+    action_dim: int
+    time_dim: int
+    activation: Any
 
     def build(self, initialiser: Initialiser) -> None:
         self.time_layers = _layers(initialiser, (self.time_dim, 2 * self.time_dim, self.time_dim))
         inputs = self.obs_dim + self.action_dim + self.time_dim
-        self.layers = _body(self, initialiser, inputs, self.action_dim)
+        network: Any = self
+        self.layers = _body(network, initialiser, inputs, self.action_dim)
 
     def condition(self, obs: Float[Array, "*batch obs"], num_steps: int) -> Condition:
         """The shares of obs and of all times t < num_steps; may stand for `obs` in `__call__`."""
@@ -188,7 +196,7 @@ class MLPDenoiser(declared.MLPDenoiser, eqx.Module):
         noisy: Float[Array, "*#batch act"],
         t: Int[Array, "*#batch"] | int,
     ) -> Float[Array, "*#batch act"]:
-        """The prediction [*batch action_dim]; batch axes broadcast."""
+        """The output [*batch action_dim]; batch axes broadcast."""
         check_width("noisy action", noisy, self.action_dim)
         if isinstance(obs, Condition):
             obs_share, time_share = obs.obs_share, obs.time_share[t]
@@ -196,7 +204,8 @@ class MLPDenoiser(declared.MLPDenoiser, eqx.Module):
             obs_share, time_share = self._obs_share(obs), self._time_share(t)
         obs_share = repeated(obs_share, noisy.shape[: max(0, noisy.ndim - obs_share.ndim)])
         weight = self.layers[0].weight[:, self.obs_dim : self.obs_dim + self.action_dim]
-        return _rest(self.layers, _between(self), obs_share + noisy @ weight.T + time_share)
+        network: Any = self
+        return _rest(self.layers, _between(network), obs_share + noisy @ weight.T + time_share)
 
     def _obs_share(self, obs: Array) -> Array:
         check_width("obs", obs, self.obs_dim)
@@ -207,6 +216,26 @@ class MLPDenoiser(declared.MLPDenoiser, eqx.Module):
         embedding = time_embedding(t, self.time_dim).astype(first.weight.dtype)
         features = _rest(self.time_layers, activation(self.activation), self.time_layers[0](embedding))
         return features @ first.weight[:, self.obs_dim + self.action_dim :].T + first.bias
+
+
+class MLPDenoiser(_OfNoisy, declared.MLPDenoiser, eqx.Module):
+    time_layers: tuple[Linear, ...] = eqx.field(kw_only=True)
+    layers: tuple[Any, ...] = eqx.field(kw_only=True)
+
+
+class LangevinActor(_OfNoisy, declared.LangevinActor, eqx.Module):
+    raw_delta: Float[Array, ""] = eqx.field(kw_only=True)
+    raw_precision: Float[Array, " act"] = eqx.field(kw_only=True)
+    time_layers: tuple[Linear, ...] = eqx.field(kw_only=True)
+    layers: tuple[Any, ...] = eqx.field(kw_only=True)
+
+    def build(self, initialiser: Initialiser) -> None:
+        super().build(initialiser)
+        self.raw_delta, self.raw_precision = map(jnp.asarray, self.initial_raw)
+
+    def step_size(self) -> Float[Array, " act"]:
+        """delta / precision, [act]."""
+        return jax.nn.softplus(self.raw_delta) / jax.nn.softplus(self.raw_precision)
 
 
 RealTime: TypeAlias = Float[Array, "*#batch"] | float

@@ -25,6 +25,7 @@ __all__ = [
     "DDPMSampler",
     "DeterministicSampler",
     "HeunSampler",
+    "LangevinSampler",
     "LogProbability",
     "MeanFlowSampler",
     "TanhGaussianSampler",
@@ -171,6 +172,30 @@ class MeanFlowSampler(eqx.Module, declared.MeanFlowSampler):
         return self.rollout(policy, obs, noise).action
 
 
+class LangevinSampler(eqx.Module, declared.LangevinSampler):
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
+        """Action and the log-ratio of its path; obs may have fewer batch axes than the noise."""
+        actor, start, variance = policy.actor, noise["start"], self.prior_std**2
+        condition = _condition(actor, obs, self.num_steps)
+        sizes = jnp.asarray(self.step_factors, start.dtype)[:, None] * actor.step_size()
+
+        def step(x: Array, t_and_noise: tuple[Array | int, Array]) -> tuple[Array, Array]:
+            t, xi = t_and_noise
+            eta, drift = sizes[t], actor(condition, x, t)
+            after = x + eta * (drift - x / variance) + jnp.sqrt(2 * eta) * xi
+            # of the step back, before and after the noise: in their difference the square of xi cancels
+            missed = jnp.sqrt(eta) * ((x + after) / variance - drift)
+            return after, (missed**2 / 4 - missed * xi / math.sqrt(2)).sum(-1)
+
+        u, log_ratios = _run_backwards(step, self.prior_std * start, range(self.num_steps), noise["steps"])
+        log_prior = -0.5 * start**2 - 0.5 * math.log(2 * math.pi * variance)
+        return Rollout(jnp.tanh(u), log_prob=log_ratios.sum(0) + (log_prior - _log_slope(u)).sum(-1))
+
+    def __call__(self, policy: Policy, obs: Array, noise: Noise) -> Array:
+        """The action of `rollout`; in a compiled program nothing else is kept."""
+        return self.rollout(policy, obs, noise).action
+
+
 class DeterministicSampler(eqx.Module, declared.DeterministicSampler):
     def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
         """The action."""
@@ -181,6 +206,11 @@ class DeterministicSampler(eqx.Module, declared.DeterministicSampler):
         return self.check_output(policy.actor(obs))
 
 
+def _log_slope(u: Array) -> Array:
+    """log(1 - tanh(u)^2), exact where tanh saturates."""
+    return 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
+
+
 class TanhGaussianSampler(eqx.Module, declared.TanhGaussianSampler):
     def rollout(self, policy: Policy, obs: Array, noise: Noise) -> Rollout:
         """Action and its log-probability."""
@@ -188,7 +218,7 @@ class TanhGaussianSampler(eqx.Module, declared.TanhGaussianSampler):
         eps = noise[EXPLORATION]
         u = mean + jnp.exp(log_std) * eps
         log_density = -0.5 * eps**2 - log_std - 0.5 * math.log(2 * math.pi)
-        log_slope = 2 * (math.log(2) - u - jax.nn.softplus(-2 * u))
+        log_slope = _log_slope(u)
         if self.epsilon > 0:
             log_slope = jnp.log(1 - jnp.tanh(u) ** 2 + self.epsilon)
         return Rollout(jnp.tanh(u), log_prob=(log_density - log_slope).sum(-1))

@@ -94,9 +94,11 @@ class Block(nn.Module):
         return x + self.down(self.up(self.norm(x)).relu())
 
 
-def _layers(initialiser: Initialiser, sizes: tuple[int, ...], ensemble: int | None = None) -> nn.ModuleList:
+def _layers(
+    initialiser: Initialiser, sizes: tuple[int, ...], ensemble: int | None = None, last_scale: float = 1.0
+) -> nn.ModuleList:
     check_defaults()
-    return nn.ModuleList([Linear(weight, bias) for weight, bias in initialiser.layers(sizes, ensemble)])
+    return nn.ModuleList([Linear(weight, bias) for weight, bias in initialiser.layers(sizes, ensemble, last_scale)])
 
 
 def _body(
@@ -105,9 +107,9 @@ def _body(
     """The layers of a network, from its input to its output."""
     widths = tuple(network.hidden_sizes)
     if network.body == "mlp":
-        return _layers(initialiser, (inputs, *widths, outputs), ensemble)
+        return _layers(initialiser, (inputs, *widths, outputs), ensemble, network.last_scale)
     check_defaults()
-    first, *blocks, norm, last = initialiser.simba(inputs, widths, outputs, ensemble)
+    first, *blocks, norm, last = initialiser.simba(inputs, widths, outputs, ensemble, network.last_scale)
     return nn.ModuleList([Linear(**first), *map(Block, blocks), Norm(**norm), Linear(**last)])
 
 
@@ -130,7 +132,7 @@ def _after_first(
 
 
 class Condition(NamedTuple):
-    """What an `MLPDenoiser` adds to the share of the noisy action in its first layer; takes the place of obs."""
+    """What is added to the share of the noisy action in a first layer; takes the place of obs."""
 
     obs_share: Float[Tensor, "*#batch hidden"]
     """Share of the observation, with the bias."""
@@ -173,14 +175,23 @@ def _smallest(values: Tensor) -> Tensor:
     return values.min(0).values
 
 
-class MLPDenoiser(declared.MLPDenoiser, nn.Module):
+class _OfNoisy:
+    """Networks of (obs, noisy action, integer time)."""
+
+    obs_dim: int
+    action_dim: int
+    time_dim: int
+    activation: str
+    layers: nn.ModuleList
+    time_layers: nn.ModuleList
+
     __call__ = nn.Module.__call__
 
     def build(self, initialiser: Initialiser) -> None:
-        nn.Module.__init__(self)
+        nn.Module.__init__(self)  # type: ignore[arg-type]
         self.time_layers = _layers(initialiser, (self.time_dim, 2 * self.time_dim, self.time_dim))
         inputs = self.obs_dim + self.action_dim + self.time_dim
-        self.layers = _body(self, initialiser, inputs, self.action_dim)
+        self.layers = _body(self, initialiser, inputs, self.action_dim)  # type: ignore[arg-type]
 
     def condition(self, obs: Float[Tensor, "*#batch obs"], num_steps: int) -> Condition:
         """The shares of obs and of all times t < num_steps, to be passed to the network in place of obs."""
@@ -194,7 +205,7 @@ class MLPDenoiser(declared.MLPDenoiser, nn.Module):
     def forward(
         self, obs: Float[Tensor, "*#batch obs"] | Condition, noisy: Float[Tensor, "*#batch act"], t: Time
     ) -> Float[Tensor, "*#batch act"]:
-        """The prediction [*batch act]; obs may be a `Condition`, t an integer or [*batch] of integers."""
+        """The output [*batch act]; obs may be a `Condition`, t an integer or [*batch] of integers."""
         check_width("noisy action", noisy, self.action_dim)
         if isinstance(obs, Condition):
             share = obs.obs_share + obs.time_share[t]
@@ -210,7 +221,7 @@ class MLPDenoiser(declared.MLPDenoiser, nn.Module):
         if torch.compiler.is_exporting() or noisy.shape[:-1] != share.shape[:-1]:
             batch = torch.broadcast_shapes(noisy.shape[:-1], share.shape[:-1])
             noisy, share = noisy.expand(*batch, -1), share.expand(*batch, -1)
-        return _after_first(self.layers, affine(noisy, action_weight).add_(share), _between(self))
+        return _after_first(self.layers, affine(noisy, action_weight).add_(share), _between(self))  # type: ignore[arg-type]
 
     def _first_weights(self) -> tuple[Tensor, ...]:
         return _first(self.layers).weight.split([self.obs_dim, self.action_dim, self.time_dim], dim=1)
@@ -219,6 +230,22 @@ class MLPDenoiser(declared.MLPDenoiser, nn.Module):
         first = _first(self.time_layers)
         embedding = time_embedding(t.to(first.weight.dtype), self.time_dim)
         return _after_first(self.time_layers, first(embedding), activation(self.activation))
+
+
+class MLPDenoiser(_OfNoisy, declared.MLPDenoiser, nn.Module):
+    pass
+
+
+class LangevinActor(_OfNoisy, declared.LangevinActor, nn.Module):
+    def build(self, initialiser: Initialiser) -> None:
+        super().build(initialiser)
+        delta, precision = self.initial_raw
+        self.raw_delta = nn.Parameter(torch.as_tensor(delta, dtype=torch.get_default_dtype()))
+        self.raw_precision = nn.Parameter(torch.as_tensor(precision, dtype=torch.get_default_dtype()))
+
+    def step_size(self) -> Float[Tensor, " act"]:
+        """delta / precision, [act]."""
+        return F.softplus(self.raw_delta, threshold=40) / F.softplus(self.raw_precision, threshold=40)
 
 
 RealTime: TypeAlias = float | Float[Tensor, "*#batch"]

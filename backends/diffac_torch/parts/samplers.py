@@ -23,6 +23,7 @@ __all__ = [
     "DDPMSampler",
     "DeterministicSampler",
     "HeunSampler",
+    "LangevinSampler",
     "LogProbability",
     "MeanFlowSampler",
     "TanhGaussianSampler",
@@ -149,6 +150,38 @@ class MeanFlowSampler(declared.MeanFlowSampler):
         return noisy.clamp(-1, 1)
 
 
+class LangevinSampler(declared.LangevinSampler):
+    def rollout(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Rollout:
+        """Action and the log-ratio [*batch] of its path."""
+        ratios: list[Tensor] = []
+        u = self._chain(policy.actor, obs, noise, ratios)
+        log_prior = -0.5 * noise["start"].square() - math.log(self.prior_std) - 0.5 * math.log(2 * math.pi)
+        log_ratio = log_prior + torch.stack(ratios).sum(0) - _log_slope(u)
+        return Rollout(u.tanh(), log_prob=log_ratio.sum(-1))
+
+    def __call__(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Float[Tensor, "*#batch act"]:
+        """The action alone, [*batch act] in [-1, 1]."""
+        return self._chain(policy.actor, obs, noise).tanh()
+
+    def _chain(self, actor: Any, obs: Tensor, noise: Noise, ratios: list[Tensor] | None = None) -> Tensor:
+        """The last state; to ratios, for each step log forward - log backward of each entry.
+
+        With g = (x' + x) / s^2 - f a step back misses its mean by eta g - sqrt(2 eta) xi, so that the squares of xi,
+        the largest numbers, cancel.
+        """
+        cond, step_size = _condition(actor, obs, self.num_steps), actor.step_size()
+        x, factors, variance = self.prior_std * noise["start"], self.step_factors, self.prior_std**2
+        for t in range(self.num_steps - 1, -1, -1):
+            xi, eta = noise["steps"][t], float(factors[t]) * step_size
+            drift, scale = actor(cond, x, t), (2 * eta).sqrt()
+            following = x + eta * (drift - x / variance) + scale * xi
+            if ratios is not None:
+                g = (following + x) / variance - drift
+                ratios.append(g * (0.25 * eta * g - 0.5 * scale * xi))
+            x = following
+        return x
+
+
 class DeterministicSampler(declared.DeterministicSampler):
     def rollout(self, policy: Policy, obs: Float[Tensor, "*batch obs"], noise: Noise) -> Rollout:
         """The action."""
@@ -159,6 +192,11 @@ class DeterministicSampler(declared.DeterministicSampler):
         return self.check_output(policy.actor(obs))
 
 
+def _log_slope(u: Tensor) -> Tensor:
+    """log(1 - tanh(u)^2), as exact as float64."""
+    return 2 * (math.log(2) - u - F.softplus(-2 * u, threshold=40))
+
+
 class TanhGaussianSampler(declared.TanhGaussianSampler):
     def rollout(self, policy: Policy, obs: Float[Tensor, "*#batch obs"], noise: Noise) -> Rollout:
         """Action and its log-probability [*batch]."""
@@ -166,7 +204,7 @@ class TanhGaussianSampler(declared.TanhGaussianSampler):
         eps = noise[EXPLORATION]
         u = mean + log_std.exp() * eps
         log_normal = -0.5 * eps.square() - log_std - 0.5 * math.log(2 * math.pi)
-        log_slope = 2 * (math.log(2) - u - F.softplus(-2 * u, threshold=40))  # as exact as float64
+        log_slope = _log_slope(u)
         if self.epsilon > 0:
             log_slope = torch.log(1 - u.tanh().square() + self.epsilon)
         return Rollout(u.tanh(), log_prob=(log_normal - log_slope).sum(-1))

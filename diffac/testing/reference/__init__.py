@@ -52,6 +52,7 @@ from diffac.testing.reference.networks import DeterministicActor as Deterministi
 from diffac.testing.reference.networks import EnsembleCritic as EnsembleCritic
 from diffac.testing.reference.networks import GaussianActor as GaussianActor
 from diffac.testing.reference.networks import GaussianCritic as GaussianCritic
+from diffac.testing.reference.networks import LangevinActor as LangevinActor
 from diffac.testing.reference.networks import MeanFlowActor as MeanFlowActor
 from diffac.testing.reference.networks import MLPDenoiser as MLPDenoiser
 from diffac.testing.reference.networks import activation as activation

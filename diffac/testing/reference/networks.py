@@ -232,6 +232,32 @@ class MLPDenoiser:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
+class LangevinActor:
+    """The network of an MLPDenoiser as a drift, and two parameters besides, of the step size."""
+
+    parameters: Parameters
+    activation: str = "mish"
+    prediction: str = "drift"
+
+    def __call__(self, obs: Array, noisy: Array, t: Any) -> tuple[Array, Pull]:
+        """The drift [*batch act]; pull(doutput) -> (gradient, dnoisy)."""
+        return MLPDenoiser(self.parameters, self.activation)(obs, noisy, t)
+
+    def step_size(self) -> tuple[Array, Pull]:
+        """softplus(raw_delta) / softplus(raw_precision), [act]; pull(dstep) -> gradient."""
+        raw = self.parameters["raw_delta"], self.parameters["raw_precision"]
+        delta, precision = (np.logaddexp(0, array) for array in raw)
+
+        def pull(dstep: Array) -> Gradient:
+            gradient = zeros(self.parameters)
+            gradient["raw_delta"] = np.asarray((dstep / precision).sum() * sigmoid(raw[0]))
+            gradient["raw_precision"] = -dstep * delta / precision**2 * sigmoid(raw[1])
+            return gradient
+
+        return delta / precision, pull
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class MeanFlowActor:
     """An MLP of (obs, noisy action, features of t and t - r), t and r the times of a mean velocity."""
 

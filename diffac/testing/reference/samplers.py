@@ -26,6 +26,7 @@ __all__ = [
     "DDPMSampler",
     "DeterministicSampler",
     "HeunSampler",
+    "LangevinSampler",
     "LogProbability",
     "MeanFlowSampler",
     "RolloutAndPull",
@@ -228,6 +229,67 @@ class MeanFlowSampler:
             return gradient
 
         return Rollout(action, np.stack(states[::-1])), pull
+
+
+def log_normal(x: Array, mean: Array | float, variance: Array | float) -> Array:
+    """The logarithm of a normal density, entry by entry."""
+    return -((x - mean) ** 2) / (2 * variance) - 0.5 * np.log(2 * math.pi * variance)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LangevinSampler:
+    """DIME's chain, and the log-ratio of its path to the path back by the prior's diffusion; a = tanh(x_N).
+
+    k counts steps as in the paper, forwards; time and noise of step k have the index N-1-k.
+    """
+
+    num_steps: int = 16
+    prior_std: float = 2.5
+
+    def noise_spec(self, shape: Shape) -> NoiseSpec:
+        """The start, and the noise of each step."""
+        return {"start": Normal(shape), "steps": Normal((self.num_steps, *shape))}
+
+    def factor(self, k: int) -> float:
+        """c_k, a cosine from 1 to nearly 0.001."""
+        left = (self.num_steps - k) / self.num_steps
+        return 0.999 * math.cos(math.pi / 2 * (1.008 - left) / 1.008) ** 2 + 0.001
+
+    def rollout(self, policy: Policy, obs: Array, noise: Noise) -> tuple[Rollout, Pull]:
+        """The action and the log-ratio, each kernel's density written out."""
+        step, pull_step = policy.actor.step_size()
+        variance, x, kept = self.prior_std**2, self.prior_std * noise["start"], []
+        log_ratio = log_normal(x, 0.0, variance)
+        for k in range(self.num_steps):
+            t, eta = self.num_steps - 1 - k, self.factor(k) * step
+            xi = noise["steps"][t]
+            drift, pull_drift = policy.actor(obs, x, t)
+            mean = x + eta * (drift - x / variance)
+            after = mean + np.sqrt(2 * eta) * xi
+            mean_back = after - eta * after / variance
+            log_ratio = log_ratio + log_normal(after, mean, 2 * eta) - log_normal(x, mean_back, 2 * eta)
+            kept.append((k, eta, xi, drift, pull_drift, x, after, x - mean_back))
+            x = after
+        log_cosh = np.logaddexp(x, -x) - math.log(2)
+        end = x
+
+        def pull(daction: Array, dlog_prob: Array | None = None) -> Gradient:
+            dlog = np.zeros(end.shape) if dlog_prob is None else np.broadcast_to(dlog_prob[..., None], end.shape)
+            gradient, dstep = zeros(policy.actor.parameters), np.zeros(step.shape)
+            dafter = daction * np.exp(-2 * log_cosh) + 2 * np.tanh(end) * dlog
+            for k, eta, xi, drift, pull_drift, before, after, missed in reversed(kept):
+                # log forward has xi and eta alone, and eta goes from both normalisations: missed^2 / (4 eta) is left
+                dmissed = dlog * missed / (2 * eta)
+                deta = -dlog * missed**2 / (4 * eta**2) + dmissed * after / variance
+                dafter = dafter - dmissed * (1 - eta / variance)
+                deta = deta + dafter * (drift - before / variance + xi / np.sqrt(2 * eta))
+                through_actor, dbefore = pull_drift(dafter * eta)
+                gradient = add(gradient, through_actor)
+                dstep = dstep + self.factor(k) * unbroadcast(deta, step.shape)
+                dafter = dmissed + dafter * (1 - eta / variance) + dbefore
+            return add(gradient, pull_step(dstep))
+
+        return Rollout(np.tanh(end), log_prob=(log_ratio + 2 * log_cosh).sum(-1)), pull
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -22,6 +22,7 @@ from diffac_numpy.networks import DeterministicActor as DeterministicActor
 from diffac_numpy.networks import EnsembleCritic as EnsembleCritic
 from diffac_numpy.networks import GaussianActor as GaussianActor
 from diffac_numpy.networks import GaussianCritic as GaussianCritic
+from diffac_numpy.networks import LangevinActor as LangevinActor
 from diffac_numpy.networks import MeanFlowActor as MeanFlowActor
 from diffac_numpy.networks import MLPDenoiser as MLPDenoiser
 from diffac_numpy.networks import TwinCritic as TwinCritic

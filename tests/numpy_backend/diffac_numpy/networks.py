@@ -12,11 +12,15 @@ Sizes = tuple[int, ...]
 
 
 def layers(
-    initialiser: Initialiser, sizes: Sizes, prefix: str = "layers", ensemble: int | None = None
+    initialiser: Initialiser,
+    sizes: Sizes,
+    prefix: str = "layers",
+    ensemble: int | None = None,
+    last_scale: float = 1.0,
 ) -> dict[str, Any]:
     """Initial parameters by name, drawn in the order in which every backend draws them."""
     named = {}
-    for i, (weight, bias) in enumerate(initialiser.layers(sizes, ensemble)):
+    for i, (weight, bias) in enumerate(initialiser.layers(sizes, ensemble, last_scale)):
         named |= {f"{prefix}.{i}.weight": weight, f"{prefix}.{i}.bias": bias}
     return named
 
@@ -27,8 +31,8 @@ def body(
     """Initial parameters by name of what is between input and output."""
     widths = tuple(network.hidden_sizes)
     if network.body == "mlp":
-        return layers(initialiser, (inputs, *widths, outputs), ensemble=ensemble)
-    made = initialiser.simba(inputs, widths, outputs, ensemble)
+        return layers(initialiser, (inputs, *widths, outputs), ensemble=ensemble, last_scale=network.last_scale)
+    made = initialiser.simba(inputs, widths, outputs, ensemble, network.last_scale)
     return {f"layers.{i}.{name}": array for i, layer in enumerate(made) for name, array in layer.items()}
 
 
@@ -44,17 +48,34 @@ class Condition(NamedTuple):
     obs: Any
 
 
-class MLPDenoiser(declared.MLPDenoiser, Network):
-    def build(self, initialiser: Initialiser) -> None:
-        arrays = layers(initialiser, (self.time_dim, 2 * self.time_dim, self.time_dim), "time_layers")
-        arrays |= body(self, initialiser, self.obs_dim + self.action_dim + self.time_dim, self.action_dim)
-        self.bound = reference.MLPDenoiser(arrays, self.activation, self.prediction)
+class OfNoisy(Network):
+    """A network of (obs, noisy action, integer time)."""
+
+    def arrays(self, initialiser: Initialiser) -> dict[str, Any]:
+        own: Any = self
+        named = layers(initialiser, (own.time_dim, 2 * own.time_dim, own.time_dim), "time_layers")
+        return named | body(own, initialiser, own.obs_dim + own.action_dim + own.time_dim, own.action_dim)
 
     def condition(self, obs: Any, num_steps: int) -> Condition:
         return Condition(obs)
 
     def __call__(self, obs: Any, noisy: Any, t: Any) -> Any:
         return self.bound(obs.obs if isinstance(obs, Condition) else obs, noisy, t)[0]
+
+
+class MLPDenoiser(OfNoisy, declared.MLPDenoiser):
+    def build(self, initialiser: Initialiser) -> None:
+        self.bound = reference.MLPDenoiser(self.arrays(initialiser), self.activation, self.prediction)
+
+
+class LangevinActor(OfNoisy, declared.LangevinActor):
+    def build(self, initialiser: Initialiser) -> None:
+        delta, precision = self.initial_raw
+        arrays = {"raw_delta": delta, "raw_precision": precision, **self.arrays(initialiser)}
+        self.bound = reference.LangevinActor(arrays, self.activation)
+
+    def step_size(self) -> Any:
+        return self.bound.step_size()[0]
 
 
 class MeanFlowActor(declared.MeanFlowActor, Network):
