@@ -223,7 +223,7 @@ class ActorCriticConfig(TrainConfig):
 
     def make_critic(
         self, b: Backend, obs_dim: int, action_dim: int, kind: CriticKind, *,
-        soft: bool = False, factor: float = 1.0, **network: Any,
+        soft: bool = False, factor: float = 1.0, ensemble: Literal["min", "mean"] = "min", **network: Any,
     ) -> tuple[Critic, CriticObjective]:  # fmt: skip
         """The critic and its objective.
 
@@ -234,6 +234,7 @@ class ActorCriticConfig(TrainConfig):
             kind: the recipe's own, for `critic="recipe"`.
             soft: whether the target contains the entropy of the policy.
             factor: of a mean squared error, which other objectives do not have.
+            ensemble: how the values of two critics become one in the target; GaussianTD has the "min" alone.
             **network: in place of `network_arguments`.
 
         Raises:
@@ -248,7 +249,7 @@ class ActorCriticConfig(TrainConfig):
         arguments = {"key": self.network_keys[1], **self.network_arguments, **network}
         match kind:
             case "twin":
-                return b.TwinCritic(obs_dim, action_dim, **arguments), b.MeanSquaredTD(soft, factor)
+                return b.TwinCritic(obs_dim, action_dim, **arguments), b.MeanSquaredTD(soft, factor, ensemble)
             case "ensemble":
                 critic = b.EnsembleCritic(obs_dim, action_dim, size=10, **arguments)
                 return critic, b.MeanSquaredTD(soft, factor, ensemble="random_pair")
@@ -257,7 +258,7 @@ class ActorCriticConfig(TrainConfig):
             case "categorical":
                 end = self.reward_scale * self.value_range
                 critic = b.CategoricalCritic(obs_dim, action_dim, v_min=-end, v_max=end, **arguments)
-                return critic, b.CategoricalTD(self.projection, soft)
+                return critic, b.CategoricalTD(self.projection, soft, ensemble)
 
     def actor_learning_rate(self, final: float) -> LinearSchedule:
         """The schedule of the official SDAC code: learning_rate up to a quarter of the actor's steps, `final` from

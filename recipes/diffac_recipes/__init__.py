@@ -12,6 +12,7 @@ _NAMES = (
     "fpmd",
     "meanflow",
     "maxentdp",
+    "dime",
     "sac",
     "dsact",
     "td3",

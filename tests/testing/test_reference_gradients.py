@@ -90,6 +90,7 @@ def test_networks(name: str, act: str) -> None:
     calls: dict[str, Callable[[Any, np.ndarray], Any]] = {
         "actor denoiser": lambda n, a: n(obs, a, t),
         "actor mean_velocity": lambda n, a: n(obs, a, s, 0.3 * s),
+        "actor langevin": lambda n, a: n(obs, a, t),
         "actor gaussian": lambda n, a: n(obs),
         "actor deterministic": lambda n, a: n(obs),
     }
@@ -99,6 +100,8 @@ def test_networks(name: str, act: str) -> None:
         check_network(lambda n, a: n.distribution(obs, a), net, action, rng)
     if name == "critic categorical":
         check_network(lambda n, a: n.logits(obs, a), net, action, rng)
+    if name == "actor langevin":
+        check_network(lambda n, a: n.step_size(), net, action, rng)
     if name == "actor denoiser":  # one state and time for many actions, and many states for one action
         check_network(lambda n, a: n(obs[0], a, 2), net, action, rng)
         check_network(lambda n, a: n(obs, a, t), net, action[0, :1], rng)

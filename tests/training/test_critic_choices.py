@@ -66,7 +66,7 @@ def test_every_recipe_with_every_critic(recipe: str, critic: str) -> None:
     kinds = {"twin": "MeanSquaredTD", "ensemble": "MeanSquaredTD", "gaussian": "GaussianTD"}
     if critic != "recipe":
         assert type(learner.critic_objective).__name__ == kinds.get(critic, "CategoricalTD")
-    assert learner.critic_objective.soft == (recipe in ("sac", "dsact", "maxentdp"))
+    assert learner.critic_objective.soft == (recipe in ("sac", "dsact", "maxentdp", "dime"))
     assert ("critic.layers.1.up.weight" in after) == (network == "simba") == ("actor.layers.1.up.weight" in after)
     if critic == "ensemble":
         assert after["critic.layers.0.weight"].shape[0] == 10
