@@ -246,8 +246,8 @@ def test_the_target_entropy_is_the_papers(backend: ModuleType) -> None:
     for mean, sign in ((4.01, 1), (3.99, -1)):
         log_ratio = d * (prior.logpdf(starts) + mean)
         state = backend.testing.to_backend({name: np.asarray(value) for name, value in rule.init_state().items()})
-        noise_and_ratio = backend.testing.to_backend(({}, log_ratio))
-        after, _ = rule.update(state, Policy(None, None, rule.value(state)), None, *noise_and_ratio)
+        obs, log_ratio = backend.testing.to_backend((np.zeros((1, 1)), log_ratio))
+        after, _ = rule.update(state, Policy(None, None, rule.value(state)), obs, {}, log_ratio)
         assert np.sign(float(backend.testing.to_numpy(rule.value(after))) - 1) == sign
 
 
