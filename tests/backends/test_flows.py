@@ -148,6 +148,15 @@ def test_networks_of_one_and_of_two_times_are_told_apart(backend: ModuleType) ->
     started(euler, matched, "velocity")
     one = r"as actor\(obs, noisy, t, r\), and MLPDenoiser takes \(obs, noisy, t\); use an actor such as MeanFlowActor"
     two = r"as actor\(obs, noisy, t\), and MeanFlowActor takes \(obs, noisy, t, r\); use an actor such as MLPDenoiser"
+    drift = backend.LangevinSampler(2)
+    value = backend.EntropyRegularisedValue(drift)
+    started(drift, value, "langevin")
+    with pytest.raises(UsageError, match=r"LangevinSampler needs .* predicts 'drift', and MLPDenoiser predicts 'eps'"):
+        started(drift, value, "denoiser")
+    with pytest.raises(UsageError, match=r"'eps' or 'velocity' or 'action', and LangevinActor predicts 'drift'; use"):
+        started(euler, value, "langevin")
+    with pytest.raises(UsageError, match=r"Matching needs an actor that predicts 'eps'.* such as MLPDenoiser"):
+        started(drift, matched, "langevin")
     for part, objective in ((backend.MeanFlowSampler(), matched), (euler, pairs)):
         with pytest.raises(UsageError, match=one):
             started(part, objective, "velocity")

@@ -178,10 +178,20 @@ def test_mish_without_a_compiler(calls: int, monkeypatch: pytest.MonkeyPatch) ->
         np.testing.assert_array_equal(mish(x), values)
 
 
+def networks(backend: ModuleType) -> tuple[Any, ...]:
+    return (
+        backend.MLPDenoiser,
+        backend.LangevinActor,
+        backend.GaussianActor,
+        backend.TwinCritic,
+        backend.GaussianCritic,
+    )
+
+
 def test_unknown_activation(backend: ModuleType) -> None:
     with pytest.raises(UsageError, match=r"'mitsch'.*mish.*tanh"):
         backend.activation("mitsch")
-    for make in (backend.MLPDenoiser, backend.GaussianActor, backend.TwinCritic, backend.GaussianCritic):
+    for make in networks(backend):
         with unchecked_shapes(), pytest.raises(UsageError, match="'mitsch'"):
             make(OBS, ACT, key=0, activation="mitsch")
 
@@ -402,11 +412,16 @@ def test_same_key_same_parameters_in_both_backends(both: SimpleNamespace, kind: 
             assert np.abs(one[name] - third[name]).max() > 0
 
 
+def without_step_size(arrays: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The weights and biases."""
+    return {name: array for name, array in arrays.items() if not name.startswith("raw_")}
+
+
 @pytest.mark.parametrize("kind", [kind for kind in NETWORKS if "simba" not in kind])
 def test_initial_parameters(backend: ModuleType, kind: str) -> None:
     """Truncated normal, cut at 2/sqrt(fan_in), zero bias; ensemble members differ."""
     wide = DIMS._replace(hidden=(128, 128))
-    arrays = backend.to_arrays(NETWORKS[kind](backend, wide, 0))
+    arrays = without_step_size(backend.to_arrays(NETWORKS[kind](backend, wide, 0)))
     assert any(name.endswith("weight") for name in arrays)
     spread = 0.8796256610342398  # of a standard normal cut at two standard deviations
     for name, array in arrays.items():
@@ -425,7 +440,9 @@ def test_initial_parameters(backend: ModuleType, kind: str) -> None:
 @pytest.mark.parametrize("kind", [kind for kind in NETWORKS if "simba" in kind])
 def test_initial_parameters_of_a_simba(backend: ModuleType, kind: str) -> None:
     """First and last layer orthogonal, in blocks normal with variance 2 / fan in, LayerNorms 1, biases 0."""
-    arrays = backend.to_arrays(NETWORKS[kind](backend, DIMS._replace(hidden=(64, 64)), 0))
+    arrays = without_step_size(backend.to_arrays(NETWORKS[kind](backend, DIMS._replace(hidden=(64, 64)), 0)))
+    if "langevin" in kind:
+        arrays["layers.4.weight"] = 1e8 * arrays["layers.4.weight"]
     arrays = {name: np.asarray(array) for name, array in arrays.items() if not name.startswith("time_layers")}
     normal = []
     for name, array in arrays.items():
@@ -479,9 +496,24 @@ def test_parameter_names(backend: ModuleType) -> None:
         }
 
 
+@pytest.mark.parametrize("law", ["truncated_normal", "uniform"])
+@pytest.mark.parametrize("body", ["mlp", "simba"])
+def test_a_langevin_actor_starts_without_drift(backend: ModuleType, body: str, law: str) -> None:
+    """So that the first policy is that of the prior's diffusion, with steps of 0.1 in every action entry."""
+    actor = backend.LangevinActor(OBS, ACT, key=3, hidden_sizes=(8, 8), body=body, initialiser=law)
+    rng = np.random.default_rng(0)
+    drift = call(
+        backend, actor, rng.standard_normal((B, OBS)), 3 * rng.standard_normal((B, ACT)), rng.integers(0, T, B)
+    )
+    assert 0 < np.abs(drift).max() < 1e-6
+    np.testing.assert_allclose(backend.testing.to_numpy(actor.step_size()), np.full(ACT, 0.1), rtol=1e-12)
+    with pytest.raises(UsageError, match="time_dim must be even"):
+        backend.LangevinActor(OBS, ACT, key=0, time_dim=15)
+
+
 @pytest.mark.parametrize("bad", [0, -1])
 def test_wrong_sizes(backend: ModuleType, bad: int) -> None:
-    for make in (backend.MLPDenoiser, backend.GaussianActor, backend.TwinCritic, backend.GaussianCritic):
+    for make in networks(backend):
         with pytest.raises(UsageError, match=str(bad)):
             make(bad, ACT, key=0)
         with pytest.raises(UsageError, match=str(bad)):

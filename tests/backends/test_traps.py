@@ -485,6 +485,12 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
             {},
             {"num_steps": 2, "start_scale": 0.5},
         ),
+        "LangevinSampler": (
+            lambda backend, sampler: outcome_of_sampler(backend, sampler, "langevin"),
+            B.LangevinSampler,
+            {"num_steps": 3},
+            {"num_steps": 4, "prior_std": 1.5},
+        ),
         "BestOf": (
             outcome_of_sampler,
             B.BestOf,
@@ -668,10 +674,10 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
 
 
 VARIED = (  # noqa: SIM905
-    "DDPMSampler DDIMSampler HeunSampler MeanFlowSampler BestOf AdditiveNoise LogProbability ValueThroughSampler "
-    "TimeWeightedQGradient ReweightedScoreMatching MeanFlowMatching ReverseProposal PolicyProposal QWeightedProposal "
-    "EntropyRegularisedValue MeanSquaredTD GaussianTD CategoricalTD FixedTemperature NoiseEntropyTemperature "
-    "MixtureEntropyTemperature TargetEntropyTemperature Adam Learner"
+    "DDPMSampler DDIMSampler HeunSampler MeanFlowSampler LangevinSampler BestOf AdditiveNoise LogProbability "
+    "ValueThroughSampler TimeWeightedQGradient ReweightedScoreMatching MeanFlowMatching ReverseProposal PolicyProposal "
+    "QWeightedProposal EntropyRegularisedValue MeanSquaredTD GaussianTD CategoricalTD FixedTemperature "
+    "NoiseEntropyTemperature MixtureEntropyTemperature TargetEntropyTemperature Adam Learner"
 ).split()
 
 

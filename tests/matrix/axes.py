@@ -19,6 +19,7 @@ ACTORS: Mapping[str, str] = {
     "denoiser of velocities": "velocity",
     "denoiser of actions": "clean",
     "mean velocity": "mean_velocity",
+    "Langevin drift": "langevin",
     "deterministic": "deterministic",
     "Gaussian": "gaussian",
 }
@@ -31,6 +32,7 @@ SAMPLERS: Mapping[str, Make] = {
     "DDIM, two steps": lambda B, d, schedule: B.DDIMSampler(schedule, num_steps=2),
     "Heun": lambda B, d, schedule: B.HeunSampler(schedule),
     "mean flow": lambda B, d, schedule: B.MeanFlowSampler(2),
+    "Langevin": lambda B, d, schedule: B.LangevinSampler(3),
     "DDPM, log-probability": lambda B, d, schedule: B.LogProbability(B.DDPMSampler(schedule), schedule, 2),
     "best of DDPM": lambda B, d, schedule: B.BestOf(B.DDPMSampler(schedule), 2),
     "deterministic": lambda B, d, schedule: B.DeterministicSampler(),

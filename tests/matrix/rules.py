@@ -18,6 +18,10 @@ OF_CHAIN = ("Q-gradient, chain", "value and Q-gradient")
 OF_ANY = ("value through the sampler", "entropy and value")
 OF_DENOISER = tuple(objective for objective in AXES["objective"] if objective not in (*OF_ANY, "mean flow"))
 
+NO_DENOISER = (
+    r"(calls the actor as actor\(obs, noisy, t\)|needs an actor that predicts 'eps' or 'velocity' or 'action')"
+)
+
 
 class Rule(NamedTuple):
     """A reason to refuse a combination."""
@@ -30,14 +34,14 @@ class Rule(NamedTuple):
 
 
 def _log_prob_known(choice: Choice) -> bool:
-    return choice.sampler in (*GAUSSIANS, "DDPM, log-probability") and choice.exploration == "none"
+    return choice.sampler in (*GAUSSIANS, "DDPM, log-probability", "Langevin") and choice.exploration == "none"
 
 
 RULES: tuple[Rule, ...] = (
     Rule(
-        "DDPM, DDIM and Heun run a denoiser of one time backwards; other actors have no time, or two.",
+        "DDPM, DDIM and Heun run a denoiser of one time backwards; other actors have no time, or two, or say a drift.",
         lambda c: c.sampler in CHAINS and c.actor not in DENOISERS,
-        r"calls the actor as actor\(obs, noisy, t\)",
+        NO_DENOISER,
     ),
     Rule(
         "Heun's method here is for a flow, alpha = 1 - s and sigma = s.",
@@ -55,6 +59,11 @@ RULES: tuple[Rule, ...] = (
         r"MeanFlowMatching calls the actor as actor\(obs, noisy, t, r\)",
     ),
     Rule(
+        "Langevin steps follow a drift, by steps whose size the network knows too.",
+        lambda c: c.sampler == "Langevin" and c.actor != "Langevin drift",
+        r"LangevinSampler (calls the actor as actor\(obs, noisy, t\)|needs an actor that predicts 'drift')",
+    ),
+    Rule(
         "A deterministic sampler takes the actor's action as it is, so the actor must give one action.",
         lambda c: c.sampler == "deterministic" and c.actor != "deterministic",
         r"DeterministicSampler (calls the actor as actor\(obs\)|needs an actor that returns one action)",
@@ -67,7 +76,7 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "Q-gradient and score matching are losses of a denoiser at noisy actions.",
         lambda c: c.objective in OF_DENOISER and c.actor not in DENOISERS,
-        r"calls the actor as actor\(obs, noisy, t\)",
+        NO_DENOISER,
     ),
     Rule(
         "A flow leaves no signal at its last time, where a predicted noise says nothing about the action.",

@@ -1878,9 +1878,93 @@ FLOWS = [
     ),
 ]
 
+LANGEVIN = [
+    both(
+        "langevin: no noise in the last step",
+        "sampler-langevin",
+        "parts/samplers.py",
+        ("+ scale * xi\n", "+ scale * xi * (t > 0)\n"),
+        ("+ jnp.sqrt(2 * eta) * xi\n", "+ jnp.sqrt(2 * eta) * xi * (t > 0)\n"),
+    ),
+    both(
+        "langevin: drift of the prior forgotten",
+        "sampler-langevin",
+        "parts/samplers.py",
+        ("x + eta * (drift - x / variance)", "x + eta * drift"),
+        ("x + eta * (drift - x / variance)", "x + eta * drift"),
+    ),
+    both(
+        "langevin: way back by the drift of the way there",
+        "sampler-langevin",
+        "parts/samplers.py",
+        ("g = (following + x) / variance - drift", "g = (following + x) / variance"),
+        ("(x + after) / variance - drift)", "(x + after) / variance)"),
+    ),
+    both(
+        "langevin: way back from the state that it leads to",
+        "sampler-langevin",
+        "parts/samplers.py",
+        ("g = (following + x) / variance", "g = (x + x) / variance"),
+        ("((x + after) / variance", "((x + x) / variance"),
+    ),
+    both(
+        "langevin: logarithm of the tanh's slope forgotten",
+        "sampler-langevin",
+        "parts/samplers.py",
+        ("torch.stack(ratios).sum(0) - _log_slope(u)", "torch.stack(ratios).sum(0)"),
+        ("(log_prior - _log_slope(u)).sum(-1)", "log_prior.sum(-1)"),
+    ),
+    both(
+        "langevin: prior left out of the log-ratio",
+        "sampler-langevin",
+        "parts/samplers.py",
+        ("log_ratio = log_prior + torch.stack", "log_ratio = torch.stack"),
+        ("(log_prior - _log_slope(u)).sum(-1)", "-_log_slope(u).sum(-1)"),
+    ),
+    both(
+        "langevin: step size without gradient",
+        "objective-entropy_value_langevin",
+        "parts/samplers.py",
+        ("actor.step_size()", "actor.step_size().detach()"),
+        ("actor.step_size()", "jax.lax.stop_gradient(actor.step_size())"),
+    ),
+    declared(
+        "langevin: steps that grow",
+        "sampler-langevin",
+        "parts/samplers.py",
+        "np.arange(1, self.num_steps + 1) / self.num_steps) / 1.008",
+        "np.arange(self.num_steps, 0, -1) / self.num_steps) / 1.008",
+    ),
+    both(
+        "langevin: step size times the precision",
+        "network",
+        "parts/networks.py",
+        (
+            "F.softplus(self.raw_delta, threshold=40) / F.softplus",
+            "F.softplus(self.raw_delta, threshold=40) * F.softplus",
+        ),
+        ("jax.nn.softplus(self.raw_delta) / jax.nn.softplus", "jax.nn.softplus(self.raw_delta) * jax.nn.softplus"),
+    ),
+    torch(
+        "langevin: first drift as large as any",
+        "network",
+        "diffac/parts/networks.py",
+        "last_scale: ClassVar[float] = 1e-8",
+        "last_scale: ClassVar[float] = 1.0  # as large",
+    ),
+    torch(
+        "langevin: first step size not as declared",
+        "network",
+        "diffac/parts/networks.py",
+        "np.log(np.expm1(np.array(0.1)))",
+        "np.array(0.1)",
+    ),
+]
+
 MUTATIONS = [
     *OBJECTIVES,
     *FLOWS,
+    *LANGEVIN,
     *SAMPLERS,
     *NETWORKS,
     *SCHEDULES,

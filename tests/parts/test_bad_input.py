@@ -82,6 +82,7 @@ def test_counts_must_be_positive(backend: ModuleType, bad: int) -> None:
     refuses(lambda: backend.ReverseProposal(sampler, num_particles=bad), "num_particles", bad)
     refuses(lambda: backend.DDIMSampler(schedule(), num_steps=bad), "num_steps", bad)
     refuses(lambda: backend.MeanFlowSampler(bad), "num_steps", bad)
+    refuses(lambda: backend.LangevinSampler(bad), "num_steps", bad)
     refuses(lambda: backend.MixtureEntropyTemperature(sampler, num_samples=bad), "num_samples", bad)
     refuses(lambda: backend.MixtureEntropyTemperature(sampler, num_components=bad), "num_components", bad)
     refuses(lambda: backend.MixtureEntropyTemperature(sampler, num_iterations=-1), "num_iterations", -1)
