@@ -60,7 +60,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "hidden_sizes": (128, 128),
         "batch_size": 128,
         "learning_rate": 1e-3,
-        "value_range": 100.0,
+        "value_range": 60.0,
         "tau": 0.01,
         "gamma": 0.98,
         "eval_interval": 4_000,
