@@ -1644,7 +1644,7 @@ IN_BOTH = [
         "sampler-ddpm_cosine",
         "parts/samplers.py",
         ('noise["steps"][t - 1]', 'noise["steps"][-t]'),
-        ('noise["steps"])', 'noise["steps"][::-1])'),
+        ('start, times, noise["steps"])', 'start, times, noise["steps"][::-1])'),
     ),
     both(
         "both: posterior deviation of the time before",
@@ -1807,8 +1807,8 @@ FLOWS = [
         "mean flow: action not clipped",
         "sampler-mean_flow_three",
         "parts/samplers.py",
-        "        return noisy.clamp(-1, 1)\n\n\nclass DeterministicSampler",
-        "        return noisy\n\n\nclass DeterministicSampler",
+        "        return noisy.clamp(-1, 1)\n\n\nclass LangevinSampler",
+        "        return noisy\n\n\nclass LangevinSampler",
     ),
     both(
         "mean flow: the smaller time first",
