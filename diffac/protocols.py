@@ -54,7 +54,7 @@ class Rollout(NamedTuple):
     noisy: Array | None = None
     """[T *batch action_dim] for a diffusion sampler: entry t is where the denoiser was evaluated at time t."""
     log_prob: Array | None = None
-    """[*batch], log-probability of `action` where the sampler knows it."""
+    """[*batch], log-probability of `action` where the sampler knows it, or what bounds its mean from above."""
     noise_free: Array | None = None
     """[*batch action_dim], the action before exploration noise; None where `action` has none."""
 
@@ -184,9 +184,9 @@ class LangevinDrift(Protocol):
     def __call__(self, obs: Array, noisy: Array, t: Array | int) -> Array:
         """
         Args:
-            obs: [*batch obs_dim], or what `condition` returned, where it is a `ConditionalDenoiser` otherwise.
+            obs: [*batch obs_dim], or what its method `condition` returned, if it has one as a `ConditionalDenoiser`.
             noisy: [*batch action_dim], the state from which a step is taken.
-            t: integer, or [*batch] of integers, the steps that follow this one.
+            t: integer, or [*batch] of integers: how many steps follow this one.
 
         Returns:
             The drift beside that of the prior, [*batch action_dim] with all batch axes broadcast.

@@ -658,7 +658,8 @@ class EntropyRegularisedValue(OfRollout):
     A `RolloutObjective`. Metrics: "q_mean"; "entropy", the mean of -log pi.
 
     Args:
-        sampler: one that knows the log-probability of its actions, such as `TanhGaussianSampler`.
+        sampler: one that knows the log-probability of its actions, such as `TanhGaussianSampler`, or a bound of it,
+            `LangevinSampler`.
         ensemble: how the critics' values become one, the "min", the "mean", or the "first" of them.
 
     Raises:

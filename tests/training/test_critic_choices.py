@@ -74,7 +74,12 @@ def test_every_recipe_with_every_critic(recipe: str, critic: str) -> None:
 
 @pytest.mark.parametrize(
     ("recipe", "critic", "network"),
-    [("sac", "categorical", "simba"), ("td3", "ensemble", "mlp"), ("dsact", "recipe", "simba")],
+    [
+        ("sac", "categorical", "simba"),
+        ("td3", "ensemble", "mlp"),
+        ("dsact", "recipe", "simba"),
+        ("dime", "recipe", "mlp"),
+    ],
 )
 def test_both_backends_take_the_same_updates(both: SimpleNamespace, recipe: str, critic: str, network: str) -> None:
     import jax
@@ -93,6 +98,16 @@ def test_range_of_a_categorical_critic_is_in_units_of_the_reward(backend: Module
     assert (state.critic.v_min, state.critic.v_max) == (-400.0, 400.0)
     _, state = start(backend, "sac", critic="categorical", value_range=50.0, projection="c51")
     assert (state.critic.v_min, state.critic.v_max) == (-50.0, 50.0)
+
+
+@pytest.mark.parametrize("critic", ["recipe", "categorical", "twin"])
+def test_dime_takes_the_mean_of_its_critics(backend: ModuleType, critic: str) -> None:
+    """In targets and in the actor's loss; others take the smaller one."""
+    learner, state = start(backend, "dime", critic=critic, critic_hidden_sizes=(12,))
+    assert learner.critic_objective.ensemble == learner.actor_objective.ensemble == "mean"
+    assert state.critic.hidden_sizes == (12,) != state.actor.hidden_sizes
+    learner, _ = start(backend, "sac", critic=critic)
+    assert learner.critic_objective.ensemble == learner.actor_objective.ensemble == "min"
 
 
 def test_choices_without_sense_are_refused(backend: ModuleType) -> None:
