@@ -183,7 +183,7 @@ class LangevinSampler(eqx.Module, declared.LangevinSampler):
             t, xi = t_and_noise
             eta, drift = sizes[t], actor(condition, x, t)
             after = x + eta * (drift - x / variance) + jnp.sqrt(2 * eta) * xi
-            # of the step back, before and after the noise: in their difference the square of xi cancels
+            # the step back misses its mean by sqrt(eta) (missed - sqrt(2) xi), so that the square of xi cancels
             missed = jnp.sqrt(eta) * ((x + after) / variance - drift)
             return after, (missed**2 / 4 - missed * xi / math.sqrt(2)).sum(-1)
 
