@@ -63,6 +63,7 @@ class Backend(Protocol):
     ReverseProposal: type[objectives.ReverseProposal]
     PolicyProposal: type[objectives.PolicyProposal]
     QWeightedProposal: type[objectives.QWeightedProposal]
+    ImprovedReplayProposal: type[objectives.ImprovedReplayProposal]
     EntropyRegularisedValue: type[objectives.EntropyRegularisedValue]
     Sum: type[objectives.Sum]
     # critic objectives

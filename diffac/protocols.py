@@ -26,6 +26,9 @@ _T = TypeVar("_T")
 Array: TypeAlias = Any
 """An array of the backend at hand: numpy.ndarray, torch.Tensor or jax.Array."""
 State: TypeAlias = Mapping[str, Array]
+REPLAY_NUMBER = "replay_number"
+"""Reserved name of an array [rows] in a state: for each row of others beside it the `Batch.number` of the transition
+that it belongs to, -1 for none. They are all -1 again where another replay memory begins to count."""
 Metrics: TypeAlias = Mapping[str, Array]
 
 
@@ -74,8 +77,23 @@ class Batch(NamedTuple):
     """[*batch], the factor of the value of next_obs: gamma^m, or 0 where the episode ended there without future."""
     weight: Array | None = None
     """[*batch], of the transition in the critic's loss, 1 on average; None: all alike."""
+    number: Array | None = None
+    """[*batch] of integers, not negative: which transition of the training it is, counted from 0 in the order in which
+    they came; of several steps in a row the first one. None: unknown."""
     next_rollout: Rollout | None = None
     """Of the target policy at next_obs. The learner fills it in before it calls an objective."""
+
+
+class RowUpdate(NamedTuple):
+    """In a new state, in place of an array: the array of the state before, with some rows replaced.
+
+    The learner writes them into that array, where it lies: for arrays that are too large to be copied in every update.
+    """
+
+    rows: Array
+    """[n] of integers; those that are equal must have equal values."""
+    values: Array
+    """[n ...], what the rows become."""
 
 
 class Loss(NamedTuple):
@@ -86,7 +104,7 @@ class Loss(NamedTuple):
     metrics: Metrics
     """Scalars worth logging."""
     state: State
-    """The objective's state after this batch; it replaces the one passed in."""
+    """The objective's state after this batch; it replaces the one passed in. An entry may be a `RowUpdate`."""
     log_prob: Array | None = None
     """[*batch], log-probabilities of the actions that an actor's loss looked at, where it knows them; no gradient."""
 

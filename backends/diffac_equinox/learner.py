@@ -18,7 +18,7 @@ from diffac_equinox.kernels.branches import is_multiple, run_if
 from diffac_equinox.parameters import in_evaluation_mode, parameter_dtype, towards
 from diffac_equinox.parts.coefficients import at_update
 from diffac_equinox.parts.optimisers import as_optimiser
-from diffac_equinox.state import LearnerState, first_state
+from diffac_equinox.state import LearnerState, first_state, written
 
 Tree = TypeVar("Tree")
 
@@ -84,7 +84,7 @@ class Learner(eqx.Module, declared.Learner):
             state,
             critic=critics[-1],
             critic_optimiser=critic_optimiser,
-            critic_objective=loss.state,
+            critic_objective=written(state.critic_objective, loss.state),
             updates=update + 1,
         )
 
@@ -103,7 +103,7 @@ class Learner(eqx.Module, declared.Learner):
                 state,
                 actor=actor,
                 actor_optimiser=actor_optimiser,
-                actor_objective=loss.state,
+                actor_objective=written(state.actor_objective, loss.state),
                 target_critic=towards(state.target_critic, state.critic, self.tau),
                 ema_actor=towards(state.ema_actor, actor, self.tau) if self.has_ema else None,
             )

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from diffac.parts.outputs import initial_state
-from diffac.protocols import Array, State
+from diffac.protocols import Array, RowUpdate, State
 
 Tree = TypeVar("Tree")
 
@@ -36,6 +36,14 @@ class LearnerState(eqx.Module):
 def first_state(part: Any, dtype: Any, *args: Any) -> State:
     """What a part remembers before the first batch, floats in that type."""
     return initial_state(part, part.init_state(*args), lambda value: cast(jnp.asarray(value), dtype))
+
+
+def written(before: State, after: State) -> State:
+    """A part's new state, its rows written into the arrays of the state before; in a compiled program in place."""
+    return {
+        name: before[name].at[new.rows].set(new.values) if isinstance(new, RowUpdate) else new
+        for name, new in after.items()
+    }
 
 
 def cast(tree: Tree, dtype: Any) -> Tree:

@@ -18,6 +18,7 @@ from diffac_equinox.engine.convert import to_arrays
 from diffac_equinox.gradients import loss_and_gradient
 from diffac_equinox.parameters import in_evaluation_mode as in_evaluation_mode
 from diffac_equinox.parts.optimisers import Adam, AdamState
+from diffac_equinox.state import written
 
 
 def to_backend(tree: Any) -> Any:
@@ -70,7 +71,8 @@ def value_and_grad(objective: Any, module: Any, *args: Any) -> tuple[Loss, dict[
 
 @eqx.filter_jit
 def _compiled(objective: Any, module: Any, args: tuple[Any, ...]) -> tuple[Loss, Any]:
-    return loss_and_gradient(objective, module, *args)
+    loss, gradient = loss_and_gradient(objective, module, *args)
+    return loss._replace(state=written(args[-1], loss.state)), gradient
 
 
 def minimise(
@@ -112,4 +114,4 @@ def _minimise_once(
 ) -> tuple[Any, AdamState, State]:
     loss, gradient = loss_and_gradient(objective, actor, critic, batch, noise, temperature, state)
     actor, opt_state, _ = optimiser.step(opt_state, actor, gradient)
-    return actor, opt_state, loss.state
+    return actor, opt_state, written(state, loss.state)

@@ -14,7 +14,7 @@ from diffac_torch.gradients import critic_loss_and_gradient, loss_and_gradient, 
 from diffac_torch.parameters import first_parameters, in_evaluation_mode, towards
 from diffac_torch.parts.coefficients import at_update
 from diffac_torch.parts.optimisers import as_optimiser
-from diffac_torch.state import LearnerState, first_state
+from diffac_torch.state import LearnerState, first_state, written
 
 
 class Learner(declared.Learner):
@@ -65,7 +65,7 @@ class Learner(declared.Learner):
             noise.get("critic", {}),
             state.critic_objective,
         )
-        state.critic_objective, critic_loss = loss.state, loss.value
+        state.critic_objective, critic_loss = written(state.critic_objective, loss.state), loss.value
         batch = batch._replace(next_rollout=next_rollout)
         metrics = {"temperature": temperature, **of_loss("critic", loss)}
 
@@ -87,7 +87,7 @@ class Learner(declared.Learner):
                 temperature,
                 state.actor_objective,
             )
-            state.actor_objective = loss.state
+            state.actor_objective = written(state.actor_objective, loss.state)
         elif (track := getattr(self.actor_objective, "track", None)) is not None:  # a TrackingObjective
             with torch.no_grad():
                 new = track(state.critic, batch, state.actor_objective)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from diffac.parts.outputs import initial_state
-from diffac.protocols import State
+from diffac.protocols import RowUpdate, State
 
 
 @dataclasses.dataclass
@@ -38,3 +38,12 @@ def first_state(part: Any, like: Tensor, *args: Any) -> State:
         return tensor.to(like.device, like.dtype if tensor.is_floating_point() else None)
 
     return initial_state(part, part.init_state(*args), convert)
+
+
+@torch.no_grad()
+def written(before: State, after: State) -> State:
+    """A part's new state, its rows written into the tensors of the state before, in place."""
+    return {
+        name: before[name].index_copy_(0, new.rows.long(), new.values) if isinstance(new, RowUpdate) else new
+        for name, new in after.items()
+    }

@@ -15,6 +15,7 @@ from diffac_torch.engine.convert import _map_arrays, _to_device
 from diffac_torch.gradients import loss_and_gradient
 from diffac_torch.parameters import in_evaluation_mode as in_evaluation_mode
 from diffac_torch.parts.optimisers import Adam
+from diffac_torch.state import written
 
 
 def to_backend(tree: Any) -> Any:
@@ -61,7 +62,10 @@ def value_and_grad(objective: Any, module: Any, *args: Any) -> tuple[Loss, dict[
         module: the network that is differentiated.
         *args: the objective's further arguments, with NumPy arrays or the backend's.
     """
-    loss, gradient = loss_and_gradient(objective, module, *_beside(module, args))
+    args = _beside(module, args)
+    loss, gradient = loss_and_gradient(objective, module, *args)
+    before = {name: array.clone() for name, array in args[-1].items()}  # which may be the caller's own
+    loss = loss._replace(state=written(before, loss.state))
     names = [name for name, parameter in module.named_parameters() if parameter.requires_grad]
     return to_numpy(loss), dict(zip(names, to_numpy(gradient), strict=True))
 
@@ -84,13 +88,13 @@ def minimise(
         temperature: scalar.
         optimiser: of the actor.
     """
-    state, temperature = _beside(actor, (objective.init_state(), temperature))
+    state, temperature = _beside(actor, (dict(objective.init_state()), temperature))
     opt_state = optimiser.init(actor)
     for item in batch_and_noise:
         batch, noise = _beside(actor, item)
         loss, grads = loss_and_gradient(objective, actor, critic, batch, noise, temperature, state)
         optimiser.step(opt_state, actor, grads)
-        state = loss.state
+        state = written(state, loss.state)
     return actor
 
 

@@ -55,6 +55,8 @@ _STORED = ("obs", "action", "next_obs")
 """Fields of a transition that may lie on a device."""
 _ON_HOST = ("reward", "terminated", "first")
 """Fields that say which steps make a sample; small."""
+_NUMBERS = 2**31
+"""How many different numbers transitions have, from 0 on: devices count in 32 bits."""
 
 
 class HostStorage:
@@ -79,7 +81,8 @@ class ReplayBuffer:
 
     A sample starts at a transition and takes the m <= n_step steps that its environment made from there on, up to the
     end of the episode and no further than what is stored: reward is the sum of gamma^k r_k over k < m, next_obs the
-    observation after the last, discount gamma^m, or 0 where it terminated.
+    observation after the last, discount gamma^m, or 0 where it terminated. Its number is that of its first transition,
+    modulo 2^31.
 
     Args:
         capacity: transitions kept; older ones are overwritten.
@@ -170,13 +173,14 @@ class ReplayBuffer:
             )
         index = rng.integers(0, len(self), (updates, batch_size))
         age = (self.added - 1 - index) % self.capacity
+        number = ((self.added - 1 - age) % _NUMBERS).astype(np.int32)
         self.sampled_age = float(age.mean())
         last, reward, discount = self._sum_up(index, age)
         if last is index:
             obs, action, next_obs = self._storage.take(index)
         else:
             (obs, action, _), (_, _, next_obs) = self._storage.take(index), self._storage.take(last)
-        return Batch(obs, action, reward, next_obs, discount)
+        return Batch(obs, action, reward, next_obs, discount, number=number)
 
     def _sum_up(self, index: np.ndarray, age: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The last row of each sample, its discounted reward and its discount, for samples that start at these rows."""

@@ -53,14 +53,17 @@ def check_batch(batch: Batch, axes: Sequence[str], actor: Any = None) -> None:
         "next_obs": obs_shape,
         "discount": leading,
     }
-    if batch.weight is not None:
-        expected["weight"] = leading
+    for name in ("weight", "number"):
+        if getattr(batch, name) is not None:
+            expected[name] = leading
     for name, shape in expected.items():
         array = getattr(batch, name)
         if not hasattr(array, "shape"):
             raise UsageError(f"{name} must be an array of shape {shape}, got {type(array).__name__}")
         if tuple(array.shape) != shape:
             raise UsageError(f"{name} has shape {tuple(array.shape)}, expected {shape} beside obs of shape {obs_shape}")
+    if batch.number is not None and "int" not in _dtype(batch.number):
+        raise UsageError(f"number must be an array of integers, got {_dtype(batch.number)}")
 
 
 def check_moments(moments: State, own: State) -> None:

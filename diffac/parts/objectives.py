@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal, NamedTuple, Protocol, runtime_checka
 
 import numpy as np
 
-from diffac.errors import UsageError, check_number
+from diffac.errors import UsageError, check_number, check_present
 from diffac.noise import Integers, Noise, NoiseSpec, Normal, Shape, Uniform
 from diffac.parts.arguments import Argument, coefficient, optional
 from diffac.parts.declaration import (
@@ -36,6 +36,7 @@ from diffac.parts.declaration import (
 from diffac.parts.samplers import DENOISER_ARGUMENTS, DENOISER_PREDICTIONS, MEAN_VELOCITY_ARGUMENTS
 from diffac.parts.schedules import LinearSchedule, flow_schedule
 from diffac.protocols import (
+    REPLAY_NUMBER,
     ActorObjective,
     Array,
     Batch,
@@ -51,6 +52,7 @@ from diffac.protocols import (
 
 __all__ = [
     "EntropyRegularisedValue",
+    "ImprovedReplayProposal",
     "MeanFlowMatching",
     "PolicyProposal",
     "Proposal",
@@ -322,7 +324,7 @@ class ReweightedScoreMatching(ActorObjectivePart):
     Args:
         schedule: the forward process of the regression, that of the sampler.
         proposal: gives the data, without gradient: `ReverseProposal` (SDAC, iDEM, RFM), `PolicyProposal` (DPMD, FPMD),
-            `QWeightedProposal` (QVPO).
+            `QWeightedProposal` (QVPO), `ImprovedReplayProposal` (DIPO).
         space: whether errors are those of the noise, "eps", or of the denoiser's "output".
 
     Raises:
@@ -647,6 +649,76 @@ class QWeightedProposal(ProposalPart):
     def init_state(self, num_steps: int) -> State:
         """No state."""
         return {}
+
+
+@declared
+class ImprovedReplayProposal(ProposalPart):
+    """Replayed actions, moved along the action gradient of Q and kept so (DIPO, arXiv 2305.13122, algorithm 2).
+
+    For each transition of the batch a_0 is the action that was kept for it, or else the one that was taken. With q the
+    sum over the batch of min_i Q_i(s, a) it takes `num_steps` steps of Adam (arXiv 1412.6980) up the gradient of q,
+    moments 0 at first,
+
+        a_k = clip(a_(k-1) + learning_rate m_k / (sqrt(v_k) + eps), -1, 1),
+
+    with m_k and v_k corrected for their start. The last a_k is kept in place of a_0, and the denoiser learns it: every
+    row has a time and a noise of its own, and weight 1.
+
+    Actions are kept in the state, a table beside the replay memory: that of transition i is in row i % capacity,
+    together with i, so a transition that has come into that row since begins with the action that was taken. A table as
+    long as the memory keeps all of them; a shorter one forgets. Rows of a batch that are the same transition begin
+    alike, take the same steps, and differ by rounding alone; what is kept is that of the first of them, as also where
+    two transitions share a row of a table that is too short.
+
+    State: "action" [capacity act]; "replay_number" [capacity] of integers, i, or -1 where nothing is kept. Updates that
+    the actor sits out leave it as it is.
+
+    Metrics: "improvement", the mean of min_i Q_i after all steps less that before; "action_shift", the mean of
+    |a_k - a_0| over all entries; "kept_fraction", of rows whose a_0 had been kept.
+
+    Args:
+        capacity: rows of the table.
+        action_dim: length of an action.
+        num_steps: steps of Adam for each batch.
+        learning_rate: of Adam.
+        eps: of Adam.
+        max_grad_norm: what the norm of the gradient at all actions of the batch together is clipped to; None: no clip.
+            Adam hides it but for its changes from step to step, and for gradients near eps.
+        ensemble: how the critics' values become one, the "min", the "mean", or the "first" of them.
+
+    Raises:
+        UsageError: a number is not positive, or (on a call) the batch has no number.
+    """
+
+    capacity: Count
+    action_dim: Count
+    num_steps: Count = 20
+    learning_rate: Positive = 0.03
+    eps: Positive = 1e-5
+    max_grad_norm: Positive | None = None
+    ensemble: Ensemble = "min"
+
+    def noise_spec(self, shape: Shape, num_steps: int) -> NoiseSpec:
+        """Noise for a batch of actions of that shape: "t" [batch] in {0..T-1}, T = num_steps; "eps" [batch act]."""
+        return {"t": Integers(shape[:-1], 0, num_steps), "eps": Normal(shape)}
+
+    def init_state(self, num_steps: int) -> State:
+        """An empty table."""
+        return {
+            "action": np.zeros((self.capacity, self.action_dim)),
+            REPLAY_NUMBER: np.full(self.capacity, -1, np.int32),
+        }
+
+    def numbers(self, batch: Batch) -> Array:
+        """Those of the batch's transitions, [batch]; refuses a batch without."""
+        name = type(self).__name__
+        return check_present(
+            name, "batch.number", batch.number, "the replay memory must say which transitions it gives"
+        )
+
+
+IMPROVEMENT_BETAS = (0.9, 0.999)
+"""Decay of both moments in the steps of `ImprovedReplayProposal`, Adam's own."""
 
 
 @declared

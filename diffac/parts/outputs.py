@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from diffac.errors import UsageError
-from diffac.protocols import Array, Loss, Metrics, State
+from diffac.protocols import Array, Loss, Metrics, RowUpdate, State
 
 _KINDS = {"bool": "True or False", "int": "a whole number", "float": "a number"}
 
@@ -33,7 +33,7 @@ def checked_loss(objective: Any, loss: Any, before: State, convert: Callable[[An
     _check_one(f"the loss of {name}", loss.value)
     metrics = checked_metrics(objective, loss.metrics, loss.value, convert)
     log_prob = None if loss.log_prob is None else convert(loss.log_prob, loss.value)
-    return Loss(loss.value, metrics, checked_state(objective, loss.state, before, convert), log_prob)
+    return Loss(loss.value, metrics, checked_state(objective, loss.state, before, convert, rows=True), log_prob)
 
 
 def checked_metrics(part: Any, metrics: Any, like: Array, convert: Callable[[Any, Any], Array]) -> dict[str, Array]:
@@ -47,8 +47,10 @@ def checked_metrics(part: Any, metrics: Any, like: Array, convert: Callable[[Any
     return {name: convert(number, like) for name, number in metrics.items()}
 
 
-def checked_state(part: Any, state: Any, before: State, convert: Callable[[Any, Any], Array]) -> dict[str, Array]:
-    """A part's new state as arrays like those of the state before.
+def checked_state(
+    part: Any, state: Any, before: State, convert: Callable[[Any, Any], Array], *, rows: bool = False
+) -> dict[str, Array]:
+    """A part's new state as arrays like those of the state before, and with `rows` as a `RowUpdate` where it is one.
 
     Raises:
         UsageError: names or shapes differ, or an entry is of another kind; a whole number may become a real one.
@@ -58,15 +60,23 @@ def checked_state(part: Any, state: Any, before: State, convert: Callable[[Any, 
         raise UsageError(
             f"the state of {name} must keep its names: {sorted(before) or 'none'} before, {sorted(state) or 'none'} now"
         )
-    kinds = list(_KINDS)
+    kinds, checked = list(_KINDS), {}
     for entry, old in before.items():
-        what = f"state {entry!r} of {name}"
-        (kind, shape), (new_kind, new_shape) = _numbers(what, old), _numbers(what, state[entry])
+        what, new = f"state {entry!r} of {name}", state[entry]
+        kind, shape = _numbers(what, old)
+        if update := new if rows and isinstance(new, RowUpdate) else None:
+            row_kind, row_shape = _numbers(f"the rows of {what}", update.rows)
+            if row_kind != "int" or len(row_shape) != 1:
+                raise UsageError(f"the rows of {what} must be [n] of integers, got {row_kind} of shape {row_shape}")
+            new, shape = update.values, (*row_shape, *shape[1:])
+        new_kind, new_shape = _numbers(what, new)
         if new_shape != shape:
             raise UsageError(f"{what} must keep its shape {shape}, got shape {new_shape}")
         if kinds.index(new_kind) > kinds.index(kind):
             raise UsageError(f"{what} must stay {_KINDS[kind]}, got {new_kind}")
-    return {entry: convert(state[entry], old) for entry, old in before.items()}
+        new = convert(new, old)
+        checked[entry] = RowUpdate(update.rows, new) if update else new
+    return checked
 
 
 def initial_state(part: Any, state: Any, convert: Callable[[Any], Array]) -> dict[str, Array]:

@@ -152,6 +152,7 @@ def sensible_arguments(B: Any, name: str) -> dict[str, Any]:
         "proposal": B.PolicyProposal(),
         "obs_dim": 3,
         "action_dim": 2,
+        "capacity": 10,
         "key": 0,
         "samples": tools(B).to_backend(np.zeros((4, 2, 1))),
         "actor_objective": B.ValueThroughSampler(sampler),

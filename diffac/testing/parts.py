@@ -325,6 +325,11 @@ def _by_gradient(weight: Any, **arguments: Any) -> Callable[[Any, Dims], Any]:
     return lambda B, d: _reverse(B, d, False, gradient_weight=weight, **arguments)
 
 
+def _improved_replay(B: Any, d: Dims, **arguments: Any) -> Any:
+    """Its table is shorter than the numbers of `make_batch` go."""
+    return B.ImprovedReplayProposal(d.batch + 2, d.action, **{"num_steps": 5, **arguments})
+
+
 def _shared_sum(B: Any, d: Dims, noisy: bool = True) -> Any:
     sampler = B.AdditiveNoise(chain(B, d), noise_scale=0.1) if noisy else chain(B, d)
     return B.Sum(
@@ -453,6 +458,17 @@ OBJECTIVES: dict[str, Part] = {
         "flow",
         "output",
         actor="velocity",
+    ),
+    "improved_replay": _score_matching(lambda B, d: _improved_replay(B, d)),
+    "improved_replay_clipped": _score_matching(
+        lambda B, d: _improved_replay(B, d, learning_rate=0.1, eps=1e-2, max_grad_norm=0.3, ensemble="mean"),
+        "flow",
+        "output",
+        actor="velocity",
+        critic="three",
+    ),
+    "mean_flow_improved_replay": Part(
+        lambda B, d: B.MeanFlowMatching(_improved_replay(B, d, num_steps=1)), actor="mean_velocity"
     ),
     "value_relative": Part(
         lambda B, d: B.ValueThroughSampler(chain(B, d), relative=True), critic="gaussian", shift_invariant=False
@@ -729,6 +745,23 @@ def _maxentdp(B: Any, d: Dims) -> Any:
     )
 
 
+def _dipo(B: Any, d: Dims) -> Any:
+    policy = chain(B, d, "cosine", start_scale=1.0)
+    return B.Learner(
+        sampler=policy,
+        target_actor="ema",
+        actor_objective=B.ReweightedScoreMatching(
+            schedule(d, "cosine"), _improved_replay(B, d, learning_rate=0.1, max_grad_norm=0.3)
+        ),
+        critic_objective=B.MeanSquaredTD(),
+        temperature=B.FixedTemperature(),
+        actor_optimiser=B.Adam(1e-3, max_grad_norm=0.5, eps=1e-5),
+        critic_optimiser=B.Adam(1e-3, max_grad_norm=0.5, eps=1e-5),
+        actor_delay=2,  # not DIPO's, but the table must pass updates without the actor
+        critic_steps_before_actor=1,
+    )
+
+
 BETWEEN = {"critic_steps": 2, "critic_steps_before_actor": 1}
 """The actor sees the critic between its two steps, as in the official DPMD code."""
 
@@ -745,6 +778,7 @@ LEARNERS: dict[str, Part] = {
     "meanflow": Part(_mean_flow, actor="mean_velocity"),
     "maxentdp": Part(_maxentdp),
     "qvpo": Part(_qvpo),
+    "dipo": Part(_dipo),
     "sac": Part(_sac, actor="gaussian"),
     "categorical": Part(_categorical_sac, actor="gaussian", critic="categorical"),
     "dime": Part(_dime, actor="langevin", critic="categorical"),
@@ -819,6 +853,8 @@ def make_batch(
         reward=normal(),
         next_obs=normal(dims.obs),
         discount=(0.99 * (rng.random(axes) >= termination)).astype(dtype),
+        # from a stream of its own; some come again in the batch, and in the next one
+        number=rng.spawn(1)[0].integers(0, 2 * dims.batch, axes, np.int32),
     )
     if filled:
         rollout = Rollout(action(), log_prob=rng.standard_normal(axes).astype(dtype))

@@ -407,7 +407,8 @@ def _solve_objective(B: Any, problem: Problem) -> Answer:
     of_critic = problem.kind == "critic objective"
     subjects = (critic, target) if of_critic else (actor, critic)
     state = objective.init_state(critic) if of_critic else objective.init_state()
-    state = _map(lambda x: np.asarray(x, problem.temperature.dtype), dict(state))
+    dtype = problem.temperature.dtype
+    state = _map(lambda x: np.asarray(x, dtype if np.asarray(x).dtype.kind == "f" else None), dict(state))
     return _run_objective(problem, lambda *args: tools(B).value_and_grad(objective, *subjects, *args), state)
 
 

@@ -8,15 +8,16 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.scipy.special import ndtr, ndtri
 
 from diffac.errors import check_present
 from diffac.noise import Noise
 from diffac.parts import objectives as declared
 from diffac.parts.critics import LOG_PROB, next_rollout
-from diffac.parts.objectives import ALL_NOISE, Regression
+from diffac.parts.objectives import ALL_NOISE, IMPROVEMENT_BETAS, Regression
 from diffac.parts.schedules import KEEP_SIGNAL, check_signal
-from diffac.protocols import Array, Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
+from diffac.protocols import REPLAY_NUMBER, Array, Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, RowUpdate, State
 from diffac_equinox.parts.derivatives import value_and_derivative
 from diffac_equinox.parts.diffusion import (
     _output_of,
@@ -32,6 +33,7 @@ from diffac_equinox.parts.samplers import _condition, _detached
 
 __all__ = [
     "EntropyRegularisedValue",
+    "ImprovedReplayProposal",
     "MeanFlowMatching",
     "PolicyProposal",
     "QWeightedProposal",
@@ -314,6 +316,56 @@ class QWeightedProposal(eqx.Module, declared.QWeightedProposal):
         return Regression(
             batch.obs, noisy, noise["t"], noise["eps"], action, weight, jnp.zeros_like(weight), metrics, state
         )
+
+
+class ImprovedReplayProposal(eqx.Module, declared.ImprovedReplayProposal):
+    def __call__(
+        self,
+        actor: Any,
+        critic: Critic,
+        batch: Batch,
+        noise: Noise,
+        temperature: Array,
+        state: State,
+        schedule: NoiseSchedule,
+    ) -> Regression:
+        """The regression problem of a batch."""
+        number = self.numbers(batch).astype(state[REPLAY_NUMBER].dtype)
+        row = number % self.capacity
+        kept = state[REPLAY_NUMBER][row] == number
+        start = jnp.where(kept[:, None], state["action"][row], batch.action)
+        action, q = self._improved(critic, batch.obs, start)
+        metrics = {
+            "improvement": (_reduced(critic(batch.obs, action), self.ensemble) - q).mean(),
+            "action_shift": jnp.abs(action - start).mean(),
+            "kept_fraction": kept.mean(dtype=q.dtype),
+        }
+        first = (row[:, None] == row).argmax(1)  # equal rows are written with equal values, in whatever order
+        new = {"action": RowUpdate(row, action[first]), REPLAY_NUMBER: RowUpdate(row, number[first])}
+        noisy, ones = add_noise(schedule, action, noise["eps"], noise["t"]), jnp.ones_like(q)
+        return Regression(batch.obs, noisy, noise["t"], noise["eps"], action, ones, jnp.zeros_like(q), metrics, new)
+
+    def _improved(self, critic: Critic, obs: Array, start: Array) -> tuple[Array, Array]:
+        """The actions after all steps, and the values before them."""
+
+        def valued(action: Array) -> tuple[Array, Array]:
+            q = _reduced(critic(obs, action), self.ensemble)
+            return q.sum(), q
+
+        def step(carry: tuple[Array, Array, Array], correction: Array) -> tuple[tuple[Array, Array, Array], Array]:
+            action, m, v = carry
+            gradient, q = jax.grad(valued, has_aux=True)(action)
+            if self.max_grad_norm is not None:
+                gradient *= jnp.minimum(1, self.max_grad_norm / jnp.linalg.norm(gradient))
+            m, v = b1 * m + (1 - b1) * gradient, b2 * v + (1 - b2) * gradient**2
+            ascent = (m / correction[0]) / (jnp.sqrt(v / correction[1]) + self.eps)
+            return (jnp.clip(action + self.learning_rate * ascent, -1, 1), m, v), q
+
+        b1, b2 = IMPROVEMENT_BETAS
+        corrections = 1 - np.power(IMPROVEMENT_BETAS, np.arange(1, self.num_steps + 1)[:, None])
+        zeros = jnp.zeros_like(start)
+        (action, *_), q = jax.lax.scan(step, (start, zeros, zeros), jnp.asarray(corrections, start.dtype))
+        return action, q[0]
 
 
 class EntropyRegularisedValue(eqx.Module, declared.EntropyRegularisedValue):

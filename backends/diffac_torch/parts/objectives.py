@@ -15,9 +15,9 @@ from diffac.noise import Noise
 from diffac.parts import objectives as declared
 from diffac.parts.critics import LOG_PROB, next_rollout
 from diffac.parts.declaration import Ensemble
-from diffac.parts.objectives import ALL_NOISE, MINIMUM_VARIANCE, Regression
+from diffac.parts.objectives import ALL_NOISE, IMPROVEMENT_BETAS, MINIMUM_VARIANCE, Regression
 from diffac.parts.schedules import KEEP_SIGNAL, check_signal
-from diffac.protocols import Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, State
+from diffac.protocols import REPLAY_NUMBER, Batch, Critic, Loss, NoiseSchedule, Policy, Rollout, RowUpdate, State
 from diffac_torch.parts.derivatives import value_and_derivative
 from diffac_torch.parts.diffusion import (
     _output_of,
@@ -33,6 +33,7 @@ from diffac_torch.parts.samplers import Scalar
 
 __all__ = [
     "EntropyRegularisedValue",
+    "ImprovedReplayProposal",
     "MeanFlowMatching",
     "PolicyProposal",
     "QWeightedProposal",
@@ -363,6 +364,60 @@ class QWeightedProposal(declared.QWeightedProposal):
             },
             state=state,
         )
+
+
+class ImprovedReplayProposal(declared.ImprovedReplayProposal):
+    @torch.no_grad()
+    def __call__(
+        self,
+        actor: Any,
+        critic: Critic,
+        batch: Batch,
+        noise: Noise,
+        temperature: Scalar,
+        state: State,
+        schedule: NoiseSchedule,
+    ) -> Regression:
+        """Regression data at the noised improved actions."""
+        number = self.numbers(batch).to(state[REPLAY_NUMBER].dtype)
+        row = number % self.capacity
+        kept = state[REPLAY_NUMBER].index_select(0, row) == number
+        start = torch.where(kept.unsqueeze(-1), state["action"].index_select(0, row), batch.action)
+        action, before = self._improved(critic, batch.obs, start)
+        index = torch.arange(len(row), device=row.device)
+        # Equal rows are written with equal values, in whatever order.
+        first = torch.where(row.unsqueeze(-1) == row, index, len(row)).amin(-1)
+        return Regression(
+            obs=batch.obs,
+            noisy=add_noise(schedule, action, noise["eps"], noise["t"]),
+            t=noise["t"],
+            target=noise["eps"],
+            action=action,
+            weight=torch.ones_like(before),
+            spread=torch.zeros_like(before),
+            metrics={
+                "improvement": (_reduced(critic(batch.obs, action), self.ensemble) - before).mean(),
+                "action_shift": (action - start).abs().mean(),
+                "kept_fraction": kept.to(before.dtype).mean(),
+            },
+            state={"action": RowUpdate(row, action[first]), REPLAY_NUMBER: RowUpdate(row, number[first])},
+        )
+
+    def _improved(self, critic: Critic, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
+        """The actions after all steps, and the values before them."""
+        decay, decay_square = IMPROVEMENT_BETAS
+        mean, square, values = torch.zeros_like(action), torch.zeros_like(action), []
+        for count in range(1, self.num_steps + 1):
+            q, gradient = _values_and_gradient(critic, obs, action, self.ensemble)
+            values.append(q)
+            if self.max_grad_norm is not None:
+                gradient = gradient * (self.max_grad_norm / torch.linalg.vector_norm(gradient)).clamp(max=1)
+            mean = torch.lerp(gradient, mean, decay)
+            square = torch.lerp(gradient.square(), square, decay_square)
+            std = (square / (1 - decay_square**count)).sqrt()
+            ascent = mean / (1 - decay**count) / (std + self.eps)
+            action = (action + self.learning_rate * ascent).clamp(-1, 1)
+        return action, values[0]
 
 
 class EntropyRegularisedValue(declared.EntropyRegularisedValue):

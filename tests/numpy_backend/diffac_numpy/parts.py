@@ -86,6 +86,8 @@ class Proposal(Part):
         _, _, batch, *_, schedule = arguments
         if isinstance(self.bare, reference.ReverseProposal):
             check_signal(schedule, KEEP_SIGNAL)
+        elif isinstance(self.bare, reference.ImprovedReplayProposal):
+            PARTS["ImprovedReplayProposal"](self.bare.capacity, self.bare.action_dim).numbers(batch)
         else:
             next_rollout(self.bare, batch)
         return self.bare(*arguments)
