@@ -687,7 +687,7 @@ class ImprovedReplayProposal(ProposalPart):
         ensemble: how the critics' values become one, the "min", the "mean", or the "first" of them.
 
     Raises:
-        UsageError: a number is not positive, or (on a call) the batch has no number.
+        UsageError: a number is not positive, or (on a call) the batch has no number, or actions of another length.
     """
 
     capacity: Count
@@ -710,11 +710,14 @@ class ImprovedReplayProposal(ProposalPart):
         }
 
     def numbers(self, batch: Batch) -> Array:
-        """Those of the batch's transitions, [batch]; refuses a batch without."""
-        name = type(self).__name__
-        return check_present(
-            name, "batch.number", batch.number, "the replay memory must say which transitions it gives"
-        )
+        """Those of the batch's transitions, [batch]; refuses a batch without, or with actions of another length."""
+        if batch.action.shape[-1] != self.action_dim:
+            raise UsageError(
+                f"ImprovedReplayProposal has action_dim={self.action_dim}, and the batch has actions of "
+                f"{batch.action.shape[-1]} entries"
+            )
+        advice = "the replay memory must say which transitions it gives"
+        return check_present("ImprovedReplayProposal", "batch.number", batch.number, advice)
 
 
 IMPROVEMENT_BETAS = (0.9, 0.999)

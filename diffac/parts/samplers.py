@@ -80,19 +80,22 @@ class DDPMSampler(DiffusionSampler):
         clip: what stays in [-1, 1] in each step: the predicted "action", or the "state" that follows (QSM, arXiv
             2312.11752), so that a start outside moves inside at once.
         variance: of a step's noise: that of the "posterior" q(a_{t-1} | a_t, a_0), or that of the "forward" step from
-            t-1 to t, which is beta_t where alpha^2 + sigma^2 = 1 (section 3.2 of the paper has both).
+            t-1 to t, which is beta_t where alpha^2 + sigma^2 = 1 (section 3.2 of the paper has both). "zero": steps add
+            no noise, so a chain ends in what its start alone decides (DIPO, arXiv 2305.13122, evaluates so).
 
     Raises:
         UsageError: start_scale is negative, or clip or variance is nothing of the above.
     """
 
     clip: Literal["action", "state"] = "action"
-    variance: Literal["posterior", "forward"] = "posterior"
+    variance: Literal["posterior", "forward", "zero"] = "posterior"
 
     @property
     def step_std(self) -> np.ndarray:
         """Standard deviation of the noise of each step, [T]; 0 at t = 0."""
         table = tabulated(self.schedule)
+        if self.variance == "zero":
+            return np.zeros(table.num_steps)
         if self.variance == "posterior":
             return table.posterior_std
         sigmas = table.sigmas

@@ -254,6 +254,7 @@ SAMPLERS: dict[str, Part] = {
     "ddpm_state_forward_ellipse": Part(
         lambda B, d: chain(B, d, "ellipse", clip="state", variance="forward"), actor="clean"
     ),
+    "ddpm_without_noise": Part(lambda B, d: chain(B, d, "cosine", start_scale=1.0, variance="zero")),
     "ddim": Part(lambda B, d: B.DDIMSampler(schedule(d))),
     "ddim_velocity_flow": Part(lambda B, d: B.DDIMSampler(schedule(d, "flow")), actor="velocity"),
     "ddim_clean_flow": Part(lambda B, d: B.DDIMSampler(schedule(d, "flow"), num_steps=2), actor="clean"),
@@ -749,6 +750,7 @@ def _dipo(B: Any, d: Dims) -> Any:
     policy = chain(B, d, "cosine", start_scale=1.0)
     return B.Learner(
         sampler=policy,
+        evaluation_sampler=chain(B, d, "cosine", start_scale=1.0, variance="zero"),
         target_actor="ema",
         actor_objective=B.ReweightedScoreMatching(
             schedule(d, "cosine"), _improved_replay(B, d, learning_rate=0.1, max_grad_norm=0.3)

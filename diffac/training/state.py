@@ -10,6 +10,8 @@ from functools import partial
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import numpy as np
+
 from diffac.backend import codec_of, get_backend
 from diffac.data.environments import make_envs, of_statistics
 from diffac.data.normalisation import RunningMoments
@@ -17,7 +19,7 @@ from diffac.data.own_stepper import OwnStepper
 from diffac.data.replay import NumberedReplay, Replay, ReplayBuffer
 from diffac.data.stepper import Episode, Stepper, VectorStepper
 from diffac.errors import UsageError, told_as
-from diffac.protocols import Engine, provides
+from diffac.protocols import REPLAY_NUMBER, Engine, provides
 from diffac.training.config import TrainConfig
 from diffac.training.evaluation import EvaluationRecord, Evaluator, records
 from diffac.training.interval_log import IntervalLog
@@ -169,9 +171,20 @@ class Training:
                 stream.bit_generator.state = saved["streams"][name]
             self._log.restore(saved["log"])
         if saved is None:
+            self._forget_numbers()
             self._stepper.reset(self._new_seeds())
         elif (problem := self._stepper.restore(saved["environments"], self._new_seeds())) is not None:
             say(f"the environments begin new episodes, because they could not be saved: {problem}")
+
+    def _forget_numbers(self) -> None:
+        """Takes numbers of transitions out of the learner's state, which an earlier training may have left there."""
+        if any(name.endswith(REPLAY_NUMBER) for name in getattr(self.state, "actor_objective", ())):
+            codec = codec_of(self.engine, self.config.backend)
+            arrays = dict(codec.to_arrays(self.state))
+            for name in arrays:
+                if name.endswith(REPLAY_NUMBER):
+                    arrays[name] = np.full_like(arrays[name], -1)
+            self.state = codec.from_arrays(self.state, arrays)
 
     def _new_seeds(self) -> list[int]:
         """Seeds for new episodes of all environments."""

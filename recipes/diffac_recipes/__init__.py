@@ -8,6 +8,7 @@ _NAMES = (
     "idem",
     "rfm",
     "qsm",
+    "dipo",
     "qvpo",
     "fpmd",
     "meanflow",

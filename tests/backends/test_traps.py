@@ -587,6 +587,27 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
                 "ensemble": "mean",
             },
         ),
+        "ImprovedReplayProposal": (
+            lambda backend, proposal: [
+                proposal.init_state(1)["action"].shape[1],  # with another one than the batch it refuses the call
+                *(
+                    outcome_of_objective(backend, backend.ReweightedScoreMatching(s, proposal))
+                    if proposal.action_dim == d
+                    else [0.0] * 3
+                ),
+            ],
+            B.ImprovedReplayProposal,
+            {"capacity": 40, "action_dim": d},
+            {
+                "capacity": 1,
+                "action_dim": 5,
+                "num_steps": 3,
+                "learning_rate": 0.1,
+                "eps": 0.5,
+                "max_grad_norm": 1e-6,
+                "ensemble": "mean",
+            },
+        ),
         "EntropyRegularisedValue": (
             lambda backend, objective: outcome_of_objective(backend, objective, "gaussian"),
             B.EntropyRegularisedValue,
@@ -676,7 +697,8 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
 VARIED = (  # noqa: SIM905
     "DDPMSampler DDIMSampler HeunSampler MeanFlowSampler LangevinSampler BestOf AdditiveNoise LogProbability "
     "ValueThroughSampler TimeWeightedQGradient ReweightedScoreMatching MeanFlowMatching ReverseProposal PolicyProposal "
-    "QWeightedProposal EntropyRegularisedValue MeanSquaredTD GaussianTD CategoricalTD FixedTemperature "
+    "QWeightedProposal ImprovedReplayProposal EntropyRegularisedValue MeanSquaredTD GaussianTD CategoricalTD "
+    "FixedTemperature "
     "NoiseEntropyTemperature MixtureEntropyTemperature TargetEntropyTemperature Adam Learner"
 ).split()
 

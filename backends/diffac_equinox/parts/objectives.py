@@ -332,7 +332,10 @@ class ImprovedReplayProposal(eqx.Module, declared.ImprovedReplayProposal):
         """The regression problem of a batch."""
         number = self.numbers(batch).astype(state[REPLAY_NUMBER].dtype)
         row = number % self.capacity
-        kept = state[REPLAY_NUMBER][row] == number
+        before = state[REPLAY_NUMBER][row]
+        kept = before == number
+        # the same, but what is written depends on what is read: else XLA copies the whole array, to read it later
+        number = jnp.where(kept, before, number)
         start = jnp.where(kept[:, None], state["action"][row], batch.action)
         action, q = self._improved(critic, batch.obs, start)
         metrics = {

@@ -48,7 +48,7 @@ class DDPMSampler:
     """DDPM algorithm 2 with the predicted action clipped to the box in every step, or else each state after a step.
 
     The noise of a step has the variance of the posterior, or that of the forward step: sigma^2 - r^2 sigma'^2 with
-    r = alpha / alpha', primes for t-1.
+    r = alpha / alpha', primes for t-1; or there is none.
     """
 
     schedule: NoiseSchedule
@@ -63,6 +63,8 @@ class DDPMSampler:
     def std(self, t: int) -> float:
         """Of the noise of the step from t."""
         s = self.schedule
+        if self.variance == "zero":
+            return 0.0
         if self.variance == "posterior":
             return posterior(s, t).std
         return math.sqrt(s.sigma(t) ** 2 - (s.alpha(t) / s.alpha(t - 1) * s.sigma(t - 1)) ** 2)
