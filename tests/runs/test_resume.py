@@ -29,7 +29,7 @@ from diffac.commands.main import main
 from diffac.data.replay import ReplayBuffer
 from diffac.errors import UsageError
 from diffac.noise import draw
-from diffac.protocols import Batch
+from diffac.parts.inputs import entry
 from diffac.runs.checkpointer import Checkpointer
 from diffac.runs.checkpoints import Checkpoint, read_checkpoint
 from diffac.runs.configs import make_config
@@ -290,7 +290,8 @@ def real(module: str, name: str, **fields: Any) -> tuple[Any, TrainConfig, Any]:
 
 
 @pytest.mark.parametrize(
-    "recipe", ["sac", "sdac", *(pytest.param(name, marks=pytest.mark.soak) for name in ("dacer2", "dacer", "dpmd"))]
+    "recipe",
+    ["sac", "sdac", "dipo", *(pytest.param(name, marks=pytest.mark.soak) for name in ("dacer2", "dacer", "dpmd"))],
 )
 @pytest.mark.parametrize("name", ["torch", "equinox"])
 def test_resumed_equals_uninterrupted_in_mujoco(recipe: str, name: str, tmp_path: Path) -> None:
@@ -318,7 +319,7 @@ def test_resumed_equals_uninterrupted_on_half_cheetah(name: str, tmp_path: Path)
     assert_same(play(tmp_path, make, config, backend=backend), whole)
 
 
-@pytest.mark.parametrize("recipe", ["sac", "sdac"])
+@pytest.mark.parametrize("recipe", ["sac", "sdac", "dipo"])
 @pytest.mark.parametrize(("first", "then"), [("torch", "equinox"), ("equinox", "torch")])
 def test_a_run_goes_on_in_the_other_backend(
     recipe: str, first: str, then: str, tmp_path: Path, both: SimpleNamespace
@@ -340,7 +341,7 @@ def test_a_run_goes_on_in_the_other_backend(
         assert host is not None
         assert host["updates"] == one.to_arrays(state)["updates"] > 10
         batches = buffer.sample(np.random.default_rng(0), 1, 8)
-        batch = Batch(*(np.asarray(field[0], float) for field in batches[:5]))
+        batch = entry(batches, 0)
         noise = draw(np.random.default_rng(1), engine.learner.noise_spec((8, 1)), float)
         state, _ = engine.step(state, batch, noise)
         after.append(one.to_arrays(state))
