@@ -64,6 +64,7 @@ if _TYPE_CHECKING:
     from diffac.protocols import Prediction as Prediction
     from diffac.protocols import Rollout as Rollout
     from diffac.protocols import RolloutObjective as RolloutObjective
+    from diffac.protocols import RowUpdate as RowUpdate
     from diffac.protocols import Sampler as Sampler
     from diffac.protocols import Temperature as Temperature
     from diffac.protocols import Transition as Transition
@@ -151,6 +152,7 @@ _NAMES = {
         "Prediction",
         "Rollout",
         "RolloutObjective",
+        "RowUpdate",
         "Sampler",
         "Temperature",
         "Transition",

@@ -328,7 +328,7 @@ def _by_gradient(weight: Any, **arguments: Any) -> Callable[[Any, Dims], Any]:
 
 def _improved_replay(B: Any, d: Dims, **arguments: Any) -> Any:
     """Its table is shorter than the numbers of `make_batch` go."""
-    return B.ImprovedReplayProposal(d.batch + 2, d.action, **{"num_steps": 5, **arguments})
+    return B.ImprovedReplayProposal(7, d.action, **{"num_steps": 5, **arguments})
 
 
 def _shared_sum(B: Any, d: Dims, noisy: bool = True) -> Any:

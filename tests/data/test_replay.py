@@ -50,6 +50,8 @@ def check_batch(batch: Batch, numbers: np.ndarray, gamma: float = 0.99) -> None:
         np.testing.assert_array_equal(getattr(batch, name), getattr(expected, name)[numbers].astype(np.float32))
     np.testing.assert_array_equal(batch.discount, np.where(expected.terminated[numbers], 0, np.float32(gamma)))
     assert batch.discount.dtype == np.float32
+    np.testing.assert_array_equal(batch.number, numbers)
+    assert batch.number.dtype == np.int32
     assert batch.weight is None
     assert batch.next_rollout is None
 
@@ -92,6 +94,17 @@ class RingMachine(RuleBasedStateMachine):
 
 RingMachine.TestCase.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
 TestRing = RingMachine.TestCase
+
+
+def test_numbers_of_a_very_long_training(backend: Any) -> None:
+    """They stay in 32 bits and are never negative, and those of a batch differ where transitions do."""
+    buffer = ReplayBuffer(7, OBS, ACTION)
+    buffer.restore(2**31 - 4, [rows(0, 7)])
+    batch = buffer.sample(np.random.default_rng(0), 20, 5)
+    came = np.round(batch.reward / 2).astype(np.int64)
+    np.testing.assert_array_equal(batch.number, (came + 2**31 - 4) % 2**31)
+    assert batch.number.dtype == np.int32
+    assert set(batch.number.flat) == {2**31 - 4, 2**31 - 3, 2**31 - 2, 2**31 - 1, 0, 1, 2}
 
 
 def test_on_the_device_of_a_backend(backend: Any) -> None:

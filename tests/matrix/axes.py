@@ -68,7 +68,7 @@ OBJECTIVES: Mapping[str, MakeObjective] = {
     "reverse samples, least variance": _matching(_reverse(truncated=False, gradient_weight="minimum_variance")),
     "reverse samples, replay": _matching(_reverse(source="replay")),
     "best own actions": _matching(lambda B, d, sampler: B.QWeightedProposal(sampler, 2, 1, 0.1)),
-    "improved replay": _matching(lambda B, d, sampler: B.ImprovedReplayProposal(d.batch + 2, d.action, 2)),
+    "improved replay": _matching(lambda B, d, sampler: B.ImprovedReplayProposal(7, d.action, 2)),
     "policy's actions": _matching(lambda B, d, sampler: B.PolicyProposal(rate=0.1)),
     "policy's actions, outputs": _matching(lambda B, d, sampler: B.PolicyProposal(rate=0.1), "output"),
     "mean flow": lambda B, d, sampler, schedule: B.MeanFlowMatching(B.PolicyProposal(rate=0.1)),

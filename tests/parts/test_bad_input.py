@@ -303,6 +303,11 @@ def test_act_refuses(backend: ModuleType, case: str) -> None:
     refuses(lambda: engine.act(state, obs, noise), "obs", mention)
 
 
+def test_numbers_that_are_none_are_refused(backend: ModuleType) -> None:
+    refuses(lambda: step(backend, number=np.zeros(B)), "number must be an array of integers", "float64")
+    refuses(lambda: step(backend, number=np.zeros((B, 1), np.int32)), "number has shape", f"{B}, 1")
+
+
 def test_refused_input_leaves_the_state_usable(backend: ModuleType) -> None:
     """The check comes before anything is donated or changed in place."""
     engine, state = make_engine(backend, "sdac")

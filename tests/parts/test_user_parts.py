@@ -11,7 +11,7 @@ from conftest import load_backend
 
 from diffac.data.replay import NumberedReplay, ReplayBuffer
 from diffac.errors import UsageError
-from diffac.protocols import Loss, provides
+from diffac.protocols import Loss, RowUpdate, provides
 from diffac.testing.parts import DIMS, make_batch, make_noise
 
 NUMBERS = {
@@ -122,6 +122,67 @@ def test_any_number_is_a_metric_or_a_state(backend_also_compiled: ModuleType, fu
         assert arrays[f"{part}.python"] == 0.5
     B.from_arrays(state, arrays)
     engine.step(state, make_batch(rng, filled=False), make_noise(rng, engine))
+
+
+class Table:
+    """Keeps rewards by the transition's number, in a table of eight rows of two."""
+
+    def __init__(self, inner: Any, **wrong: Any) -> None:
+        self.inner, self.wrong = inner, wrong
+
+    def noise_spec(self, shape: Any) -> Any:
+        return self.inner.noise_spec(shape)
+
+    def init_state(self, *critic: Any) -> Any:
+        return {**self.inner.init_state(*critic), "table": np.zeros((8, 2)), "seen": np.zeros(8, np.int64)}
+
+    def __call__(self, module: Any, other: Any, batch: Any, noise: Any, temperature: Any, state: Any) -> Loss:
+        own = {name: array for name, array in state.items() if name not in ("table", "seen")}
+        loss, rows = self.inner(module, other, batch, noise, temperature, own), batch.number % 8
+        values = batch.reward[:, None] * state["table"][:1] + batch.number[:, None]
+        update = RowUpdate(rows, values)._replace(**self.wrong)
+        return loss._replace(state={**loss.state, "table": update, "seen": RowUpdate(rows, batch.number)})
+
+
+def test_rows_of_a_state_may_be_replaced(backend_also_compiled: ModuleType) -> None:
+    """Of the actor's objective and the critic's; other rows stay, whether the actor is due or not."""
+    B, rng = backend_also_compiled, np.random.default_rng(0)
+    tables = {
+        "critic_objective": Table(B.MeanSquaredTD()),
+        "actor_objective": Table(B.EntropyRegularisedValue(B.TanhGaussianSampler())),
+    }
+    engine, state = an_engine(B, **tables)
+    expected = {name: np.zeros(8) for name in tables}
+    for i in range(5):
+        numbers = rng.permutation(8)[: DIMS.batch].astype(np.int32) + 8 * i
+        batch = make_batch(rng, filled=False)._replace(number=numbers)
+        state, _ = engine.step(state, batch, make_noise(rng, engine))
+        for name in tables:
+            if name == "critic_objective" or i % 2 == 0:
+                expected[name][numbers % 8] = numbers
+        arrays = B.to_arrays(state)
+        for name, rows in expected.items():
+            np.testing.assert_array_equal(arrays[f"{name}.seen"], rows)
+            np.testing.assert_array_equal(arrays[f"{name}.table"][:, 0] != 0, rows != 0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (
+            {"values": np.zeros((DIMS.batch, 3))},
+            r"state 'table' of Table must keep its shape \(5, 2\), got shape \(5, 3\)",
+        ),
+        ({"rows": np.zeros(4, np.int32)}, r"must keep its shape \(4, 2\), got shape \(5, 2\)"),
+        ({"rows": np.zeros(DIMS.batch)}, r"the rows of state 'table' of Table must be \[n\] of integers, got float"),
+        ({"rows": np.zeros((DIMS.batch, 1), np.int32)}, r"must be \[n\] of integers, got int of shape \(5, 1\)"),
+    ],
+)
+def test_rows_that_do_not_fit_are_refused(backend: ModuleType, wrong: dict[str, Any], says: str) -> None:
+    rng = np.random.default_rng(0)
+    engine, state = an_engine(backend, critic_objective=Table(backend.MeanSquaredTD(), **wrong))
+    with pytest.raises(UsageError, match=says):
+        engine.step(state, make_batch(rng, filled=False), make_noise(rng, engine))
 
 
 class Inconstant:
