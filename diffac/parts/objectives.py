@@ -667,8 +667,8 @@ class ImprovedReplayProposal(ProposalPart):
     Actions are kept in the state, a table beside the replay memory: that of transition i is in row i % capacity,
     together with i, so a transition that has come into that row since begins with the action that was taken. A table as
     long as the memory keeps all of them; a shorter one forgets. Rows of a batch that are the same transition begin
-    alike, take the same steps, and differ by rounding alone; what is kept is that of the first of them, as also where
-    two transitions share a row of a table that is too short.
+    alike, take the same steps, and differ by rounding alone; the first of them is kept. Where two transitions share a
+    row of a table that is too short, the newer one is.
 
     State: "action" [capacity act]; "replay_number" [capacity] of integers, i, or -1 where nothing is kept. Updates that
     the actor sits out leave it as it is.

@@ -131,12 +131,12 @@ def test_another_transition_in_the_same_row_begins_with_its_own_action(backend: 
     np.testing.assert_array_equal(after["replay_number"], [7, 8, 2, 10, -1, -1, -1])
 
 
-def test_the_first_of_several_rows_is_kept(backend: ModuleType) -> None:
-    """Of the same transition, and of two that share a row: 9 and 2. Number and action are of the same one."""
+def test_which_of_several_rows_is_kept(backend: ModuleType) -> None:
+    """The first of the same transition, and the newer of two that share a row: 9 and 2."""
     proposal = backend.ImprovedReplayProposal(CAPACITY, 2, num_steps=3)
-    data, state = proposed(backend, proposal, a_batch([9, 4, 4, 2]), empty(proposal))
+    data, state = proposed(backend, proposal, a_batch([2, 4, 4, 9]), empty(proposal))
     np.testing.assert_array_equal(state["replay_number"], [-1, -1, 9, -1, 4, -1, -1])
-    np.testing.assert_array_equal(state["action"][[2, 4]], data.action[:2])
+    np.testing.assert_array_equal(state["action"][[2, 4]], data.action[[3, 1]])
     np.testing.assert_allclose(data.action, steps(ACTIONS, 3, 0.03, 1e-5), rtol=1e-12)
 
 

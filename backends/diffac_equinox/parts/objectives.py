@@ -343,8 +343,8 @@ class ImprovedReplayProposal(eqx.Module, declared.ImprovedReplayProposal):
             "action_shift": jnp.abs(action - start).mean(),
             "kept_fraction": kept.mean(dtype=q.dtype),
         }
-        first = (row[:, None] == row).argmax(1)  # equal rows are written with equal values, in whatever order
-        new = {"action": RowUpdate(row, action[first]), REPLAY_NUMBER: RowUpdate(row, number[first])}
+        newest = jnp.where(row[:, None] == row, number, -1).argmax(1)  # so equal rows get equal values
+        new = {"action": RowUpdate(row, action[newest]), REPLAY_NUMBER: RowUpdate(row, number[newest])}
         noisy, ones = add_noise(schedule, action, noise["eps"], noise["t"]), jnp.ones_like(q)
         return Regression(batch.obs, noisy, noise["t"], noise["eps"], action, ones, jnp.zeros_like(q), metrics, new)
 

@@ -384,9 +384,10 @@ class ImprovedReplayProposal(declared.ImprovedReplayProposal):
         kept = state[REPLAY_NUMBER].index_select(0, row) == number
         start = torch.where(kept.unsqueeze(-1), state["action"].index_select(0, row), batch.action)
         action, before = self._improved(critic, batch.obs, start)
+        # Rows of the table that occur several times get equal values, in whatever order they are written.
+        newest = torch.where(row.unsqueeze(-1) == row, number, -1).amax(-1)
         index = torch.arange(len(row), device=row.device)
-        # Equal rows are written with equal values, in whatever order.
-        first = torch.where(row.unsqueeze(-1) == row, index, len(row)).amin(-1)
+        first = torch.where(newest.unsqueeze(-1) == number, index, len(row)).amin(-1)
         return Regression(
             obs=batch.obs,
             noisy=add_noise(schedule, action, noise["eps"], noise["t"]),
@@ -400,7 +401,7 @@ class ImprovedReplayProposal(declared.ImprovedReplayProposal):
                 "action_shift": (action - start).abs().mean(),
                 "kept_fraction": kept.to(before.dtype).mean(),
             },
-            state={"action": RowUpdate(row, action[first]), REPLAY_NUMBER: RowUpdate(row, number[first])},
+            state={"action": RowUpdate(row, action[first]), REPLAY_NUMBER: RowUpdate(row, newest)},
         )
 
     def _improved(self, critic: Critic, obs: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:

@@ -579,7 +579,7 @@ class ImprovedReplayProposal:
     """DIPO: replayed actions take steps up the gradient of Q, are learned, and are where the next steps begin.
 
     What was reached is kept by the transition's number modulo the capacity, the number beside it. Where several rows of
-    a batch have the same place, that of the first stays.
+    a batch have the same place, that of the largest number stays, of equal ones the first.
     """
 
     capacity: int
@@ -620,9 +620,8 @@ class ImprovedReplayProposal:
             if kept[i]:
                 start[i] = actions[place]
         improved = self.improved(critic, batch.obs, start)
-        for i in reversed(range(len(places))):
-            number, place = places[i]
-            actions[place], numbers[place] = improved[i], number
+        for number, i in sorted((number, -i) for i, (number, _) in enumerate(places)):
+            actions[number % self.capacity], numbers[number % self.capacity] = improved[-i], number
         before, after = (reduced(critic(batch.obs, a)[0], self.ensemble)[0] for a in (start, improved))
         metrics = {
             "improvement": np.mean(after - before),
