@@ -259,7 +259,7 @@ def test_every_logged_number_is_explained(recipe: str) -> None:
     obs, action, reward, next_obs = (
         rng.uniform(-1, 1, shape).astype(dtype) for shape in [(4, 3), (4, 2), (4,), (4, 3)]
     )
-    batch = diffac.Batch(obs, action, reward, next_obs, np.full(4, 0.99))
+    batch = diffac.Batch(obs, action, reward, next_obs, np.full(4, 0.99), number=np.arange(4))
     noise = diffac.draw(rng, engine.learner.noise_spec((4, 2)), dtype)
     metrics: dict[str, Any] = {}
     for _ in range(2):  # td3's actor moves in the second

@@ -24,7 +24,10 @@ class Replay(Protocol):
         ...
 
     def sample(self, rng: np.random.Generator, updates: int, batch_size: int) -> Batch:
-        """Batches with leading axes [updates, batch_size]; the same for the same contents and generator."""
+        """Batches with leading axes [updates, batch_size]; the same for the same contents and generator.
+
+        Their `number` may be None; some objectives need it.
+        """
         ...
 
     @property

@@ -45,7 +45,7 @@ def two_updates(backend: ModuleType, recipe: str, **fields: Any) -> dict[str, np
     to_backend = backend.testing.to_backend
     for _ in range(2):
         arrays = [rng.standard_normal((BATCH, OBS)), rng.uniform(-1, 1, (BATCH, ACT)), rng.standard_normal(BATCH)]
-        batch = Batch(*arrays, rng.standard_normal((BATCH, OBS)), np.full(BATCH, 0.9))
+        batch = Batch(*arrays, rng.standard_normal((BATCH, OBS)), np.full(BATCH, 0.9), number=np.arange(BATCH))
         noise = draw(rng, learner.noise_spec((BATCH, ACT)), np.float64)
         state, metrics = learner.step(state, to_backend(batch), to_backend(noise))
         assert np.isfinite(float(backend.testing.to_numpy(metrics["critic_loss"])))
