@@ -462,7 +462,7 @@ OBJECTIVES: dict[str, Part] = {
     ),
     "improved_replay": _score_matching(lambda B, d: _improved_replay(B, d)),
     "improved_replay_clipped": _score_matching(
-        lambda B, d: _improved_replay(B, d, learning_rate=0.1, eps=1e-2, max_grad_norm=0.3, ensemble="mean"),
+        lambda B, d: _improved_replay(B, d, learning_rate=0.1, eps=1e-2, max_grad_norm=0.03, ensemble="mean"),
         "flow",
         "output",
         actor="velocity",
@@ -753,7 +753,7 @@ def _dipo(B: Any, d: Dims) -> Any:
         evaluation_sampler=chain(B, d, "cosine", start_scale=1.0, variance="zero"),
         target_actor="ema",
         actor_objective=B.ReweightedScoreMatching(
-            schedule(d, "cosine"), _improved_replay(B, d, learning_rate=0.1, max_grad_norm=0.3)
+            schedule(d, "cosine"), _improved_replay(B, d, learning_rate=0.1, max_grad_norm=0.03)
         ),
         critic_objective=B.MeanSquaredTD(),
         temperature=B.FixedTemperature(),
