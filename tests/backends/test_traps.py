@@ -698,8 +698,7 @@ VARIED = (  # noqa: SIM905
     "DDPMSampler DDIMSampler HeunSampler MeanFlowSampler LangevinSampler BestOf AdditiveNoise LogProbability "
     "ValueThroughSampler TimeWeightedQGradient ReweightedScoreMatching MeanFlowMatching ReverseProposal PolicyProposal "
     "QWeightedProposal ImprovedReplayProposal EntropyRegularisedValue MeanSquaredTD GaussianTD CategoricalTD "
-    "FixedTemperature "
-    "NoiseEntropyTemperature MixtureEntropyTemperature TargetEntropyTemperature Adam Learner"
+    "FixedTemperature NoiseEntropyTemperature MixtureEntropyTemperature TargetEntropyTemperature Adam Learner"
 ).split()
 
 
