@@ -46,6 +46,14 @@ SMALL: dict[str, dict[str, Any]] = {
         "num_uniform": 2,
         "max_grad_norm": 0.1,
     },
+    "dime": {"num_diffusion_steps": 3, "value_range": 2.0},
+    "dipo": {
+        "num_diffusion_steps": 4,
+        "batch_size": 4,
+        "buffer_size": 5,
+        "improvement_steps": 3,
+        "improvement_grad_norm": 0.01,
+    },
     "dsact": {"log_std_max": -1.0},
     "meanflow": {"num_diffusion_steps": 2, "num_candidates": 3},
 }
@@ -60,7 +68,7 @@ def small(recipe: str, backend: str) -> tuple[Any, Any, Any]:
 def batch_of(rng: np.random.Generator) -> Batch:
     """Four transitions with three observation and two action entries."""
     obs, action, reward, next_obs = (rng.uniform(-1, 1, shape) for shape in ((4, 3), (4, 2), (4,), (4, 3)))
-    return Batch(obs, action, reward, next_obs, np.array([0.99, 0, 0.99, 0.99]))
+    return Batch(obs, action, reward, next_obs, np.array([0.99, 0, 0.99, 0.99]), number=rng.permutation(5)[:4])
 
 
 @pytest.mark.parametrize("recipe", SMALL)
@@ -148,6 +156,12 @@ def test_necessary_operations_of_every_case(case: str) -> None:
     if case == "meanflow":
         candidates = 2 * config.batch_size * hidden * config.num_candidates * 3  # the actor, and two critics
         assert candidates < count < 1.3 * candidates
+    if case == "dipo":  # the target's chain, and Q and its slope at every step
+        parts = 2 * config.batch_size * hidden * (100 + 40 * 2 * 2)
+        assert 0.95 * parts < count < 1.3 * parts
+    if case == "dime":  # chains of 16: of the target, and of every third update's loss, forward and back
+        parts = 2 * config.batch_size * hidden * 16 * (1 + 3 / 3)
+        assert 0.95 * parts < count < 1.5 * parts
     if case == "qvpo":
         chains = 2 * config.batch_size * hidden * 20 * (4 + 64)
         assert chains < count < 1.3 * chains

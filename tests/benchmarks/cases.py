@@ -34,6 +34,8 @@ CASES = {
     "qsm": Case("qsm", "QSM, T=5, 512x2"),
     "fpmd": Case("fpmd", "FPMD, T=20, N=32"),
     "maxentdp": Case("maxentdp", "MaxEntDP, T=20, K=64, 10 noises, 256x2"),
+    "dipo": Case("dipo", "DIPO, T=100, 40 steps up Q"),
+    "dime": Case("dime", "DIME, N=16, 101 atoms"),
     "qvpo": Case("qvpo", "QVPO, T=20, N=4, 64 to learn from"),
     "meanflow": Case("meanflow", "MeanFlow, one step, N=32"),
     "dacer": Case("dacer", "DACER, T=20"),
@@ -41,8 +43,8 @@ CASES = {
     "sac": Case("sac", "SAC, 256x2"),
     "sac3": Case("sac", "SAC, 256x3", {"hidden_sizes": (256, 256, 256)}),
 }
-"""Name -> case. Networks are 256x3 Mish, batches 256, unless the title says more; SAC and the critics of QSM and
-MaxEntDP have ReLU."""
+"""Name -> case. Networks are 256x3 Mish, batches 256, unless the title says more; SAC and the critics of QSM,
+MaxEntDP and DIME have ReLU, DIME's actor and DSAC-T GELU."""
 
 
 def configure(name: str, env: str, backend: str, **values: Any) -> tuple[Any, Any]:

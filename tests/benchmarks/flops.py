@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 TIME_DIM = 16
+ATOMS = 101
 
 
 class Network(NamedTuple):
@@ -61,8 +62,8 @@ class Network(NamedTuple):
 def update_flops(learner: Any, config: Any, obs_dim: int, action_dim: int) -> float:
     """Operations of one update of a recipe, from its learner's parts and its configuration."""
     hidden, batch = tuple(config.hidden_sizes), config.batch_size
-    distributional = type(learner.critic_objective).__name__ == "GaussianTD"
-    critic = Network(obs_dim, action_dim, hidden, 2 if distributional else 1, members=2)
+    outputs = {"GaussianTD": 2, "CategoricalTD": ATOMS}.get(type(learner.critic_objective).__name__, 1)
+    critic = Network(obs_dim, action_dim, hidden, outputs, members=2)
     temporal_difference = critic.forward(batch, batch) * 2 + critic.parameters(batch, batch)
     if type(learner.sampler).__name__ == "TanhGaussianSampler":
         return 2 * (temporal_difference + _sac(critic, obs_dim, action_dim, hidden, batch, config.actor_delay))
@@ -78,6 +79,10 @@ def update_flops(learner: Any, config: Any, obs_dim: int, action_dim: int) -> fl
     if mean_flow:  # every row has times of its own, and a derivative along them
         actor_step = actor.forward(batch, batch, batch) + actor.forward(batch, 0, batch)
         actor_step += actor.parameters(batch, batch, batch) + critic.forward(batch, batch)
+    elif kind == "ReweightedScoreMatching" and type(objective.proposal).__name__ == "ImprovedReplayProposal":
+        ascent = critic.forward(batch, 0) + critic.to_action(batch)
+        actor_step = critic.forward(batch, batch) + config.improvement_steps * ascent
+        actor_step += actor.forward(batch, batch, steps) + actor.parameters(batch, batch, steps)
     elif kind == "ReweightedScoreMatching" and type(objective.proposal).__name__ == "QWeightedProposal":
         drawn, rows = batch * config.training_candidates, batch * (1 + config.num_uniform)
         actor_step = actor.forward(drawn * steps, batch, steps) + critic.forward(drawn, batch)

@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 import diffac_equinox as ours
 from diffac.noise import EXPLORATION
@@ -34,13 +35,15 @@ def mlp(layers: Layers, x: Array, activation: str = "mish") -> Array:
     return x @ weight.T + bias
 
 
-def denoise(actor: Mapping[str, Layers], obs: Array, noisy: Array, t: Array, r: Array | None = None) -> Array:
+def denoise(
+    actor: Mapping[str, Any], obs: Array, noisy: Array, t: Array, r: Array | None = None, activation: str = "mish"
+) -> Array:
     """What the network predicts [batch act]; t [batch] or a scalar; a mean velocity takes the time r where it ends."""
     times = [t] if r is None else [t, t - r]
     waves = jnp.concatenate([ours.time_embedding(time).astype(noisy.dtype) for time in times], axis=-1)
-    features = mlp(actor["time_layers"], waves)
+    features = mlp(actor["time_layers"], waves, activation)
     features = jnp.broadcast_to(features, (len(obs), features.shape[-1]))
-    return mlp(actor["layers"], jnp.concatenate([obs, noisy, features], axis=-1))
+    return mlp(actor["layers"], jnp.concatenate([obs, noisy, features], axis=-1), activation)
 
 
 def next_action(batch: Batch) -> Array:
@@ -62,11 +65,16 @@ class Naive:
         self.has_ema = "ema" in (learner.acting_actor, learner.target_actor)
         self.activation, self.actor_activation = critic.activation, actor.activation
         self.gaussian = isinstance(self.chain, ours.TanhGaussianSampler)
+        self.langevin = isinstance(self.chain, ours.LangevinSampler)
         self.log_std_bounds = getattr(actor, "log_std_min", None), getattr(actor, "log_std_max", None)
         names = ours.to_arrays(actor)
-        actor = {part: _layers(names, part) for part in (("layers",) if self.gaussian else ("time_layers", "layers"))}
+        raw = {name: jnp.asarray(names[name]) for name in names if name.startswith("raw_")}
+        actor = {part: _layers(names, part) for part in ("time_layers", "layers") if f"{part}.0.weight" in names} | raw
         critics = [_layers(ours.to_arrays(critic), "layers", member) for member in range(2)]
         dtype = critics[0][0][0].dtype
+        self.atoms = None
+        if isinstance(learner.critic_objective, ours.CategoricalTD):
+            self.atoms = jnp.linspace(critic.v_min, critic.v_max, critic.num_atoms, dtype=dtype)
         omega = {"omega": jnp.zeros(2, dtype)} if isinstance(learner.critic_objective, ours.GaussianTD) else {}
         self.temperature = jnp.exp(jnp.asarray(learner.temperature.init_state()["log_temperature"], dtype))
         self.state = {
@@ -77,7 +85,10 @@ class Naive:
             "actor_adam": learner.actor_optimiser.init(actor),
             "critic_adam": learner.critic_optimiser.init(critics),
             "critic_state": omega,
-            "actor_state": {k: jnp.asarray(v, dtype) for k, v in learner.actor_objective.init_state().items()},
+            "actor_state": {
+                name: jnp.asarray(array, dtype if array.dtype.kind == "f" else array.dtype)
+                for name, array in ((k, np.asarray(v)) for k, v in learner.actor_objective.init_state().items())
+            },
             "updates": jnp.int32(0),
         }
 
@@ -112,8 +123,8 @@ class Naive:
             noises = noise["next_action"]["noises"]
             log_prob = self.log_prob(target, state["actor"], batch.next_obs, action, noises)
             reward -= batch.discount * self.temperature * log_prob
-        elif self.gaussian:
-            _, log_prob = self.tanh_gaussian(slow, batch.next_obs, noise["next_action"])
+        elif self.gaussian or self.langevin:
+            _, log_prob = self.drawn(slow, batch.next_obs, noise["next_action"])
             reward -= batch.discount * self.temperature * log_prob
         batch = batch._replace(reward=reward, next_rollout=Rollout(action))
         (loss, critic_state), critic_gradient = jax.value_and_grad(self.critic_loss, has_aux=True)(
@@ -195,8 +206,8 @@ class Naive:
             )
         if isinstance(sampler, ours.LogProbability):
             return self.act(actor, critics, obs, noise["inner"], sampler.sampler)
-        if self.gaussian:
-            return self.tanh_gaussian(actor, obs, noise)[0]
+        if self.gaussian or self.langevin:
+            return self.drawn(actor, obs, noise)[0]
         if not isinstance(sampler, ours.BestOf):
             return self.run_chain(actor, obs, noise)[0]
         many = jax.vmap(
@@ -206,13 +217,36 @@ class Naive:
         q = jax.vmap(lambda one: self.value(critics, obs, one))(actions)
         return jnp.take_along_axis(actions, q.argmax(0)[None, :, None], 0)[0]
 
-    def tanh_gaussian(self, actor: Any, obs: Array, noise: Mapping[str, Array]) -> tuple[Array, Array]:
-        """SAC's and DSAC-T's action and its log-probability."""
+    def drawn(self, actor: Any, obs: Array, noise: Mapping[str, Array]) -> tuple[Array, Array]:
+        """DSAC-T's action and its log-probability, or DIME's and the log-ratio of its path."""
+        if self.langevin:
+            return self.path(actor, obs, noise)
         mean, log_std = jnp.split(mlp(actor["layers"], obs, self.actor_activation), 2, axis=-1)
         log_std = jnp.clip(log_std, *self.log_std_bounds)
         u = mean + jnp.exp(log_std) * noise[EXPLORATION]
         log_slope = 2 * (float(np.log(2)) - u - jax.nn.softplus(-2 * u))
         return jnp.tanh(u), (jax.scipy.stats.norm.logpdf(u, mean, jnp.exp(log_std)) - log_slope).sum(-1)
+
+    def path(self, actor: Any, obs: Array, noise: Mapping[str, Array]) -> tuple[Array, Array]:
+        """DIME: every step's log-probability forward, and back by the prior's diffusion."""
+        density, std, variance = jax.scipy.stats.norm.logpdf, self.chain.prior_std, self.chain.prior_std**2
+        step_size = jax.nn.softplus(actor["raw_delta"]) / jax.nn.softplus(actor["raw_precision"])
+        factors = jnp.asarray(self.chain.step_factors, step_size.dtype)
+
+        def step(carry: tuple[Array, Array], t_and_noise: tuple[Array, Array]) -> tuple[tuple[Array, Array], None]:
+            (x, log_ratio), (t, xi) = carry, t_and_noise
+            eta = factors[t] * step_size
+            drift = denoise(actor, obs, x, t, activation=self.actor_activation) - x / variance
+            mean, scale = x + eta * drift, jnp.sqrt(2 * eta)
+            after = mean + scale * xi
+            back = density(x, after - eta * after / variance, scale)
+            return (after, log_ratio + density(after, mean, scale) - back), None
+
+        x = std * noise["start"]
+        times = jnp.arange(self.chain.num_steps)
+        (x, log_ratio), _ = jax.lax.scan(step, (x, density(x, 0.0, std)), (times, noise["steps"]), reverse=True)
+        log_slope = 2 * (float(np.log(2)) - x - jax.nn.softplus(-2 * x))
+        return jnp.tanh(x), (log_ratio - log_slope).sum(-1)
 
     def log_prob(self, sampler: Any, actor: Any, obs: Array, action: Array, noises: Array) -> Array:
         """MaxEntDP: at each time the denoiser is evaluated once for each noise, beside a copy of the state."""
@@ -242,8 +276,10 @@ class Naive:
         return output[:, 0], jax.nn.softplus(output[:, 1])
 
     def value(self, critics: list[Layers], obs: Array, action: Array) -> Array:
-        """The smaller of the two values (of the means), [batch]."""
+        """The smaller of the two values (of the means), [batch]; of two categorical critics their mean (DIME)."""
         pair = jnp.concatenate([obs, action], axis=-1)
+        if self.atoms is not None:
+            return sum(jax.nn.softmax(self.outputs(critic, pair)) @ self.atoms for critic in critics) / 2
         return jnp.minimum(*(self.outputs(critic, pair)[:, 0] for critic in critics))
 
     def critic_loss(self, critics: Any, state: Any, batch: Batch, noise: Any) -> tuple[Array, Any]:
@@ -255,6 +291,10 @@ class Naive:
             y = batch.reward + discount * self.value(state["target_critics"], batch.next_obs, next_action(batch))
             return sum(((self.outputs(critic, pair)[:, 0] - y) ** 2).mean() for critic in critics), {}
         next_pair = jnp.concatenate([batch.next_obs, jnp.asarray(next_action(batch))], axis=-1)
+        if self.atoms is not None:
+            goal = self.projected(state["target_critics"], next_pair, batch)
+            outputs = (jax.nn.log_softmax(self.outputs(critic, pair)) for critic in critics)
+            return sum(-(goal * output).sum(-1).mean() for output in outputs), {}
         means, stds = zip(*(self.gaussians(critic, next_pair) for critic in state["target_critics"]), strict=True)
         mean, std = jnp.minimum(*means), jnp.where(means[0] <= means[1], *stds)
         y = batch.reward + discount * mean
@@ -273,11 +313,22 @@ class Naive:
             omegas.append(omega)
         return losses[0] + losses[1], {"omega": jnp.stack(omegas)}
 
+    def projected(self, critics: Any, next_pair: Array, batch: Batch) -> Array:
+        """DIME: the average of both slow critics' distributions, moved and projected as in C51."""
+        probabilities = sum(jax.nn.softmax(self.outputs(critic, next_pair)) for critic in critics) / 2
+        low, high, last = self.atoms[0], self.atoms[-1], len(self.atoms) - 1
+        returns = jnp.asarray(batch.reward)[:, None] + jnp.asarray(batch.discount)[:, None] * self.atoms
+        place = (jnp.clip(returns, low, high) - low) * last / (high - low)
+        below = jnp.minimum(jnp.floor(place), last - 1)
+        index, rows = below.astype(int), jnp.arange(len(place))[:, None]
+        goal = jnp.zeros_like(probabilities).at[rows, index].add(probabilities * (1 - (place - below)))
+        return goal.at[rows, index + 1].add(probabilities * (place - below))
+
     def actor_loss(self, actor: Any, state: Any, batch: Batch, noise: Any) -> tuple[Array, Any]:
         """The loss that the recipe is named after, and the new state of the objective."""
         objective, critics, obs = self.learner.actor_objective, state["critics"], batch.obs
         if isinstance(objective, ours.EntropyRegularisedValue):
-            action, log_prob = self.tanh_gaussian(actor, obs, noise["rollout"])
+            action, log_prob = self.drawn(actor, obs, noise["rollout"])
             return (self.temperature * log_prob - self.value(critics, obs, action)).mean(), {}
         if isinstance(objective, ours.ValueThroughSampler):
             return -self.value(critics, obs, self.act(actor, critics, obs, noise["rollout"])).mean(), {}
@@ -287,6 +338,11 @@ class Naive:
                 gradient.proposal, ours.QWeightedProposal
             ):
                 return weight * self.best_loss(gradient.proposal, actor, state, obs, noise["term0"]), {}
+            if isinstance(gradient, ours.ReweightedScoreMatching) and isinstance(
+                gradient.proposal, ours.ImprovedReplayProposal
+            ):
+                loss, new = self.improved_loss(gradient.proposal, actor, state, batch, noise["term0"])
+                return weight * loss, new
             if isinstance(gradient, ours.ReweightedScoreMatching):
                 return weight * self.reverse_loss(gradient.proposal, actor, state, batch, noise["term0"]), {}
             return weight * self.q_loss(gradient, actor, critics, batch, noise["term0"]), {}
@@ -428,6 +484,31 @@ class Naive:
         predicted = jax.vmap(lambda actions, t: denoise(actor, obs, actions, t))(noisy, noise["t"])
         return (share * advantage * ((predicted - noise["eps"]) ** 2).sum(-1)).mean()
 
+    def improved_loss(
+        self, proposal: Any, actor: Any, state: Any, batch: Batch, noise: Any
+    ) -> tuple[Array, dict[str, Array]]:
+        """DIPO: replayed actions after steps of Adam up the values, kept for the next time."""
+        actions, numbers = (state["actor_state"][f"term0.{name}"] for name in ("action", "replay_number"))
+        number = jnp.asarray(batch.number).astype(numbers.dtype)
+        row = number % proposal.capacity
+        kept = numbers[row] == number
+        position = jnp.where(kept[:, None], actions[row], batch.action)
+        adam = optax.adam(proposal.learning_rate, eps=proposal.eps)
+
+        def step(carry: Any, _: None) -> tuple[Any, None]:
+            position, moments = carry
+            gradient = jax.grad(lambda action: -self.value(state["critics"], batch.obs, action).sum())(position)
+            if proposal.max_grad_norm is not None:
+                gradient *= jnp.minimum(1, proposal.max_grad_norm / jnp.linalg.norm(gradient))
+            change, moments = adam.update(gradient, moments)
+            return (jnp.clip(position + change, -1, 1), moments), None
+
+        (improved, _), _ = jax.lax.scan(step, (position, adam.init(position)), length=proposal.num_steps)
+        new = {"term0.action": actions.at[row].set(improved), "term0.replay_number": numbers.at[row].set(number)}
+        noisy = add_noise(self.schedule, improved, noise["eps"], noise["t"])
+        noisy, new = jax.lax.stop_gradient((noisy, new))
+        return ((denoise(actor, batch.obs, noisy, noise["t"]) - noise["eps"]) ** 2).sum(-1).mean(), new
+
     def mean_flow_loss(
         self, objective: Any, actor: Any, state: Any, batch: Batch, noise: Any
     ) -> tuple[Array, dict[str, Array]]:
@@ -478,6 +559,9 @@ class Naive:
         found = {}
         for role in ("actor", "ema_actor"):
             for part, layers in (self.state[role] or {}).items():
+                if part.startswith("raw_"):
+                    found[f"{role}.{part}"] = layers
+                    continue
                 for i, (weight, bias) in enumerate(layers):
                     found |= {f"{role}.{part}.{i}.weight": weight, f"{role}.{part}.{i}.bias": bias}
         for role in ("critic", "target_critic"):

@@ -50,9 +50,10 @@ class MLP(nn.Module):
 class Denoiser(nn.Module):
     """What the network predicts [rows act] from obs, noisy action and time, each with one row for each result."""
 
-    def __init__(self, arrays: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, arrays: Mapping[str, np.ndarray], activation: str) -> None:
         super().__init__()
-        self.time_layers, self.layers = MLP(_layers(arrays, "time_layers")), MLP(_layers(arrays, "layers"))
+        self.time_layers = MLP(_layers(arrays, "time_layers"), activation)
+        self.layers = MLP(_layers(arrays, "layers"), activation)
 
     def forward(self, obs: Tensor, noisy: Tensor, t: Tensor, r: Tensor | None = None) -> Tensor:
         """t [rows]; a mean velocity takes the time r where it ends, too."""
@@ -60,6 +61,20 @@ class Denoiser(nn.Module):
         if r is not None:
             embedding = torch.cat([embedding, ours.time_embedding(t - r)], dim=-1)
         return self.layers(torch.cat([obs, noisy, self.time_layers(embedding)], dim=-1))
+
+
+class Drift(Denoiser):
+    """The drift of a Langevin diffusion, and its step size [act]."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], activation: str) -> None:
+        super().__init__(arrays, activation)
+        self.raw_delta, self.raw_precision = (
+            nn.Parameter(torch.tensor(arrays[f"raw_{name}"])) for name in ("delta", "precision")
+        )
+
+    def step_size(self) -> Tensor:
+        """Learnt, positive."""
+        return F.softplus(self.raw_delta, threshold=40) / F.softplus(self.raw_precision, threshold=40)
 
 
 def _layers(arrays: Mapping[str, np.ndarray], prefix: str, member: int | None = None) -> list[tuple[Any, Any]]:
@@ -86,22 +101,33 @@ class Naive:
         self.schedule = getattr(self.chain, "schedule", None)
         self.velocity = getattr(actor, "prediction", None) == "velocity"
         self.gaussian = isinstance(self.chain, ours.TanhGaussianSampler)
+        self.langevin = isinstance(self.chain, ours.LangevinSampler)
         self.log_std_bounds = getattr(actor, "log_std_min", None), getattr(actor, "log_std_max", None)
         arrays = ours.to_arrays(actor)
-        self.actor = MLP(_layers(arrays, "layers"), actor.activation) if self.gaussian else Denoiser(arrays)
+        if self.gaussian:
+            self.actor: Any = MLP(_layers(arrays, "layers"), actor.activation)
+        else:
+            self.actor = (Drift if self.langevin else Denoiser)(arrays, actor.activation)
         arrays = ours.to_arrays(critic)
         self.critics = nn.ModuleList(MLP(_layers(arrays, "layers", i), critic.activation) for i in range(2))
         self.target_critics = copy.deepcopy(self.critics).requires_grad_(False)
         has_ema = "ema" in (learner.acting_actor, learner.target_actor)
         self.ema_actor = copy.deepcopy(self.actor).requires_grad_(False) if has_ema else None
         self.actor_adam, self.critic_adam = (
-            torch.optim.Adam(module.parameters(), lr=0.0, eps=adam.eps)
+            torch.optim.Adam(module.parameters(), lr=0.0, betas=(adam.b1, adam.b2), eps=adam.eps)
             for module, adam in ((self.actor, learner.actor_optimiser), (self.critics, learner.critic_optimiser))
         )
         dtype = next(self.actor.parameters()).dtype
+        self.atoms = None
+        if isinstance(learner.critic_objective, ours.CategoricalTD):
+            self.atoms = torch.linspace(critic.v_min, critic.v_max, critic.num_atoms, dtype=dtype)
         self.temperature = torch.as_tensor(np.exp(learner.temperature.init_state()["log_temperature"]), dtype=dtype)
         self.critic_state = {k: torch.as_tensor(v, dtype=dtype) for k, v in self._critic_objective_state().items()}
-        self.actor_state = {k: torch.as_tensor(v, dtype=dtype) for k, v in learner.actor_objective.init_state().items()}
+        self.actor_state = {
+            name: torch.as_tensor(array, dtype=dtype if array.dtype.kind == "f" else None)
+            for name, array in ((k, np.asarray(v)) for k, v in learner.actor_objective.init_state().items())
+        }
+        self.number: Any = None
         self.updates = 0
 
     def _critic_objective_state(self) -> dict[str, np.ndarray]:
@@ -120,6 +146,7 @@ class Naive:
         obs, action, reward, next_obs = (torch.as_tensor(x).to(dtype) for x in batch[:4])
         discount = torch.as_tensor(batch.discount).to(dtype)
         reward = learner.reward_scale * reward
+        self.number = None if batch.number is None else torch.as_tensor(batch.number).long()
         with torch.no_grad():
             actor = self.ema_actor if learner.target_actor == "ema" else self.actor
             ranking = self.target_critics if learner.target_ranking == "target" else self.critics
@@ -127,8 +154,8 @@ class Naive:
             if isinstance(learner.of_target, ours.LogProbability):
                 log_prob = self.log_prob(learner.of_target, next_obs, next_action, noise["next_action"]["noises"])
                 reward = reward - discount * self.temperature * log_prob
-            elif self.gaussian:
-                _, log_prob = self.tanh_gaussian(actor, next_obs, noise["next_action"])
+            elif self.gaussian or self.langevin:
+                _, log_prob = self.drawn(actor, next_obs, noise["next_action"])
                 reward = reward - discount * self.temperature * log_prob
 
         loss, critic_state = self.critic_loss(obs, action, reward, next_obs, discount, next_action, noise["critic"])
@@ -189,8 +216,8 @@ class Naive:
             return sampler.explore(self.act(obs, noise["inner"], sampler.sampler, actor), noise, self.temperature)
         if isinstance(sampler, ours.LogProbability):
             return self.act(obs, noise["inner"], sampler.sampler, actor)
-        if self.gaussian:
-            return self.tanh_gaussian(actor or self.actor, obs, noise)[0]
+        if self.gaussian or self.langevin:
+            return self.drawn(actor or self.actor, obs, noise)[0]
         if not isinstance(sampler, ours.BestOf):
             return self.denoise(obs, noise, actor)[0]
         rows = obs.repeat(sampler.num_candidates, 1)
@@ -198,13 +225,31 @@ class Naive:
         chosen = self.value(ranking or self.critics, rows, actions).view(-1, len(obs)).argmax(0)
         return actions.view(-1, *obs.shape[:1], actions.shape[-1])[chosen, torch.arange(len(obs))]
 
-    def tanh_gaussian(self, actor: nn.Module, obs: Tensor, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """SAC's and DSAC-T's action and its log-probability."""
+    def drawn(self, actor: Any, obs: Tensor, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """DSAC-T's action and its log-probability, or DIME's and the log-ratio of its path."""
+        if self.langevin:
+            return self.path(actor, obs, noise)
         mean, log_std = actor(obs).chunk(2, dim=-1)
         normal = torch.distributions.Normal(mean, log_std.clamp(*self.log_std_bounds).exp())
         u = normal.mean + normal.stddev * noise[EXPLORATION]
         log_slope = 2 * (float(np.log(2)) - u - F.softplus(-2 * u, threshold=40))
         return u.tanh(), (normal.log_prob(u) - log_slope).sum(-1)
+
+    def path(self, actor: Drift, obs: Tensor, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """DIME: every step's log-probability forward, and back by the prior's diffusion."""
+        std, variance = self.chain.prior_std, self.chain.prior_std**2
+        x = std * noise["start"]
+        log_ratio = torch.distributions.Normal(0.0, std).log_prob(x)
+        for t in reversed(range(self.chain.num_steps)):
+            eta = float(self.chain.step_factors[t]) * actor.step_size()
+            drift = actor(obs, x, torch.full((len(obs),), t)) - x / variance
+            forward = torch.distributions.Normal(x + eta * drift, (2 * eta).sqrt().expand_as(x))
+            after = forward.mean + forward.stddev * noise["steps"][t]
+            back = torch.distributions.Normal(after - eta * after / variance, forward.stddev)
+            log_ratio = log_ratio + forward.log_prob(after) - back.log_prob(x)
+            x = after
+        log_slope = 2 * (float(np.log(2)) - x - F.softplus(-2 * x, threshold=40))
+        return x.tanh(), (log_ratio - log_slope).sum(-1)
 
     def log_prob(self, sampler: Any, obs: Tensor, action: Tensor, noises: Tensor) -> Tensor:
         """MaxEntDP: at each time the denoiser is evaluated once for each noise, beside a copy of the state."""
@@ -220,8 +265,10 @@ class Naive:
         return total
 
     def value(self, critics: Any, obs: Tensor, action: Tensor) -> Tensor:
-        """The smaller of the two values (of the means), [rows]."""
+        """The smaller of the two values (of the means), [rows]; of two categorical critics their mean (DIME)."""
         pair = torch.cat([obs, action], dim=-1)
+        if self.atoms is not None:
+            return sum(critic(pair).softmax(-1) @ self.atoms for critic in critics) / 2
         first, second = (critic(pair)[:, 0] for critic in critics)
         return torch.minimum(first, second)
 
@@ -236,6 +283,10 @@ class Naive:
                 next_q = self.value(self.target_critics, next_obs, next_action)
                 y = reward + discount * next_q
             losses = [F.mse_loss(critic(pair)[:, 0], y) for critic in self.critics]
+            return losses[0] + losses[1], {}
+        if self.atoms is not None:
+            goal = self.projected(next_pair, reward, discount)
+            losses = [-(goal * critic(pair).log_softmax(-1)).sum(-1).mean() for critic in self.critics]
             return losses[0] + losses[1], {}
         with torch.no_grad():
             means, stds = zip(*(_gaussian(critic(next_pair)) for critic in self.target_critics), strict=True)
@@ -257,13 +308,25 @@ class Naive:
             omegas.append(omega)
         return losses[0] + losses[1], {"omega": torch.stack(omegas)}
 
+    @torch.no_grad()
+    def projected(self, next_pair: Tensor, reward: Tensor, discount: Tensor) -> Tensor:
+        """DIME: the average of both slow critics' distributions, moved and projected as in C51."""
+        probabilities = sum(critic(next_pair).softmax(-1) for critic in self.target_critics) / 2
+        returns = reward.unsqueeze(-1) + discount.unsqueeze(-1) * self.atoms
+        last = len(self.atoms) - 1
+        place = (returns.clamp(self.atoms[0], self.atoms[-1]) - self.atoms[0]) * last / (self.atoms[-1] - self.atoms[0])
+        below = place.floor().clamp(max=last - 1)
+        goal = torch.zeros_like(probabilities)
+        goal.scatter_add_(1, below.long(), probabilities * (1 - (place - below)))
+        return goal.scatter_add_(1, below.long() + 1, probabilities * (place - below))
+
     def actor_loss(
         self, critics: Any, obs: Tensor, action: Tensor, next_obs: Tensor, next_action: Tensor, noise: Mapping[str, Any]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss that the recipe is named after, and the new state of the objective."""
         objective: Any = self.learner.actor_objective
         if isinstance(objective, ours.EntropyRegularisedValue):
-            action, log_prob = self.tanh_gaussian(self.actor, obs, noise["rollout"])
+            action, log_prob = self.drawn(self.actor, obs, noise["rollout"])
             return (self.temperature * log_prob - self.value(critics, obs, action)).mean(), {}
         if isinstance(objective, ours.ValueThroughSampler):
             return -self.value(critics, obs, self.act(obs, noise["rollout"])).mean(), {}
@@ -273,6 +336,11 @@ class Naive:
                 gradient.proposal, ours.QWeightedProposal
             ):
                 return weight * self.best_loss(gradient.proposal, critics, obs, noise["term0"]), {}
+            if isinstance(gradient, ours.ReweightedScoreMatching) and isinstance(
+                gradient.proposal, ours.ImprovedReplayProposal
+            ):
+                loss, new = self.improved_loss(gradient.proposal, critics, obs, action, noise["term0"])
+                return weight * loss, new
             if isinstance(gradient, ours.ReweightedScoreMatching):
                 return weight * self.reverse_loss(gradient.proposal, critics, obs, noise["term0"], action), {}
             return weight * self.q_loss(gradient, critics, obs, action, noise["term0"]), {}
@@ -390,6 +458,27 @@ class Naive:
             noisy = add_noise(self.schedule, clean, eps, t)
         error = (self.actor(obs.repeat(rows, 1), noisy, t) - eps).square().sum(-1)
         return ((share * advantage).flatten() * error).mean()
+
+    def improved_loss(
+        self, proposal: Any, critics: Any, obs: Tensor, action: Tensor, noise: Mapping[str, Any]
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """DIPO: replayed actions after steps of Adam up the values, kept for the next time."""
+        actions, numbers = (self.actor_state[f"term0.{name}"] for name in ("action", "replay_number"))
+        row = self.number % proposal.capacity
+        kept = numbers[row] == self.number
+        position = torch.where(kept.unsqueeze(-1), actions[row], action).requires_grad_()
+        adam = torch.optim.Adam([position], proposal.learning_rate, eps=proposal.eps, maximize=True)
+        for _ in range(proposal.num_steps):
+            (position.grad,) = torch.autograd.grad(self.value(critics, obs, position).sum(), position)
+            if proposal.max_grad_norm is not None:
+                position.grad *= min(1.0, proposal.max_grad_norm / position.grad.norm().item())
+            adam.step()
+            position.data.clamp_(-1, 1)
+        improved, t = position.detach(), noise["t"].long()
+        actions[row], numbers[row] = improved, self.number.to(numbers.dtype)
+        noisy = add_noise(self.schedule, improved, noise["eps"], t)
+        loss = (self.actor(obs, noisy, t) - noise["eps"]).square().sum(-1).mean()
+        return loss, self.actor_state
 
     def mean_flow_loss(
         self, objective: Any, critics: Any, next_obs: Tensor, next_action: Tensor, noise: Mapping[str, Any]

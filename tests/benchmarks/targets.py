@@ -32,7 +32,8 @@ BACKENDS = ("torch", "equinox")
 ENVS = ("HalfCheetah", "Humanoid")
 DIFFUSION = {
     "sdac": "SDAC", "sdac_small": "SDAC T=5 N=1", "dacer2": "DACER2", "dacer": "DACER", "dpmd": "DPMD", "idem": "iDEM",
-    "rfm": "RFM", "qsm": "QSM", "fpmd": "FPMD", "maxentdp": "MaxEntDP", "qvpo": "QVPO", "meanflow": "MeanFlow",
+    "rfm": "RFM", "qsm": "QSM", "fpmd": "FPMD", "maxentdp": "MaxEntDP", "dipo": "DIPO", "dime": "DIME",
+    "qvpo": "QVPO", "meanflow": "MeanFlow",
 }  # fmt: skip
 GAINS = {
     ("sdac", "HalfCheetah"): {"equinox": 2.5, "torch": 2.7},
@@ -42,7 +43,7 @@ GAINS = {
     ("dacer", "HalfCheetah"): {"equinox": 2.3, "torch": 2.0},
     **{
         (case, "HalfCheetah"): {"equinox": 2.0, "torch": 2.0}
-        for case in ("idem", "rfm", "qsm", "fpmd", "maxentdp", "qvpo")
+        for case in ("idem", "rfm", "qsm", "fpmd", "maxentdp", "dipo", "dime", "qvpo")
     },
 }
 """Naive time over ours."""
