@@ -209,7 +209,7 @@ def random_parameters(
     scales = {
         n: magnitude / np.sqrt(shape[-1]) if n.endswith("weight") else magnitude / 2 for n, shape in shapes.items()
     }
-    return {name: scales[name] * rng.standard_normal(shape) for name, shape in shapes.items()}
+    return {name: np.asarray(scales[name] * rng.standard_normal(shape)) for name, shape in shapes.items()}
 
 
 def make_actor(B: Any, part: Part, key: int = 1, dims: Dims = DIMS) -> Any:

@@ -81,7 +81,7 @@ def boxes(text: str) -> dict[str, dict[str, str]]:
         line = line.strip("│ ─╭╮╰╯")
         if line.endswith(" options") or line == "options":
             entries = found.setdefault(line, {})
-        elif line.strip("-") and (option := re.fullmatch(r"(-[\w-]+)(, --[\w-]+)?( \[.*?\]| \S+)?(  +(.*)|)", line)):
+        elif line.strip("-") and (option := re.fullmatch(r"(-[\w-]+)(, --[\w-]+)?( \[.*?\]\S*| \S+)?(  +(.*)|)", line)):
             assert option[1] not in entries
             flag = option[1]
             entries[flag] = option[5] or ""
