@@ -15,6 +15,7 @@ import pytest
 import yaml
 from conftest import load_backend
 
+from diffac.runs.recipes import load_recipe
 from diffac.scale.plan import read_plan
 from diffac_recipes import RECIPES
 
@@ -131,6 +132,22 @@ def test_a_search_of_known_numbers() -> None:
     assert search.going_on(found, "sac") == []
     returns = [rows("sac", 0, settings=own[0])[k]._replace(return_=float(k)) for k in range(10)]
     assert search.scores(returns) == {"sac": {own[0]: {0: 8.0}}}
+
+
+def test_the_presets_are_what_the_search_has_chosen() -> None:
+    """`cpu` of every recipe that has one; only such a recipe is in a sweep of the results, with that preset."""
+    found = search.scores(read("search"))
+    common = {
+        "total_timesteps": 150_000, "learning_starts": 5_000, "num_envs": 5, "updates_per_env_step": 0.2,
+        "eval_interval": 7_500, "eval_episodes": 10,
+    }  # fmt: skip
+    presets = {recipe: load_recipe(recipe).PRESETS.get("cpu") for recipe in RECIPES}
+    for recipe, preset in presets.items():
+        if preset is not None:
+            assert preset == common | search.chosen(found, recipe), recipe
+    for job in read_plan(FOLDER / "halfcheetah.yaml"):
+        assert presets[job.recipe], job.recipe
+        assert job.values["preset"] == "cpu"
 
 
 def test_rows_are_kept_and_replaced_by_runs(tmp_path: Path) -> None:
