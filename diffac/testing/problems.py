@@ -178,7 +178,8 @@ _PRECISIONS = {
 def well_posed(problem: Problem, precision: str = "float64") -> bool:
     """Whether this precision can answer the problem: rounding errors of all its numbers hardly move the reference.
 
-    Neither may two candidates be equally good (two that are clipped to the same corner, say): rounding would choose.
+    Neither may two candidates of a sampler or of an actor's loss be equally good: rounding would choose. Two that are
+    clipped to the same corner are one action, but have two gradients.
     """
     p = _PRECISIONS[precision]
     rng = np.random.default_rng(0)
@@ -191,7 +192,7 @@ def well_posed(problem: Problem, precision: str = "float64") -> bool:
     nudge = dataclasses.replace(problem, **{name: _map(nudged, getattr(problem, name)) for name in fields})
     with reference.margins() as margins:
         answer = solve_by_reference(problem)
-    if min(margins, default=np.inf) < p.tie:
+    if problem.kind in ("sampler", "actor objective") and min(margins, default=np.inf) < p.tie:
         return False
     values, gradients = zip(answer, solve_by_reference(nudge), strict=True)
     moved = max(difference(*values, small=p.small, floor=1.0), difference(*gradients, small=p.small))
