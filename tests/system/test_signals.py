@@ -55,8 +55,9 @@ def wait_for_step(folder: Path, step: int) -> None:
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_importing(entry: str, signum: int, tmp_path: Path) -> None:
     """While something is imported that would take an exception for something else."""
-    (tmp_path / "tyro.py").write_text(
-        "import time\nprint('importing', flush=True)\ntry:\n    time.sleep(60)\nexcept BaseException:\n    pass\n"
+    (tmp_path / "tyro.py").write_text(  # many instructions: a signal just before one long sleep is seen after it
+        "import time\nprint('importing', flush=True)\ntry:\n    for _ in range(6_000):\n        time.sleep(0.01)\n"
+        "except BaseException:\n    pass\n"
     )
     with (Path(__file__).parents[2] / "pyproject.toml").open("rb") as file:
         module, _, function = tomllib.load(file)["project"]["scripts"]["diffac"].partition(":")
