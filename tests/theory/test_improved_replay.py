@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import load_backend
 
 from diffac.errors import UsageError
 from diffac.noise import draw
@@ -183,7 +184,7 @@ def large_engine(B: Any, delay: int) -> tuple[Any, Any]:
 
 @pytest.mark.parametrize("delay", [1, 2])
 def test_torch_writes_in_place(delay: int) -> None:
-    B = importlib.import_module("diffac_torch")
+    B = load_backend("torch")
     engine, state = large_engine(B, delay)
     tables = dict(state.actor_objective)
     before = {name: table.data_ptr() for name, table in tables.items()}
@@ -196,7 +197,7 @@ def test_torch_writes_in_place(delay: int) -> None:
 @pytest.mark.parametrize("delay", [1, 2])
 def test_equinox_writes_in_place(delay: int, updates: int) -> None:
     """The compiled update keeps no second table, nor one for each of its updates."""
-    B = importlib.import_module("diffac_equinox")
+    B = load_backend("equinox")
     programs, random = (importlib.import_module(f"diffac_equinox.engine.{name}") for name in ("programs", "random"))
     engine, state = large_engine(B, delay)
     arrays, structure, others = programs._take_apart(state)
