@@ -32,6 +32,7 @@ def programs(torch_backend: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
     from diffac_torch.kernels import programs
 
     monkeypatch.setattr(programs, "_MIN_WORK", 0)
+    monkeypatch.setattr(programs, "_MAX_OPERATIONS", programs._MAX_OPERATIONS)
     return programs
 
 
@@ -97,6 +98,20 @@ def test_a_recording_is_the_update(name: str, torch_backend: Any, recorded_only:
     assert len(recorded_only) == 4
     programs._MIN_WORK = 1 << 60
     assert_same(wide, trained(torch_backend, name, dims=wider), 1e-11)
+
+
+def test_very_long_functions_run_as_they_are(torch_backend: Any, recorded_only: list[Any], programs: Any) -> None:
+    """DIPO's forty steps up Q, say, would take minutes to compile; the half that is shorter is compiled."""
+    trained(torch_backend, "dipo")
+    lengths = sorted(len(graph.graph.nodes) for graph in recorded_only)
+    recorded_only.clear()
+    programs._MAX_OPERATIONS = lengths[0]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        results = trained(torch_backend, "dipo")
+    assert [len(graph.graph.nodes) for graph in recorded_only] == lengths[:1] != lengths
+    programs._MIN_WORK = 1 << 60
+    assert_same(results, trained(torch_backend, "dipo"), 1e-11)
 
 
 def test_another_objective_gets_another_program(torch_backend: Any, recorded_only: list[Any], programs: Any) -> None:

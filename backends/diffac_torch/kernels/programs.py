@@ -26,6 +26,8 @@ Result = TypeVar("Result")
 
 _MIN_WORK = 1 << 21
 """Multiply-adds of the largest matrix product from which a program is worth the seconds that compiling it takes."""
+_MAX_OPERATIONS = 5_000
+"""Operations of torch up to which a function is compiled: beyond, that takes minutes."""
 
 _recording: ContextVar[bool] = ContextVar("recording", default=False)
 
@@ -110,9 +112,9 @@ class _Compiled:
 class Programs:
     """Functions, compiled by `torch.compile` for each combination of sizes that they are called with.
 
-    Small products are left alone. Where a function cannot be recorded (see `record`) or compiled, which needs a C++
-    compiler, or with TORCH_COMPILE_DISABLE=1 in the environment, it runs as it is. On a GPU its program is replayed as
-    a CUDA graph.
+    Small products and very long functions are left alone. Where a function cannot be recorded (see `record`) or
+    compiled, which needs a C++ compiler, or with TORCH_COMPILE_DISABLE=1 in the environment, it runs as it is. On a GPU
+    its program is replayed as a CUDA graph.
     """
 
     def __init__(self) -> None:
@@ -187,6 +189,8 @@ def _compile(
             recording = record(function, arguments)
     except Exception as error:  # parts of any origin are recorded
         _warn(error)
+        return None
+    if len(cast(Any, recording.run).graph.nodes) > _MAX_OPERATIONS:
         return None
     mode = "reduce-overhead" if tensors[0].is_cuda else None
     run = torch.compile(recording.run, fullgraph=True, dynamic=False, mode=mode)
