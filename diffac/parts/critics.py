@@ -101,8 +101,12 @@ class GaussianTD(CriticObjectivePart):
     bootstraps from a sample z = mean' + std' clip(noise, -3, 3) of the critic whose mean is smaller, chosen for each
     transition. omega is a moving average of the batch mean of std_i, set from the first batch. With `soft`, as in
     DSAC-T, temperature * log pi(a'|s') is subtracted from that mean' and from z; DACER leaves the entropy out. The
-    authors' code of DSAC-T has another form of the loss since July 2025, with Huber's loss and a bounded ratio in place
-    of omega^2 + 0.1 over each denominator; this is the paper's.
+    authors' code of DSAC-T has another form of the loss since July 2025: with `huber_delta`, H being Huber's loss (half
+    the square up to it, linear beyond), and the same targets,
+
+        mean w <r> [H(Q - y) + std <(std^2 - H(Q - y_b)) / (std + 0.1)>],   r = clip(omega^2 / (std^2 + 0.1), 0.1, 10)
+
+    There std comes to rest where std^2 is the mean of H, so that it is the deviation of the return over sqrt(2).
 
     State: "omega" [ensemble]; 0 means: no batch so far.
 
@@ -112,6 +116,8 @@ class GaussianTD(CriticObjectivePart):
         tau: rate of omega, in (0, 1].
         clip: bound of the distance of y_z from Q, in units of omega; may be a schedule over updates.
         soft: whether the targets contain the entropy of the policy.
+        huber_delta: where Huber's loss becomes linear, in units of the scaled reward; 50 in the authors' code. None:
+            the paper's form.
 
     Raises:
         UsageError: a number is outside its range; in `init_state`, a critic without `distribution`; on a call, a batch
@@ -121,6 +127,7 @@ class GaussianTD(CriticObjectivePart):
     tau: Rate = 0.005
     clip: PositiveCoefficient = 3.0
     soft: bool = False
+    huber_delta: Positive | None = None
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """Noise for a batch of actions of that shape: "target" [batch], standard normal.

@@ -535,6 +535,7 @@ CRITIC_OBJECTIVES: dict[str, Part] = {
     "gaussian_loose": Part(lambda B, d: B.GaussianTD(clip=30.0), critic="gaussian"),
     "gaussian_tight": Part(lambda B, d: B.GaussianTD(clip=0.5), critic="gaussian"),
     "gaussian_soft": Part(lambda B, d: B.GaussianTD(soft=True), critic="gaussian"),
+    "gaussian_huber": Part(lambda B, d: B.GaussianTD(tau=0.3, huber_delta=0.8), critic="gaussian"),
 }
 
 

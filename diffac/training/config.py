@@ -223,7 +223,8 @@ class ActorCriticConfig(TrainConfig):
 
     def make_critic(
         self, b: Backend, obs_dim: int, action_dim: int, kind: CriticKind, *,
-        soft: bool = False, factor: float = 1.0, ensemble: Literal["min", "mean"] = "min", **network: Any,
+        soft: bool = False, factor: float = 1.0, ensemble: Literal["min", "mean"] = "min",
+        huber_delta: float | None = None, **network: Any,
     ) -> tuple[Critic, CriticObjective]:  # fmt: skip
         """The critic and its objective.
 
@@ -235,10 +236,11 @@ class ActorCriticConfig(TrainConfig):
             soft: whether the target contains the entropy of the policy.
             factor: of a mean squared error, which other objectives do not have.
             ensemble: how the values of two critics become one in the target; GaussianTD has the "min" alone.
+            huber_delta: of GaussianTD.
             **network: in place of `network_arguments`.
 
         Raises:
-            UsageError: there is a factor, but no mean squared error.
+            UsageError: there is a factor, but no mean squared error, or a huber_delta, but no Gaussian critic.
         """
         kind = kind if self.critic == "recipe" else self.critic
         if factor != 1.0 and kind in ("gaussian", "categorical"):
@@ -246,6 +248,8 @@ class ActorCriticConfig(TrainConfig):
                 f"a {kind} critic has no mean squared error for the factor {factor!r} to scale; choose another critic "
                 "or the factor 1.0"
             )
+        if huber_delta is not None and kind != "gaussian":
+            raise UsageError(f"a {kind} critic has no use for huber_delta={huber_delta!r}; leave it out, or the critic")
         arguments = {"key": self.network_keys[1], **self.network_arguments, **network}
         match kind:
             case "twin":
@@ -254,7 +258,8 @@ class ActorCriticConfig(TrainConfig):
                 critic = b.EnsembleCritic(obs_dim, action_dim, size=10, **arguments)
                 return critic, b.MeanSquaredTD(soft, factor, ensemble="random_pair")
             case "gaussian":
-                return b.GaussianCritic(obs_dim, action_dim, **arguments), b.GaussianTD(self.tau, soft=soft)
+                objective = b.GaussianTD(self.tau, soft=soft, huber_delta=huber_delta)
+                return b.GaussianCritic(obs_dim, action_dim, **arguments), objective
             case "categorical":
                 end = self.reward_scale * self.value_range
                 critic = b.CategoricalCritic(obs_dim, action_dim, v_min=-end, v_max=end, **arguments)

@@ -25,6 +25,8 @@ class Config(ActorCriticConfig):
     """Adam's learning rate for the logarithm of the temperature."""
     log_std_max: float = 0.5
     """Upper bound of the policy's log standard deviation before the tanh."""
+    huber_delta: float | None = None
+    """Where Huber's loss becomes linear in the authors' later form of the critics' loss; None: the paper's form."""
 
 
 ENV_CONSTANTS: dict[str, dict[str, Any]] = {}
@@ -32,6 +34,7 @@ ENV_CONSTANTS: dict[str, dict[str, Any]] = {}
 
 PRESETS: dict[str, dict[str, Any]] = {
     "default": {},
+    "official": {"huber_delta": 50.0},
     "paper": {
         "total_timesteps": 30_000_000,
         "num_envs": 20,
@@ -59,7 +62,9 @@ def build(config: Config, obs_dim: int, action_dim: int) -> tuple[Learner, Any, 
     """The learner and its initial actor and critics."""
     b = get_backend(config.backend)
     actor = b.GaussianActor(obs_dim, action_dim, log_std_max=config.log_std_max, **config.actor_arguments)
-    critic, critic_objective = config.make_critic(b, obs_dim, action_dim, "gaussian", soft=True)
+    critic, critic_objective = config.make_critic(
+        b, obs_dim, action_dim, "gaussian", soft=True, huber_delta=config.huber_delta
+    )
 
     policy = b.TanhGaussianSampler()
     learner = b.Learner(

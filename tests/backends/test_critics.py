@@ -152,6 +152,38 @@ def test_a_critic_without_logits(backend: ModuleType) -> None:
         backend.CategoricalTD().init_state(critic)
 
 
+# Gaussian returns
+
+
+class Gaussian:
+    """A critic with one distribution for each of its members, everywhere."""
+
+    def __init__(self, backend: ModuleType, mean: list[float], std: list[float]) -> None:
+        self.numbers = [backend.testing.to_backend(np.array(x)[:, None]) for x in (mean, std)]
+
+    def distribution(self, obs: Any, action: Any) -> tuple[Any, Any]:
+        """Mean and std, [size batch]."""
+        mean, std = (x + 0 * action[..., 0] for x in self.numbers)
+        return mean, std
+
+    def __call__(self, obs: Any, action: Any) -> Any:
+        """[size batch]"""
+        return self.distribution(obs, action)[0]
+
+
+@pytest.mark.parametrize(("omega", "ratio"), [(0.01, 0.1), (1.0, 1 / 1.1), (1.2, 1.44 / 1.1), (100.0, 10.0)])
+def test_the_ratio_of_the_huber_form_is_bounded(backend: ModuleType, omega: float, ratio: float) -> None:
+    """With std 1, a mean 2 away from its target, 0, and y_b at most 3 omega from the mean."""
+    objective = backend.GaussianTD(tau=1e-300, huber_delta=1.5)
+    online, target = Gaussian(backend, [2.0], [1.0]), Gaussian(backend, [0.0], [1.0])
+    noise, state = backend.testing.to_backend(({"target": np.zeros(4)}, {"omega": np.array([omega])}))
+    loss = objective(online, target, of_zeros(backend), noise, backend.testing.to_backend(TEMPERATURE), state)
+    distance = min(2, 3 * omega)
+    spread = distance**2 / 2 if distance < 1.5 else 1.5 * (distance - 0.75)
+    expected = ratio * (1.5 * (2 - 0.75) + (1 - spread) / 1.1)
+    assert float(backend.testing.to_numpy(loss.value)) == pytest.approx(expected, rel=1e-12)
+
+
 # a random pair
 
 

@@ -626,7 +626,12 @@ def variants(B: ModuleType) -> dict[str, tuple[Any, Any, dict[str, Any], dict[st
             {},
             {"projection": "c51", "soft": True, "ensemble": "mean", "sigma": 1.5},
         ),
-        "GaussianTD": (outcome_of_critic_objective, B.GaussianTD, {}, {"tau": 0.5, "clip": 0.3, "soft": True}),
+        "GaussianTD": (
+            outcome_of_critic_objective,
+            B.GaussianTD,
+            {},
+            {"tau": 0.5, "clip": 0.3, "soft": True, "huber_delta": 0.1},
+        ),
         "FixedTemperature": (outcome_of_temperature, B.FixedTemperature, {}, {"temperature": 0.5}),
         "NoiseEntropyTemperature": (
             outcome_of_temperature,

@@ -249,6 +249,17 @@ def test_q_gradient_is_the_slope_of_q() -> None:
     np.testing.assert_allclose(loss.metrics["q_gradient_norm"], np.mean(norms), rtol=1e-7)
 
 
+def frozen_gaussian_td(part: Any, *numbers: Any) -> Callable[..., Any]:
+    """The loss of each transition as a function of mean and std alone, what is held fixed being computed beforehand."""
+    if part.huber_delta is None:
+        a, b = ref.gaussian_td_slopes(*numbers, part.clip)
+        return lambda mean, std: a * mean + b * std
+    _, std, y, _, omega = numbers
+    _, _, b = ref.gaussian_td_huber(*numbers, part.clip, part.huber_delta)
+    ratio = np.clip(omega[:, None] ** 2 / (std**2 + 0.1), 0.1, 10)
+    return lambda mean, std: ratio * ref.huber(mean - y, part.huber_delta) + b * std
+
+
 @pytest.mark.parametrize("name", CRITIC_OBJECTIVES)
 def test_critic_objectives(name: str) -> None:
     c, rng = Case(CRITIC_OBJECTIVES[name], 7), np.random.default_rng(7)
@@ -259,12 +270,12 @@ def test_critic_objectives(name: str) -> None:
         if isinstance(c.part, ref.GaussianTD):
             y, y_z = c.part.targets(c.target, c.batch, c.noise, TEMPERATURE)
             (mean, std), _ = c.critic.distribution(c.batch.obs, c.batch.action)
-            a, b = ref.gaussian_td_slopes(mean, std, y, y_z, loss.state["omega"], c.part.clip)
+            value = frozen_gaussian_td(c.part, mean, std, y, y_z, loss.state["omega"])
 
-            def scalar(parameters: Parameters, a: np.ndarray = a, b: np.ndarray = b) -> float:
+            def scalar(parameters: Parameters, value: Any = value) -> float:
                 net = dataclasses.replace(c.critic, parameters=parameters)
                 (mean, std), _ = net.distribution(c.batch.obs, c.batch.action)
-                return float((ref.weights(c.batch) * (a * mean + b * std)).mean(-1).sum())
+                return float((ref.weights(c.batch) * value(mean, std)).mean(-1).sum())
         else:
 
             def scalar(parameters: Parameters, arguments: Any = arguments) -> float:
@@ -284,6 +295,19 @@ def test_gaussian_td_slopes_are_the_gradient_of_the_log_likelihood() -> None:
     expected = -(y - mean) / std**2, 1 / std - (y - mean) ** 2 / std**3
     for actual, wanted in zip(slopes, expected, strict=True):
         np.testing.assert_allclose(actual, omega[:, None] ** 2 * wanted, rtol=1e-3)
+
+
+def test_huber_form_of_gaussian_td() -> None:
+    """By hand: the mean is drawn by its error, at most delta; std rests where its square is half that of the error."""
+    mean, std, omega = np.array([[0.0, 0.0, 0.0]]), np.array([[1.0, 2.0, 1.0]]), np.array([1.0])
+    y_z = np.array([math.sqrt(2), math.sqrt(8), 5.0])
+    _, mean_slope, std_slope = ref.gaussian_td_huber(mean, std, np.array([-0.5, -7, 2.0]), y_z, omega, 4.0, 3.0)
+    ratio = np.array([1 / 1.1, 1 / 4.1, 1 / 1.1])
+    np.testing.assert_allclose(mean_slope[0], ratio * [0.5, 3, -2], rtol=1e-12)
+    np.testing.assert_allclose(std_slope[0], [0, 0, ratio[2] * (1 - (3 * 4 - 4.5)) / 1.1], rtol=1e-12, atol=1e-12)
+    for scale, bound in ((10.0, 10), (0.01, 0.1)):
+        _, slope, _ = ref.gaussian_td_huber(mean, std, np.ones(3), y_z, scale * omega, 4.0, 3.0)
+        assert -slope[0, 0] == bound
 
 
 # Numbers that other packages know

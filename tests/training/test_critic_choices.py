@@ -113,6 +113,8 @@ def test_dime_takes_the_mean_of_its_critics(backend: ModuleType, critic: str) ->
 def test_choices_without_sense_are_refused(backend: ModuleType) -> None:
     with pytest.raises(UsageError, match=r"a gaussian critic has no mean squared error for the factor 0\.5"):
         start(backend, "sac", critic="gaussian", critic_loss_factor=0.5)
+    with pytest.raises(UsageError, match=r"a categorical critic has no use for huber_delta=50\.0"):
+        start(backend, "dsact", critic="categorical", huber_delta=50.0)
     with pytest.raises(UsageError, match="hidden_sizes of a SimBa must be the same width"):
         start(backend, "td3", network="simba", hidden_sizes=(400, 300))
     with pytest.raises(UsageError, match="value_range must be greater than 0 and finite, got -1"):

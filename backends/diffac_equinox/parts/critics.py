@@ -5,6 +5,7 @@ from __future__ import annotations
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 
 from diffac.noise import Noise
 from diffac.parts import critics as declared
@@ -79,9 +80,16 @@ class GaussianTD(eqx.Module, declared.GaussianTD):
         omega = jnp.where(state["omega"] == 0, batch_std, (1 - self.tau) * state["omega"] + self.tau * batch_std)
         width = self.clip * omega[:, None]
         y_b = q_fixed + jnp.clip(y_z - q_fixed, -width, width)
-        mean_term = q * (y - q_fixed) / (std_fixed**2 + 0.1)
-        std_term = std * ((q_fixed - y_b) ** 2 - std_fixed**2) / (std_fixed**3 + 0.1)
-        loss = -((omega**2 + 0.1) * _weighted(batch, mean_term + std_term).mean(-1)).sum()
+        if self.huber_delta is None:
+            mean_term = q * (y - q_fixed) / (std_fixed**2 + 0.1)
+            std_term = std * ((q_fixed - y_b) ** 2 - std_fixed**2) / (std_fixed**3 + 0.1)
+            error = -(omega[:, None] ** 2 + 0.1) * (mean_term + std_term)
+        else:
+            ratio = jnp.clip(omega[:, None] ** 2 / (std_fixed**2 + 0.1), 0.1, 10)
+            spread = optax.losses.huber_loss(q_fixed - y_b, delta=self.huber_delta)
+            std_term = std * (std_fixed**2 - spread) / (std_fixed + 0.1)
+            error = ratio * (optax.losses.huber_loss(q - y, delta=self.huber_delta) + std_term)
+        loss = _weighted(batch, error).mean(-1).sum()
         metrics = {**_value_metrics(q_fixed), "q_std": std.mean(), "target_mean": y.mean()}
         return Loss(loss, metrics | _entropy(self, batch), {"omega": omega})
 

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn.functional import huber_loss
 
 from diffac.noise import Noise
 from diffac.parts import critics as declared
@@ -66,13 +67,33 @@ class GaussianTD(declared.GaussianTD):
             omega = state["omega"]
             omega = torch.where(omega == 0, batch_std, (1 - self.tau) * omega + self.tau * batch_std)
             bound = self.clip * omega.unsqueeze(-1)
-            # (Q - y_b)^2 needs no y_b: the distance of Q from it is the clipped one
+            # Q - y_b needs no y_b: the distance of Q from it is the clipped one
             distance = (sampled_target - mean).clamp(-bound, bound)
-            mean_slope = (target - mean) / (std.square() + 0.1)
-            std_slope = (distance.square() - std.square()) / (std**3 + 0.1)
-        value = -((omega.square() + 0.1) * _weighted(batch, mean * mean_slope + std * std_slope).mean(-1)).sum()
+        variance = omega.square().unsqueeze(-1)
+        if self.huber_delta is None:
+            errors = _likelihood_form(mean, std, target, distance, variance)
+        else:
+            errors = _huber_form(mean, std, target, distance, variance, self.huber_delta)
+        value = _weighted(batch, errors).mean(-1).sum()
         metrics = {**_value_metrics(mean.detach()), "q_std": batch_std.mean(), "target_mean": target.mean()}
         return Loss(value, {**metrics, **_entropy(self, batch)}, {"omega": omega})
+
+
+def _likelihood_form(mean: Tensor, std: Tensor, target: Tensor, distance: Tensor, variance: Tensor) -> Tensor:
+    """The paper's loss [ensemble batch]: slopes of the Gaussian's log-likelihood, smoothed and held fixed."""
+    with torch.no_grad():
+        mean_slope = (target - mean) / (std.square() + 0.1)
+        std_slope = (distance.square() - std.square()) / (std**3 + 0.1)
+    return -(variance + 0.1) * (mean * mean_slope + std * std_slope)
+
+
+def _huber_form(mean: Tensor, std: Tensor, target: Tensor, distance: Tensor, variance: Tensor, delta: float) -> Tensor:
+    """The loss [ensemble batch] of the authors' code since July 2025."""
+    with torch.no_grad():
+        ratio = (variance / (std.square() + 0.1)).clamp(0.1, 10)
+        spread = huber_loss(distance, torch.zeros_like(distance), reduction="none", delta=delta)
+        std_slope = (std.square() - spread) / (std + 0.1)
+    return ratio * (huber_loss(mean, target.expand_as(mean), reduction="none", delta=delta) + std * std_slope)
 
 
 class CategoricalTD(declared.CategoricalTD):

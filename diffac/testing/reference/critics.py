@@ -17,8 +17,10 @@ __all__ = [
     "GaussianTD",
     "MeanSquaredTD",
     "c51",
+    "gaussian_td_huber",
     "gaussian_td_slopes",
     "hl_gauss",
+    "huber",
     "members",
     "pair_spec",
     "td_target",
@@ -127,17 +129,38 @@ def gaussian_td_slopes(
     return np.stack(mean_slopes), np.stack(std_slopes)
 
 
+def huber(x: Array, delta: float) -> Array:
+    """Half the square of x up to delta, then the straight line that goes on from there."""
+    return np.where(np.abs(x) <= delta, x**2 / 2, delta * np.abs(x) - delta**2 / 2)
+
+
+def gaussian_td_huber(
+    mean: Array, std: Array, y: Array, y_z: Array, omega: Array, clip_at: float, delta: float
+) -> tuple[Array, Array, Array]:
+    """DSAC-T's later loss [ensemble batch], and its derivatives with respect to mean and std; arguments as above."""
+    losses, mean_slopes, std_slopes = [], [], []
+    for q, s, w in zip(mean, std, omega, strict=True):
+        ratio = np.minimum(np.maximum(w**2 / (s**2 + 0.1), 0.1), 10)
+        y_b = q + np.clip(y_z - q, -clip_at * w, clip_at * w)
+        pull = ratio * (s**2 - huber(q - y_b, delta)) / (s + 0.1)
+        losses.append(ratio * huber(q - y, delta) + s * pull)
+        mean_slopes.append(ratio * np.clip(q - y, -delta, delta))
+        std_slopes.append(pull)
+    return np.stack(losses), np.stack(mean_slopes), np.stack(std_slopes)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class GaussianTD:
     """DSAC-T's loss, with all three of its refinements, as in DACER.
 
     It is the mean over the batch of (mean * slope + std * slope), summed over the critics, with the slopes held fixed:
-    a value that only its gradient gives a meaning.
+    a value that only its gradient gives a meaning. With `huber_delta` the loss of the authors' later code.
     """
 
     tau: float = 0.005
     clip: float = 3.0
     soft: bool = False
+    huber_delta: float | None = None
 
     def noise_spec(self, shape: Shape) -> NoiseSpec:
         """One sampled return for each transition."""
@@ -169,10 +192,14 @@ class GaussianTD:
         (mean, std), pull = critic.distribution(batch.obs, batch.action)
         old, present = state["omega"], std.mean(-1)
         omega = np.where(old == 0, present, (1 - self.tau) * old + self.tau * present)
-        mean_slope, std_slope = gaussian_td_slopes(mean, std, y, y_z, omega, self.clip)
+        if self.huber_delta is None:
+            mean_slope, std_slope = gaussian_td_slopes(mean, std, y, y_z, omega, self.clip)
+            loss = mean * mean_slope + std * std_slope
+        else:
+            loss, mean_slope, std_slope = gaussian_td_huber(mean, std, y, y_z, omega, self.clip, self.huber_delta)
         w = weights(batch)
         gradient, _ = pull(w * mean_slope / len(y), w * std_slope / len(y))
-        value = (w * (mean * mean_slope + std * std_slope)).mean(-1).sum()
+        value = (w * loss).mean(-1).sum()
         metrics = {**value_metrics(mean), "q_std": std.mean(), "target_mean": y.mean()}
         return Loss(value, metrics | soft_metrics(self.soft, batch), {"omega": omega}), gradient
 
