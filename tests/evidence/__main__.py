@@ -16,6 +16,7 @@ import yaml
 
 from diffac.scale.journal import Journal
 from diffac.scale.plan import read_plan
+from diffac.values import plain
 
 from . import choose, claims, measured, memory, multimodality, page, peers
 from .collect import collect, key_of
@@ -40,7 +41,8 @@ def missing(name: str, folder: Path = FOLDER) -> str:
     else:
         known = {row.run for row in read(name, folder)}
         left = [job for job in jobs if key_of(job, jobs) not in known]
-    return yaml.safe_dump({"runs": [{"recipe": job.recipe, **job.values} for job in left]}) if left else ""
+    runs = [plain({"recipe": job.recipe, **job.values}) for job in left]  # copies: YAML would have aliases else
+    return yaml.safe_dump({"runs": runs}) if left else ""
 
 
 def train(name: str, asked: str) -> None:
