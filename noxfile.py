@@ -47,7 +47,7 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def slow(session: nox.Session) -> None:
     """What `tests` leaves out (tests/slow.txt): whole learners in Equinox, compiled ones, programs; half an hour."""
-    install(session, f"torch,equinox,{RUNTIME},test-sb3")
+    install(session, f"torch,equinox,{RUNTIME},test-sb3,sweep")
     pytest(session, "-m", "slow")
 
 
