@@ -1,4 +1,7 @@
-"""Rows of a sweep's complete runs: `python -m tests.evidence.collect NAME [FOLDER]`, of docs/data/results/NAME.yaml."""
+"""Rows of the complete runs of docs/data/results/NAME.yaml: `python -m tests.evidence.collect NAME [FOLDER ...]`.
+
+The folders are those of sweeps of that file, or of parts of it; without any, sweeps/NAME.
+"""
 
 from __future__ import annotations
 
@@ -90,5 +93,6 @@ def _clock(clocks: Mapping[int, Mapping[str, str]], step: int) -> tuple[float, f
 
 
 if __name__ == "__main__":
-    left = collect(sys.argv[1], Path(sys.argv[2]) if len(sys.argv) > 2 else None)
+    for root in sys.argv[2:] or ["sweeps/" + sys.argv[1]]:
+        left = collect(sys.argv[1], Path(root))
     print(f"{left} runs are missing")
