@@ -57,6 +57,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "updates_per_env_step": 0.05,
         "temperature_interval": 10_000,
     },
+    "cpu": {
+        "total_timesteps": 150_000,
+        "learning_starts": 5_000,
+        "num_envs": 5,
+        "updates_per_env_step": 0.2,
+        "eval_interval": 7_500,
+        "eval_episodes": 10,
+        "learning_rate": 1e-3,
+        "tau": 0.01,
+        "reward_scale": 1.0,
+        "noise_scale": 0.1,
+    },
     "quick": {
         "total_timesteps": 16_000,
         "learning_starts": 1_000,
