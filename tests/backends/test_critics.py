@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import itertools
 from types import ModuleType
 from typing import Any
@@ -150,6 +151,24 @@ def test_a_critic_without_logits(backend: ModuleType) -> None:
     critic = backend.TwinCritic(3, 2, key=0, hidden_sizes=(4,))
     with pytest.raises(UsageError, match=r"CategoricalTD needs a critic with a method `logits`.* got TwinCritic"):
         backend.CategoricalTD().init_state(critic)
+
+
+def test_masses_are_divided_as_by_their_distances(backend: ModuleType) -> None:
+    """The form for a CPU is the plain one, at the ends and on the places too; many masses may meet in one place."""
+    kernel = importlib.import_module(f"{backend.__name__}.kernels.projection")
+    rng = np.random.default_rng(0)
+    positions = np.concatenate([rng.uniform(0, 6, (3, 9)), rng.integers(0, 7, (3, 9)), np.full((3, 4), 2.5)], axis=1)
+    masses, positions = backend.testing.to_backend((rng.random(positions.shape), positions))
+    fast, plain = (backend.testing.to_numpy(f(masses, positions, 7)) for f in (kernel.divided, kernel._divided_densely))
+    np.testing.assert_allclose(fast, plain, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(fast.sum(1), backend.testing.to_numpy(masses).sum(1), rtol=1e-12)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_return_that_is_no_number_is_not_lost(backend: ModuleType, value: float) -> None:
+    """NaN ends a run with a diagnostic, so it must reach the loss; infinite returns are those of the range's ends."""
+    moved = goal(backend, random_law(np.random.default_rng(1)), value, projection="c51")
+    assert np.isnan(moved).any() if np.isnan(value) else moved[-1 if value > 0 else 0] == pytest.approx(1)
 
 
 # Gaussian returns

@@ -51,6 +51,7 @@ SWITCHES = {
     "adam": Switch("fused Adam, slow copies in one call", ("dacer2", "sac"), ("torch",)),
     "unrolled": Switch("short chains unrolled", ("dacer2",), ("equinox",)),
     "donation": Switch("the state's memory is handed over, not copied", ("dacer2", "sac"), ("equinox",)),
+    "projection": Switch("masses of C51 added where they belong, not compared with every atom", ("dime",)),
     "metrics": Switch("metrics stay on the device until they are logged", ("dacer2", "sac")),
     "heap": Switch("freed memory stays with the process", ("dacer2", "sdac")),
     "compile": Switch(

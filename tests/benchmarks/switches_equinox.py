@@ -168,6 +168,13 @@ def vectors(patch: Any) -> None:
     patch(engine, "_compiler_options", lambda: None)
 
 
+def projection(patch: Any) -> None:
+    """Every return is compared with every atom."""
+    from diffac_equinox.kernels import projection
+
+    patch(projection, "divided", projection._divided_densely)
+
+
 def metrics(patch: Any) -> None:
     """Every update waits for its numbers."""
     from diffac_equinox import Engine

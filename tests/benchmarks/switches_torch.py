@@ -109,6 +109,13 @@ def adam(patch: Any) -> None:
     patch(learner, "towards", towards)
 
 
+def projection(patch: Any) -> None:
+    """Every return is compared with every atom."""
+    from diffac_torch.kernels import projection
+
+    patch(projection, "divided", projection._divided_densely)
+
+
 def metrics(patch: Any) -> None:
     """Every update waits for its numbers."""
     from diffac_torch import Engine

@@ -11,6 +11,7 @@ from diffac.noise import Noise
 from diffac.parts import critics as declared
 from diffac.parts.critics import next_rollout
 from diffac.protocols import Array, Batch, Critic, DistributionalCritic, HistogramCritic, Loss, State
+from diffac_equinox.kernels import projection
 from diffac_equinox.parts.networks import _atoms, _counted, _reduced
 
 __all__ = ["CategoricalTD", "GaussianTD", "MeanSquaredTD"]
@@ -105,8 +106,7 @@ def _gaussian_goal(y: Array, z: Array, sigma: float) -> Array:
 def _shifted_goal(probability: Array, returns: Array, z: Array) -> Array:
     """Probabilities of the atoms z [atoms] after C51's projection of those of returns, both [batch atoms]."""
     position = (jnp.clip(returns, z[0], z[-1]) - z[0]) * (len(z) - 1) / (z[-1] - z[0])
-    share = jnp.maximum(1 - jnp.abs(position[..., None] - jnp.arange(len(z))), 0)
-    return jnp.einsum("bj,bjk->bk", probability, share)
+    return projection.divided(probability, position, len(z))
 
 
 class CategoricalTD(eqx.Module, declared.CategoricalTD):

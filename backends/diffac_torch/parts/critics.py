@@ -10,6 +10,7 @@ from diffac.noise import Noise
 from diffac.parts import critics as declared
 from diffac.parts.critics import next_rollout
 from diffac.protocols import Batch, Critic, DistributionalCritic, HistogramCritic, Loss, State
+from diffac_torch.kernels import projection
 from diffac_torch.parts.networks import _atoms, _counted, _reduced
 from diffac_torch.parts.samplers import Scalar
 
@@ -147,8 +148,8 @@ def _smeared(target: Tensor, atoms: Tensor, sigma: float) -> Tensor:
 def _projected(probabilities: Tensor, returns: Tensor, atoms: Tensor) -> Tensor:
     """Probabilities [batch atoms] of returns [batch atoms], clipped to the atoms' range, divided among the atoms."""
     width = (atoms[-1] - atoms[0]) / (len(atoms) - 1)
-    distance = (returns.clamp(atoms[0], atoms[-1]).unsqueeze(-1) - atoms).abs() / width
-    return (probabilities.unsqueeze(-1) * (1 - distance).clamp(min=0)).sum(-2)
+    positions = (returns.clamp(atoms[0], atoms[-1]) - atoms[0]) / width
+    return projection.divided(probabilities, positions, len(atoms))
 
 
 def _entropy(objective: declared.CriticObjectivePart, batch: Batch) -> dict[str, Tensor]:
