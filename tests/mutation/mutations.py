@@ -1186,11 +1186,25 @@ CRITICS = [
         "smaller.mean(1).argmin(0).expand(1, q.shape[1], 1)",
     ),
     torch(
-        "categorical td: mass that leaves the range is lost",
+        "categorical td: returns beyond the range not clipped",
         "critic_objective-categorical_c51",
         "parts/critics.py",
-        "(returns.clamp(atoms[0], atoms[-1]).unsqueeze(-1) - atoms)",
-        "(returns.unsqueeze(-1) - atoms)",
+        "(returns.clamp(atoms[0], atoms[-1]) - atoms[0])",
+        "(returns - atoms[0])",
+    ),
+    torch(
+        "categorical td: shares of two atoms exchanged",
+        "critic_objective-categorical_c51",
+        "kernels/projection.py",
+        "upper = positions - low",
+        "upper = 1 - (positions - low)",
+    ),
+    torch(
+        "categorical td: whole mass to the atom below",
+        "critic_objective-categorical_c51",
+        "kernels/projection.py",
+        "above = (below + 1).clamp(max=size - 1)",
+        "above = below",
     ),
     torch(
         "categorical td: entropy not discounted",
