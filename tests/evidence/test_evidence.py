@@ -66,8 +66,22 @@ def test_verdicts_of_known_numbers(tmp_path: Path) -> None:
     verdicts = [line.split("|")[-2].strip(" *") for line in lines if line.startswith("| ")][2:]
     assert verdicts[0] == "not reproduced"
     assert verdicts[1] == "not run yet"
-    assert verdicts[4] == "reproduced", "1,900 + 2,000 is above 1,900 + 500"
+    assert verdicts[4] == "not reproduced", "1,900 + 2,000 is below 1,900 + 3,000"
     assert verdicts[5:7] == ["not run yet", "reproduced"], "4,900 is 444 % above 900"
+
+
+def test_all_rivals_must_have_been_run(tmp_path: Path) -> None:
+    """SDAC is above all that were run: reproduced only if these are all there are, and they are named if not."""
+    assert {"sdac", "sac", "td3", "dsact", *claims.DIFFUSION} == set(RECIPES)
+    for recipe, offset in {"sdac": 2_000.0, **dict.fromkeys(claims.DIFFUSION, 0.0)}.items():
+        (*_, line) = (line for line in claims.page(tmp_path).splitlines() if "Above all recent" in line)
+        assert line.split("|")[-2].strip(" *") == ("open" if recipe not in ("sdac", "dacer2") else "not run yet")
+        assert ("`dime`" in line) == (recipe not in ("sdac", "dacer2"))
+        for seed in range(100, 105):
+            add("halfcheetah", rows(recipe, seed, offset + seed - 100), ORIGIN, tmp_path)
+    (line,) = (line for line in claims.page(tmp_path).splitlines() if "Above all recent" in line)
+    assert line.split("|")[-2].strip(" *") == "reproduced"
+    assert "not run" not in line
 
 
 def test_memory_of_known_numbers(tmp_path: Path) -> None:
