@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,6 +13,7 @@ from diffac.runs.recipes import load_recipe, preset_values
 
 SIZES = {"HalfCheetah": (17, 6), "Humanoid": (348, 17)}
 """Environment -> entries of an observation and of an action."""
+ONE = ("HalfCheetah",)
 BATCH_SIZE = 256
 
 
@@ -22,6 +23,8 @@ class Case(NamedTuple):
     recipe: str
     title: str
     values: Mapping[str, Any] = {}
+    envs: Sequence[str] = tuple(SIZES)
+    """Where it is measured unless somebody asks for another."""
 
 
 CASES = {
@@ -29,17 +32,17 @@ CASES = {
     "sdac": Case("sdac", "SDAC, T=20, N=32, K=64"),
     "sdac_small": Case("sdac", "SDAC, T=5, N=1, K=64", {"num_diffusion_steps": 5, "num_candidates": 1}),
     "dpmd": Case("dpmd", "DPMD, T=20, N=32"),
-    "idem": Case("idem", "iDEM, T=20, N=32, K=64"),
-    "rfm": Case("rfm", "RFM, T=20, N=32, K=64"),
-    "qsm": Case("qsm", "QSM, T=5, 512x2"),
-    "fpmd": Case("fpmd", "FPMD, T=20, N=32"),
-    "maxentdp": Case("maxentdp", "MaxEntDP, T=20, K=64, 10 noises, 256x2"),
-    "dipo": Case("dipo", "DIPO, T=100, 40 steps up Q"),
-    "dime": Case("dime", "DIME, N=16, 101 atoms"),
-    "qvpo": Case("qvpo", "QVPO, T=20, N=4, 64 to learn from"),
-    "meanflow": Case("meanflow", "MeanFlow, one step, N=32"),
+    "idem": Case("idem", "iDEM, T=20, N=32, K=64", envs=ONE),
+    "rfm": Case("rfm", "RFM, T=20, N=32, K=64", envs=ONE),
+    "qsm": Case("qsm", "QSM, T=5, 512x2", envs=ONE),
+    "fpmd": Case("fpmd", "FPMD, T=20, N=32", envs=ONE),
+    "maxentdp": Case("maxentdp", "MaxEntDP, T=20, K=64, 10 noises, 256x2", envs=ONE),
+    "dipo": Case("dipo", "DIPO, T=100, 40 steps up Q", envs=ONE),
+    "dime": Case("dime", "DIME, N=16, 101 atoms", envs=ONE),
+    "qvpo": Case("qvpo", "QVPO, T=20, N=4, 64 to learn from", envs=ONE),
+    "meanflow": Case("meanflow", "MeanFlow, one step, N=32", envs=ONE),
     "dacer": Case("dacer", "DACER, T=20"),
-    "dsact": Case("dsact", "DSAC-T, 256x3"),
+    "dsact": Case("dsact", "DSAC-T, 256x3", envs=ONE),
     "sac": Case("sac", "SAC, 256x2"),
     "sac3": Case("sac", "SAC, 256x3", {"hidden_sizes": (256, 256, 256)}),
 }

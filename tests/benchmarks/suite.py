@@ -28,17 +28,21 @@ class Plan:
 
     Args:
         cases: names in `CASES`.
-        envs: names in `SIZES`.
+        envs: names in `SIZES`; None: those of each case.
         backends: of ours.
         rounds: turns of each contender.
         peers: interpreter of the environment with the peers; None: without them.
     """
 
     cases: Sequence[str]
-    envs: Sequence[str]
+    envs: Sequence[str] | None
     backends: Sequence[str]
     rounds: int
     peers: str | None
+
+    def envs_of(self, case: str) -> Sequence[str]:
+        """Where a case is measured."""
+        return CASES[case].envs if self.envs is None else self.envs
 
     def turns(self, seconds: Iterable[float]) -> int:
         """Rounds for updates that take so long: fewer where one is slow, so that everything takes half an hour."""
