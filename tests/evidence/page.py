@@ -11,14 +11,19 @@ import numpy as np
 from diffac.reports import pictures
 from diffac.reports.comparison import Method
 from diffac.reports.statistics import bootstrap, improvement, iqm, profile
+from diffac.scale.plan import read_plan
 from diffac_recipes import RECIPES
 
+from .collect import key_of
 from .costs import read_costs
 from .data import FOLDER, ROOT, Row, read
+from .equality import compare
 
 PAGE = ROOT / "docs" / "results.md"
 PICTURES = ROOT / "docs" / "pictures" / "results"
 SEEDS = 5
+SEARCH_SEEDS = (0, 1, 2)
+ABLATION_SEEDS = (100, 101, 102)
 LAST = 3
 """Evaluations whose mean is the score of a run."""
 VARIANTS = {"sdac": "T=10, N=4, K=16", "dpmd": "T=10, N=4"}
@@ -114,7 +119,8 @@ def page(folder: Path = FOLDER, pictures_folder: Path = PICTURES) -> str:
         lines += [*_task(name, env_id, cells, costs, pictures_folder), ""]
     if done:
         lines += [*_pairs(done), ""]
-    return "\n".join([*lines, *_search(folder), ""])
+        lines += [*_backends(done), ""]
+    return "\n".join([*lines, *_ablations(folder), "", *_search(folder), ""])
 
 
 def _task(
@@ -240,28 +246,79 @@ def _improvement(x: Method, y: Method, done: Mapping[str, Sequence[Cell]]) -> st
     return f"{100 * float(improvement([s[x] for s in shared], [s[y] for s in shared])):.0f}"
 
 
+def _backends(done: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
+    """Whether the curves of both backends are those of one law."""
+    yield "## Torch against Equinox"
+    yield ""
+    yield (
+        "The backends compute the same numbers to rounding, which training amplifies: curves of one seed go apart. "
+        "Do they learn alike? *Distance* is that of the mean curves, averaged over the evaluations; *p* the share of "
+        "all divisions of the curves into two such groups whose mean curves are at least as far apart (a permutation "
+        "test; with five seeds each it is a multiple of 1/126, and says nothing above 0.05 but that no difference was "
+        "seen)."
+    )
+    yield ""
+    rows = []
+    for name, cells in done.items():
+        found = {(cell.recipe, cell.method.backend): cell for cell in cells}
+        for recipe in RECIPES:
+            ours = [found.get((recipe, backend)) for backend in ("torch", "equinox")]
+            if (one := ours[0]) is None or (other := ours[1]) is None:
+                continue
+            scores = [pictures.number(float(iqm([cell.scores]))) for cell in (one, other)]
+            compared = compare(one.returns, other.returns)
+            p = f"{compared.p_value:.3f}"
+            rows.append([TASKS[name], f"`{recipe}`", *scores, pictures.number(compared.distance), p])
+    if rows:
+        yield from table(["environment", "recipe", "IQM, torch", "IQM, Equinox", "distance", "p"], rows)
+    else:
+        yield "Not run yet."
+
+
+def _ablations(folder: Path) -> Iterator[str]:
+    """One field of DACER2 at a time."""
+    yield "## Ablations of DACER2"
+    yield ""
+    yield (
+        "Scores on HalfCheetah-v5 under the protocol, one field at a time away from the preset `cpu` "
+        "([ablations.yaml](data/results/ablations.yaml)); an empty cell was not run."
+    )
+    yield ""
+    jobs = read_plan(folder / "ablations.yaml") if (folder / "ablations.yaml").exists() else []
+    scores = _scores(read("ablations", folder))
+    settings = list(dict.fromkeys(key_of(job, jobs)[3] for job in jobs))
+    rows = [[f"`{_short(s)}`", *_each(scores.get(("dacer2", s), {}), ABLATION_SEEDS)] for s in settings]
+    yield from table(["settings", *(f"seed {seed}" for seed in ABLATION_SEEDS)], rows)
+
+
 def _search(folder: Path) -> Iterator[str]:
     """The search for the presets."""
     yield "## The search"
     yield ""
-    groups: dict[tuple[str, str], dict[int, list[Row]]] = {}
-    for row in sorted(read("search", folder), key=lambda row: (row.run, row.step)):
-        groups.setdefault((row.recipe, row.settings), {}).setdefault(row.seed, []).append(row)
-    if not groups:
+    scores = _scores(read("search", folder))
+    if not scores:
         yield "Not run yet."
         return
     yield "Scores on HalfCheetah-v5 after 75,000 steps; the chosen settings of each recipe are its preset `cpu`."
     yield ""
-    lines = []
-    for (recipe, settings), runs in sorted(groups.items(), key=lambda entry: (entry[0][0], -_mean(entry[1]))):
-        scores = {seed: np.mean([row.return_ for row in rows[-LAST:]]) for seed, rows in runs.items()}
-        each = [pictures.number(float(scores[seed])) if seed in scores else "" for seed in (0, 1, 2)]
-        lines.append([_method(recipe, "").label, f"`{_short(settings)}`", *each])
-    yield from table(["recipe", "settings", "seed 0", "seed 1", "seed 2"], lines)
+    best_first = sorted(scores.items(), key=lambda entry: (entry[0][0], -np.mean([*entry[1].values()])))
+    rows = [
+        [_method(recipe, "").label, f"`{_short(settings)}`", *_each(each, SEARCH_SEEDS)]
+        for (recipe, settings), each in best_first
+    ]
+    yield from table(["recipe", "settings", *(f"seed {seed}" for seed in SEARCH_SEEDS)], rows)
 
 
-def _mean(runs: Mapping[int, Sequence[Row]]) -> float:
-    return float(np.mean([row.return_ for rows in runs.values() for row in rows[-LAST:]]))
+def _scores(rows: Iterable[Row]) -> dict[tuple[str, str], dict[int, float]]:
+    """By recipe and settings, and by seed."""
+    runs: dict[tuple[str, str], dict[int, list[float]]] = {}
+    for row in sorted(rows, key=lambda row: (row.run, row.step)):
+        runs.setdefault((row.recipe, row.settings), {}).setdefault(row.seed, []).append(row.return_)
+    return {key: {seed: float(np.mean(v[-LAST:])) for seed, v in seeds.items()} for key, seeds in runs.items()}
+
+
+def _each(scores: Mapping[int, float], seeds: Iterable[int]) -> list[str]:
+    return [pictures.number(scores[seed]) if seed in scores else "" for seed in seeds]
 
 
 def _short(settings: str) -> str:

@@ -24,6 +24,7 @@ from .__main__ import MODES, missing
 from .collect import collect, key_of
 from .costs import read_costs
 from .data import FOLDER, Row, add, read
+from .equality import compare
 from .page import METHODS, PAGE, page
 
 FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
@@ -68,6 +69,26 @@ def test_verdicts_of_known_numbers(tmp_path: Path) -> None:
     assert verdicts[1] == "not run yet"
     assert verdicts[4] == "not reproduced", "1,900 + 2,000 is below 1,900 + 3,000"
     assert verdicts[5:7] == ["not run yet", "reproduced"], "4,900 is 444 % above 900"
+
+
+@pytest.mark.parametrize(("apart", "p_value"), [(0.0, 1.0), (400.0, 2 / 252)])
+def test_backends_are_compared_by_whole_curves(tmp_path: Path, apart: float, p_value: float) -> None:
+    """The same curves, and five of which each is above all of the other backend's: no division is as far apart."""
+    for backend, offset in (("torch", apart), ("equinox", 0.0)):
+        for seed in range(100, 105):
+            add("halfcheetah", rows("sac", seed, offset + seed - 100, backend=backend), ORIGIN, tmp_path)
+    text = page(tmp_path, tmp_path)
+    scores = f"{1_902 + apart:,.0f} | 1,902"
+    assert f"| HalfCheetah-v5 | `sac` | {scores} | {apart:.0f} | {p_value:.3f} |" in text
+
+
+def test_the_permutation_test_keeps_its_level() -> None:
+    """Of one law, p is at most 0.1 in a tenth of all cases, though the evaluations of a run belong together."""
+    rng = np.random.default_rng(0)
+    groups = rng.standard_normal((200, 2, 1, 4)) + 0.1 * rng.standard_normal((200, 2, 6, 4))
+    p_values = np.array([compare(*pair).p_value for pair in groups])
+    assert np.all((p_values * 35).round(9) % 1 == 0), "70 divisions, each counted with its mirror image"
+    assert 0.04 < (p_values <= 0.1).mean() < 0.16
 
 
 def test_all_rivals_must_have_been_run(tmp_path: Path) -> None:
