@@ -36,6 +36,8 @@ SEED = 2_000_000
 """Of the rollouts; none of training or of `diffac evaluate`."""
 DRAWN = 30
 """Rollouts of a run that are drawn."""
+ACTIONS = 300
+"""Likewise, of a bandit."""
 EXACTLY = {"env_kwargs": {"start_std": 0.0}}
 PLACES: dict[str, dict[str, Any]] = {
     "diffac/MultiGoal-v0": {"centre": EXACTLY, "around": {}, "ring": {**EXACTLY, "starts": ring(RADIUS)}},
@@ -108,9 +110,11 @@ def measured(folder: Path, rollouts: int = ROLLOUTS, backend: str | None = None)
                 )
             )
             if (starts, exploration) == ("centre", "off") and config.env_id in PICTURES:
+                bandit = config.env_id == "diffac/FourModes-v0"
+                paths = act(np.zeros((ACTIONS, 1), np.float32))[:, None] if bandit else played.paths[:DRAWN]
                 points += [
                     Point(config.env_id, agent.recipe, config.seed, i, t, round(float(x), 3), round(float(y), 3))
-                    for i, path in enumerate(played.paths[:DRAWN])
+                    for i, path in enumerate(paths)
                     for t, (x, y) in enumerate(path)
                 ]
     return rows, points
@@ -129,11 +133,20 @@ def to_boltzmann(act: Act) -> float:
 
 def publish(data: Path = DATA, points: Path = POINTS, page_file: Path = PAGE, pictures: Path | None = None) -> None:
     """Makes the page and the pictures of what is in the data."""
-    page_file.write_text(page(read(data)), encoding="utf-8")
+    rows = read(data)
+    page_file.write_text(page(rows), encoding="utf-8")
     for env_id, name in PICTURES.items():
         chosen = [point for point in read_points(points) if point.env_id == env_id]
+        shown = {(point.recipe, point.seed) for point in chosen}
+        captions = {
+            row.recipe: f"{row.reached} of {len(row.counts)} modes, distance {row.energy_distance:.3f}"
+            for row in rows
+            if (row.starts, row.exploration, row.env_id) == ("centre", "off", env_id)
+            and (row.recipe, row.seed) in shown
+            and not math.isnan(row.energy_distance)
+        }
         if chosen:
-            draw(chosen, (pictures or ROOT / "docs" / "pictures") / name)
+            draw(chosen, (pictures or ROOT / "docs" / "pictures") / name, captions)
 
 
 def session(runs: Iterable[Path], data: Path = DATA, points: Path = POINTS, **options: Any) -> Iterator[str]:

@@ -76,9 +76,10 @@ SECTIONS = {
         "Four modes of a known value",
         "[`diffac/FourModes-v0`](../use/environments.md#four-modes), a bandit: the whole learner, with a critic that "
         "learns. The objectives alone, with the exact value in the critic's place, are in tests/learning/bandit.py. "
-        "Only SDAC promises the law exp(Q / temperature), and only without the choice of the best of N, which sharpens "
-        f"it; here N is 1 and its temperature stays {TEMPERATURE:g}. For the others the energy distance says how far "
-        "they are from that law, not that they should be near.",
+        "SDAC, iDEM, RFM and MaxEntDP have the law exp(Q / temperature) to reach, iDEM and RFM on a larger space than "
+        "the box, and only without the choice of the best of N, which sharpens it: here N is 1, and their temperature "
+        f"stays {TEMPERATURE:g}. DIME maximises a bound of the objective of which that law is the optimum. For the "
+        "others the energy distance says how far they are from that law, not that they should be near.",
     ),
 }
 PICTURED = {
@@ -86,6 +87,7 @@ PICTURED = {
     "recipe; green: goals, red: where they ended.",
     "diffac/TwoRoutes-v0": "Rollouts from one place, without exploration noise, of the first seed of each recipe; "
     "green: the goal, red: where they ended.",
+    "diffac/FourModes-v0": "300 actions, without exploration noise, of the first seed of each recipe; green: modes.",
 }
 """Environment -> what its picture shows."""
 
