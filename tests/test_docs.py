@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import diffac
+from diffac.commands.main import main
 from diffac.parts import PARTS
 from diffac.runs.engine import start_engine
 from diffac.training.config import ActorCriticConfig, TrainConfig
@@ -132,6 +133,19 @@ def run(arguments: list[str], code: str, folder: Path) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
+
+
+SHOWN = [
+    pytest.param(command, error, id=command)
+    for page in sorted(DOCS.rglob("*.md"))
+    for command, error in re.findall(r"^\$ diffac (.*)\n(error: .*)$", page.read_text(), re.MULTILINE)
+]
+
+
+@pytest.mark.parametrize(("command", "error"), SHOWN)
+def test_errors_are_those_that_are_shown(command: str, error: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(command.split()) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == error
 
 
 def test_parts_of_a_user_stay_short() -> None:
