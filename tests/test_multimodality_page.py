@@ -27,7 +27,7 @@ SWEEPS = {env_id: multimodality.DATA.with_name(f"{section.name}.yaml") for env_i
 
 def test_published_page_is_made_of_the_published_data() -> None:
     """Nobody edits it by hand."""
-    assert page(read(multimodality.DATA)) == multimodality.PAGE.read_text()
+    assert page(read(multimodality.DATA), multimodality.ablated()) == multimodality.PAGE.read_text()
 
 
 def test_published_data_is_of_the_published_sweeps() -> None:
@@ -80,7 +80,7 @@ def test_a_picture_keeps_the_lowest_seed(tmp_path: Path) -> None:
 
 def test_the_page_says_what_the_rows_say() -> None:
     """By hand: seeds of 150 and 50 of 200 and of all 200 at one goal; and one whose rollouts reach nothing."""
-    text = page([ROW, ROW._replace(seed=101, counts=(0, 200, 0, 0), mean_return=-100.5, blocked_share=0.0)])
+    text = page([ROW, ROW._replace(seed=101, counts=(0, 200, 0, 0), mean_return=-100.5, blocked_share=0.0)], {})
     mean = (math.log(2) * 2 - 0.75 * math.log(3)) / 2
     line = next(line for line in text.splitlines() if line.startswith("| [`sac`]"))
     assert f"| -110 (-120 to -100) | 1.5 (1.0 to 2.0) | {mean:.2f} (0.00 to 0.56) | 0.62 (0.50 to 0.75) | 0% |" in line
@@ -89,8 +89,8 @@ def test_the_page_says_what_the_rows_say() -> None:
         "| `sac` | torch | 100 | centre | off | 150, 0, 50, 0 | 0 | -120.5 | 0: -3000 | `seed100__12345678` |" in text
     )
     lost = ROW._replace(counts=(0,) * 4, missed=200, blocked=-1, blocked_return=math.nan, blocked_share=math.nan)
-    assert "| 0.0 | none | none | 100% | none | none |" in page([lost])
-    assert page([]).count("Not measured yet.") == 3
+    assert "| 0.0 | none | none | 100% | none | none |" in page([lost], {})
+    assert page([], {}).count("Not measured yet.") == 3
 
 
 def test_spread() -> None:
@@ -130,7 +130,7 @@ def test_a_run_is_measured(env_id: str, tmp_path: Path, monkeypatch: pytest.Monk
     assert all(row.rollouts == 3 and row.env_steps == 200 for row in found)
     assert np.isnan([row.energy_distance for row in found]).all() == (env_id != "diffac/FourModes-v0")
     multimodality.publish(**files, page_file=tmp_path / "page.md", pictures=tmp_path)
-    assert (tmp_path / "page.md").read_text() == page(found)
+    assert (tmp_path / "page.md").read_text() == page(found, multimodality.ablated())
     assert len(list(tmp_path.glob("*.png"))) == (env_id in multimodality.PICTURES)
 
 

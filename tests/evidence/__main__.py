@@ -22,8 +22,13 @@ from . import choose, claims, measured, memory, multimodality, page, peers
 from .collect import collect, key_of
 from .data import FOLDER, read
 
-MODES = ("multigoal", "tworoutes", "fourmodes")
-"""Sweeps whose runs are measured by `multimodality`."""
+MODES = {
+    "multigoal": multimodality.DATA,
+    "tworoutes": multimodality.DATA,
+    "fourmodes": multimodality.DATA,
+    multimodality.ABLATIONS: multimodality.DATA.with_name(f"{multimodality.ABLATIONS}.csv"),
+}
+"""Sweeps whose runs are measured by `multimodality`, and where."""
 ORDER = ("search", "halfcheetah", *MODES, "ablations", "ant", "humanoid", "hopper", "walker2d")
 """Of the sweeps; a file that does not exist yet is passed over."""
 SWEEPS = Path("sweeps")
@@ -36,7 +41,7 @@ def missing(name: str, folder: Path = FOLDER) -> str:
     """
     jobs = read_plan(folder / f"{name}.yaml", SWEEPS / name)
     if name in MODES:
-        have = {row.run for row in measured.read(folder / "multimodality.csv")}
+        have = {row.run for row in measured.read(folder / MODES[name].name)}
         left = [job for job in jobs if job.name not in have]
     else:
         known = {row.run for row in read(name, folder)}
@@ -76,7 +81,8 @@ def measure(name: str) -> int:
     jobs = read_plan(SWEEPS / f"{name}.yaml", SWEEPS / name)
     journal = Journal(SWEEPS / name)
     done = [job for job in jobs if journal.is_complete(job)]
-    for line in multimodality.session(job.folder for job in done):
+    points = multimodality.POINTS if MODES[name] == multimodality.DATA else None
+    for line in multimodality.session((job.folder for job in done), MODES[name], points):
         print(line, flush=True)
     multimodality.publish()
     return len(jobs) - len(done)

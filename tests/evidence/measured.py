@@ -50,7 +50,7 @@ class Row(NamedTuple):
     @property
     def key(self) -> tuple[Any, ...]:
         """There is one row for each."""
-        return self[:6]
+        return (*self[:6], self.run)
 
     @property
     def reached(self) -> int:

@@ -22,8 +22,10 @@ from diffac.agent import Agent
 from diffac.envs.four_modes import exact_samples
 from diffac.errors import UsageError
 from diffac.runs.folder import read_manifest
+from diffac.scale.plan import read_plan
 from diffac.testing.multimodality import Act, energy_distance, measure, ring
 
+from .collect import key_of
 from .measured import EXPLORATION, Point, Row, add, add_points, read, read_points
 from .multimodality_page import RADIUS, ROLLOUTS, SAMPLES, TEMPERATURE, page
 from .paths import PICTURES, draw
@@ -32,6 +34,8 @@ ROOT = Path(__file__).parents[2]
 DATA = ROOT / "docs" / "data" / "results" / "multimodality.csv"
 POINTS = DATA.with_name("multimodality_paths.csv")
 PAGE = ROOT / "docs" / "results" / "multimodality.md"
+ABLATIONS = "ablations_multigoal"
+"""Name of the sweep and the table of DACER2's ablations."""
 SEED = 2_000_000
 """Of the rollouts; none of training or of `diffac evaluate`."""
 DRAWN = 30
@@ -134,7 +138,7 @@ def to_boltzmann(act: Act) -> float:
 def publish(data: Path = DATA, points: Path = POINTS, page_file: Path = PAGE, pictures: Path | None = None) -> None:
     """Makes the page and the pictures of what is in the data."""
     rows = read(data)
-    page_file.write_text(page(rows), encoding="utf-8")
+    page_file.write_text(page(rows, ablated()), encoding="utf-8")
     for env_id, name in PICTURES.items():
         chosen = [point for point in read_points(points) if point.env_id == env_id]
         shown = {(point.recipe, point.seed) for point in chosen}
@@ -149,12 +153,26 @@ def publish(data: Path = DATA, points: Path = POINTS, page_file: Path = PAGE, pi
             draw(chosen, (pictures or ROOT / "docs" / "pictures") / name, captions)
 
 
-def session(runs: Iterable[Path], data: Path = DATA, points: Path = POINTS, **options: Any) -> Iterator[str]:
-    """Measures runs, and keeps each as soon as it is known; yields a line for each."""
+def ablated(folder: Path = DATA.parent) -> dict[str, list[Row]]:
+    """Settings of each ablation, and what is known of its runs."""
+    jobs = read_plan(folder / f"{ABLATIONS}.yaml")
+    rows = read(folder / f"{ABLATIONS}.csv")
+    found: dict[str, list[Row]] = {}
+    for job in jobs:
+        found.setdefault(key_of(job, jobs)[3], []).extend(row for row in rows if row.run == job.name)
+    return found
+
+
+def session(runs: Iterable[Path], data: Path = DATA, points: Path | None = POINTS, **options: Any) -> Iterator[str]:
+    """Measures runs, and keeps each as soon as it is known, its places only if a file is given for them.
+
+    Yields a line for each.
+    """
     for folder in runs:
         rows, places = measured(folder, **options)
         add(data, rows)
-        add_points(points, places)
+        if points is not None:
+            add_points(points, places)
         first = rows[0]
         yield (
             f"{first.env_id}, {first.recipe}, {first.backend}, seed {first.seed}: "

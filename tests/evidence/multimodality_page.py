@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -92,8 +92,13 @@ PICTURED = {
 """Environment -> what its picture shows."""
 
 
-def page(rows: Sequence[Row]) -> str:
-    """The page."""
+def page(rows: Sequence[Row], ablated: Mapping[str, Sequence[Row]]) -> str:
+    """The page.
+
+    Args:
+        rows: of all recipes.
+        ablated: settings of each ablation of DACER2 -> its rows.
+    """
     lines = [HEAD]
     for env_id, (name, heading, text) in SECTIONS.items():
         mine = [row for row in rows if row.env_id == env_id]
@@ -109,7 +114,8 @@ def page(rows: Sequence[Row]) -> str:
                 some = [row for row in mine if (row.starts, row.exploration) == (starts, exploration)]
                 lines += summary(some, starts, exploration)
         lines += ["### Every run: " + heading[0].lower() + heading[1:], "", *every_run(mine), ""]
-    return "\n".join([*lines, *origin(rows), ""])
+    lines += [*ablations(ablated), ""]
+    return "\n".join([*lines, *origin([*rows, *(row for some in ablated.values() for row in some)]), ""])
 
 
 def command(name: str) -> list[str]:
@@ -154,6 +160,24 @@ def summary(rows: Sequence[Row], starts: str, exploration: str) -> list[str]:
             numbers = (spread([value(row) for row in some], form) for value, form in values)
             lines.append(cells(f"[`{recipe}`](recipes/{recipe}.md)", NAMES.get(backend, backend), len(some), *numbers))
     return [*lines, ""]
+
+
+def ablations(ablated: Mapping[str, Sequence[Row]]) -> list[str]:
+    """A line for each setting, from one place and without exploration noise."""
+    lines = [
+        "## Ablations of DACER2",
+        "",
+        "Four goals, from exactly the centre, exploration noise off, one field at a time away from the numbers above",
+        "([ablations_multigoal.yaml](../data/results/ablations_multigoal.yaml)); an empty cell was not run.",
+        "",
+        *table("settings", "seeds", "return", "reached", "entropy"),
+    ]
+    for settings, rows in ablated.items():
+        some = [row for row in rows if (row.starts, row.exploration) == ("centre", "off")]
+        values = ("mean_return", ".0f"), ("reached", ".1f"), ("entropy", ".2f")
+        numbers = [spread([getattr(row, name) for row in some], form) if some else "" for name, form in values]
+        lines.append(cells("`" + settings.strip("{}").replace('"', "") + "`", len(some) or "", *numbers))
+    return lines
 
 
 def spread(values: Sequence[float], form: str) -> str:

@@ -234,8 +234,8 @@ def test_only_what_is_not_in_the_data_is_trained(tmp_path: Path) -> None:
 
 def test_runs_whose_modes_are_known_are_not_trained_again(tmp_path: Path) -> None:
     """What is asked for can be read as a sweep, and is all that the published data lacks."""
-    measured_runs = {row.run for row in measured.read(FOLDER / "multimodality.csv")}
-    for name in MODES:
+    for name, file in MODES.items():
+        measured_runs = {row.run for row in measured.read(file)}
         jobs = read_plan(FOLDER / f"{name}.yaml")
         asked = tmp_path / f"{name}.yaml"
         asked.write_text(missing(name))
