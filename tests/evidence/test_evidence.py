@@ -25,7 +25,7 @@ from .collect import collect, key_of
 from .costs import read_costs
 from .data import FOLDER, Row, add, read
 from .equality import compare
-from .page import METHODS, PAGE, page
+from .page import METHODS, PAGE, TASKS, page
 
 FILES = sorted(path.stem for path in FOLDER.glob("*.yaml"))
 DOCS = FOLDER.parents[1]
@@ -180,9 +180,15 @@ def test_the_presets_are_what_the_search_has_chosen() -> None:
     for recipe, preset in presets.items():
         if preset is not None:
             assert preset == common | search.chosen(found, recipe), recipe
-    for job in read_plan(FOLDER / "halfcheetah.yaml"):
-        assert presets[job.recipe], job.recipe
-        assert job.values["preset"] == "cpu"
+    for name, task in TASKS.items():
+        jobs = read_plan(FOLDER / f"{name}.yaml")
+        assert len({job.values["seed"] for job in jobs}) == task.seeds
+        for job in jobs:
+            assert presets[job.recipe], job.recipe
+            assert job.values["preset"] == "cpu"
+            _, config = job.load()
+            assert config.env_id == task.env_id
+            assert getattr(config, "noise_scale", 0.1) == 0.1
 
 
 def test_rows_are_kept_and_replaced_by_runs(tmp_path: Path) -> None:
