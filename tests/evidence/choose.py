@@ -131,7 +131,7 @@ def _leader(scores: Mapping[str, float]) -> str:
         f"On [HalfCheetah-v5](../results.md#halfcheetah-v5), from few updates, `{best}` has learned most so far, of "
         f"{len(scores)} recipes that were run."
     )
-    if best in PLAIN:
+    if best in PLAIN and not scores.keys() <= set(PLAIN):
         said += " Nothing of ours speaks for a diffusion policy there."
     return "\n  ".join(textwrap.wrap(said, 110))
 
