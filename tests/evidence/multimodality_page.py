@@ -87,7 +87,8 @@ PICTURED = {
     "recipe; green: goals, red: where they ended.",
     "diffac/TwoRoutes-v0": "Rollouts from one place, without exploration noise, of the first seed of each recipe; "
     "green: the goal, red: where they ended.",
-    "diffac/FourModes-v0": "300 actions, without exploration noise, of the first seed of each recipe; green: modes.",
+    "diffac/FourModes-v0": "300 actions, without exploration noise, of the first seed of each recipe; green: modes. "
+    "Titles: share of the rollouts that ended in a mode, how many modes these are, and the energy distance.",
 }
 """Environment -> what its picture shows."""
 

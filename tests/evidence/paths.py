@@ -72,7 +72,7 @@ def _background(axis: Any, env_id: str) -> None:
     if env_id == "diffac/FourModes-v0":
         for centre in CENTRES:
             axis.add_patch(Circle(tuple(centre), RADIUS, color="tab:green", alpha=0.25, linewidth=0))
-        axis.set(xlim=(-1.02, 1.02), ylim=(-1.02, 1.02))
+        axis.set(xlim=(-1.02, 1.02), ylim=(-1.02, 1.02), xticks=(-1, 0, 1), yticks=(-1, 0, 1))
         return
     for radius in (INNER, OUTER):
         axis.add_patch(Circle((0, 0), radius, fill=False, color="black"))
