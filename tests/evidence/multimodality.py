@@ -143,7 +143,8 @@ def publish(data: Path = DATA, points: Path = POINTS, page_file: Path = PAGE, pi
         chosen = [point for point in read_points(points) if point.env_id == env_id]
         shown = {(point.recipe, point.seed) for point in chosen}
         captions = {
-            row.recipe: f"{1 - row.missed / row.rollouts:.0%} in {row.reached} modes, distance {row.energy_distance:.3f}"
+            row.recipe: f"{1 - row.missed / row.rollouts:.0%} in {row.reached} modes, "
+            f"distance {row.energy_distance:.3f}"
             for row in rows
             if (row.starts, row.exploration, row.env_id) == ("centre", "off", env_id)
             and (row.recipe, row.seed) in shown
