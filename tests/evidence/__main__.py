@@ -29,7 +29,7 @@ MODES = {
     multimodality.ABLATIONS: multimodality.DATA.with_name(f"{multimodality.ABLATIONS}.csv"),
 }
 """Sweeps whose runs are measured by `multimodality`, and where."""
-ORDER = ("search", "halfcheetah", *MODES, "ablations", "ant", "humanoid", "hopper", "walker2d")
+ORDER = ("search", "halfcheetah", *MODES, "ablations", "ant", "humanoid", "hopper", "walker2d", "halfcheetah_long")
 """Of the sweeps; a file that does not exist yet is passed over."""
 SWEEPS = Path("sweeps")
 
