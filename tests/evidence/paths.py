@@ -21,7 +21,7 @@ PICTURES = {
     "diffac/FourModes-v0": "fourmodes.png",
 }
 """Environment -> picture, in docs/pictures."""
-COLUMNS = 3
+COLUMNS = 4
 
 
 def draw(points: Sequence[Point], out: Path, captions: Mapping[str, str]) -> None:
@@ -33,7 +33,7 @@ def draw(points: Sequence[Point], out: Path, captions: Mapping[str, str]) -> Non
 
     recipes = [recipe for recipe in RECIPES if any(point.recipe == recipe for point in points)]
     rows = -(-len(recipes) // COLUMNS)
-    figure, axes = plt.subplots(rows, COLUMNS, figsize=(3.3 * COLUMNS, 3.5 * rows), squeeze=False)
+    figure, axes = plt.subplots(rows, COLUMNS, figsize=(2.7 * COLUMNS, 3.0 * rows), squeeze=False)
     for axis in axes.flat[len(recipes) :]:
         axis.set_axis_off()
     for axis, recipe in zip(axes.flat, recipes, strict=False):
@@ -41,7 +41,7 @@ def draw(points: Sequence[Point], out: Path, captions: Mapping[str, str]) -> Non
         _background(axis, mine[0].env_id)
         _ways(axis, mine)
         caption = f"\n{captions[recipe]}" if recipe in captions else ""
-        axis.set_title(f"{recipe}, seed {mine[0].seed}{caption}", fontsize=10)
+        axis.set_title(f"{recipe}, seed {mine[0].seed}{caption}", fontsize=9)
         axis.set_aspect("equal")
         axis.tick_params(labelsize=7)
     figure.tight_layout()
