@@ -143,7 +143,7 @@ def publish(data: Path = DATA, points: Path = POINTS, page_file: Path = PAGE, pi
         chosen = [point for point in read_points(points) if point.env_id == env_id]
         shown = {(point.recipe, point.seed) for point in chosen}
         captions = {
-            row.recipe: f"{1 - row.missed / row.rollouts:.0%} in {row.reached} {'mode' if row.reached == 1 else 'modes'}, "
+            row.recipe: f"{1 - row.missed / row.rollouts:.0%} in {row.reached} mode{'s'[: row.reached != 1]}, "
             f"distance {row.energy_distance:.3f}"
             for row in rows
             if (row.starts, row.exploration, row.env_id) == ("centre", "off", env_id)
