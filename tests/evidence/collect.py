@@ -61,6 +61,11 @@ def key_of(job: Job, jobs: Sequence[Job]) -> tuple[str, str, str, str, int]:
     return (config.env_id, job.recipe, config.backend, settings, config.seed)
 
 
+def short(settings: str) -> str:
+    """The settings of a key, for people."""
+    return settings.strip("{}").replace('"', "")
+
+
 def rows_of(key: tuple[str, str, str, str, int], folder: Path) -> list[Row]:
     """All evaluations of a run so far."""
     if not (folder / "evaluations.npz").exists():

@@ -11,6 +11,7 @@ import numpy as np
 
 from diffac_recipes import RECIPES
 
+from .collect import short
 from .measured import EXPLORATION, STARTS, Row
 
 ROLLOUTS = 200
@@ -79,7 +80,9 @@ SECTIONS = {
         "SDAC, iDEM, RFM and MaxEntDP have the law exp(Q / temperature) to reach, iDEM and RFM on a larger space than "
         "the box, and only without the choice of the best of N, which sharpens it: here N is 1, and their temperature "
         f"stays {TEMPERATURE:g}. DIME maximises a bound of the objective of which that law is the optimum. For the "
-        "others the energy distance says how far they are from that law, not that they should be near.",
+        "others the energy distance says how far they are from that law, not that they should be near. DSAC-T has the "
+        "temperature of SAC, given to it after a first run with seed 100 and its own default had stayed at the centre, "
+        "between the modes.",
     ),
 }
 PICTURED = {
@@ -177,7 +180,7 @@ def ablations(ablated: Mapping[str, Sequence[Row]]) -> list[str]:
         some = [row for row in rows if (row.starts, row.exploration) == ("centre", "off")]
         values = ("mean_return", ".0f"), ("reached", ".1f"), ("entropy", ".2f")
         numbers = [spread([getattr(row, name) for row in some], form) if some else "" for name, form in values]
-        lines.append(cells("`" + settings.strip("{}").replace('"', "") + "`", len(some) or "", *numbers))
+        lines.append(cells(f"`{short(settings)}`", len(some) or "", *numbers))
     return lines
 
 

@@ -14,7 +14,7 @@ from diffac.reports.statistics import bootstrap, improvement, iqm, profile
 from diffac.scale.plan import read_plan
 from diffac_recipes import RECIPES
 
-from .collect import key_of
+from .collect import key_of, short
 from .costs import read_costs
 from .data import FOLDER, ROOT, Row, read
 from .equality import compare
@@ -285,6 +285,8 @@ def _backends(done: Mapping[str, Sequence[Cell]]) -> Iterator[str]:
             ours = [found.get((recipe, backend)) for backend in ("torch", "equinox")]
             if (one := ours[0]) is None or (other := ours[1]) is None:
                 continue
+            if min(len(one.runs), len(other.runs)) < TASKS[name].seeds:
+                continue
             scores = [pictures.number(float(iqm([cell.scores]))) for cell in (one, other)]
             compared = compare(one.returns, other.returns)
             p = f"{compared.p_value:.3f}"
@@ -307,7 +309,7 @@ def _ablations(folder: Path) -> Iterator[str]:
     jobs = read_plan(folder / "ablations.yaml") if (folder / "ablations.yaml").exists() else []
     scores = _scores(read("ablations", folder))
     settings = list(dict.fromkeys(key_of(job, jobs)[3] for job in jobs))
-    rows = [[f"`{_short(s)}`", *_each(scores.get(("dacer2", s), {}), ABLATION_SEEDS)] for s in settings]
+    rows = [[f"`{short(s)}`", *_each(scores.get(("dacer2", s), {}), ABLATION_SEEDS)] for s in settings]
     yield from table(["settings", *(f"seed {seed}" for seed in ABLATION_SEEDS)], rows)
 
 
@@ -323,7 +325,7 @@ def _search(folder: Path) -> Iterator[str]:
     yield ""
     best_first = sorted(scores.items(), key=lambda entry: (entry[0][0], -np.mean([*entry[1].values()])))
     rows = [
-        [_method(recipe, "").label, f"`{_short(settings)}`", *_each(each, SEARCH_SEEDS)]
+        [_method(recipe, "").label, f"`{short(settings)}`", *_each(each, SEARCH_SEEDS)]
         for (recipe, settings), each in best_first
     ]
     yield from table(["recipe", "settings", *(f"seed {seed}" for seed in SEARCH_SEEDS)], rows)
@@ -339,10 +341,6 @@ def _scores(rows: Iterable[Row]) -> dict[tuple[str, str], dict[int, float]]:
 
 def _each(scores: Mapping[int, float], seeds: Iterable[int]) -> list[str]:
     return [pictures.number(scores[seed]) if seed in scores else "" for seed in seeds]
-
-
-def _short(settings: str) -> str:
-    return settings.strip("{}").replace('"', "")
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:

@@ -76,6 +76,8 @@ def test_backends_are_compared_by_whole_curves(tmp_path: Path, apart: float, p_v
     """The same curves, and five of which each is above all of the other backend's: no division is as far apart."""
     for backend, offset in (("torch", apart), ("equinox", 0.0)):
         for seed in range(100, 105):
+            begun = page(tmp_path, tmp_path).partition("## Torch")[2].partition("##")[0]
+            assert "| `sac` |" not in begun, "rows come run by run"
             add("halfcheetah", rows("sac", seed, offset + seed - 100, backend=backend), ORIGIN, tmp_path)
     text = page(tmp_path, tmp_path)
     scores = f"{1_902 + apart:,.0f} | 1,902"

@@ -11,8 +11,9 @@ def divided(masses: Array, positions: Array, size: int) -> Array:
     """Masses [batch n] at positions [batch n] in [0, size - 1], each divided among the two integers beside it.
 
     The result is [batch size]. Equals the sum over n of mass times max(0, 1 - |position - k|) for each integer k, which
-    takes n * size numbers a row: on a CPU each mass is added where it belongs, ten times as fast for 101 atoms.
-    Elsewhere additions to one place would come in any order, and no run would be like another.
+    takes n * size numbers a row: on a CPU each mass is added where it belongs, alone about ten times as fast for
+    101 atoms, a few percent of DIME's update at most. Elsewhere additions to one place would come in any order, and no
+    run would be like another.
     """
     scattered, densely = (partial(function, size=size) for function in (_divided_by_adding, _divided_densely))
     return jax.lax.platform_dependent(masses, positions, cpu=scattered, default=densely)
